@@ -1,0 +1,43 @@
+"""The errors that clipgeom raises on purpose.
+
+Every message says what was expected, what was found, and what to do about it. The command line turns a
+`ClipGeomError` into one line on standard error and exit code 2; any other exception is a defect of ours.
+"""
+
+__all__ = [
+    "CaptionError",
+    "ClipGeomError",
+    "ConfigError",
+    "DomainError",
+    "EncoderError",
+    "MissingExtraError",
+    "ShapeError",
+]
+
+
+class ClipGeomError(Exception):
+    """Base class of every error that clipgeom raises on purpose."""
+
+
+class ShapeError(ClipGeomError, ValueError):
+    """An array has the wrong rank, or shapes that do not fit together."""
+
+
+class DomainError(ClipGeomError, ValueError):
+    """A value lies outside the domain of the function: NaN, a zero vector as a direction, too few samples."""
+
+
+class ConfigError(ClipGeomError, ValueError):
+    """An option is unknown, contradicts another one, or names something that is not there."""
+
+
+class CaptionError(ClipGeomError, ValueError):
+    """A caption source cannot be read as captions."""
+
+
+class EncoderError(ClipGeomError):
+    """An encoder cannot be loaded, or cannot give what was asked of it."""
+
+
+class MissingExtraError(ClipGeomError, ImportError):
+    """An optional dependency is missing; the message names the extra that installs it."""

@@ -1,0 +1,245 @@
+"""Vectors computed elsewhere: .npy, .npz, .safetensors and .parquet files. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom.errors import ConfigError, DomainError, MissingExtraError, ShapeError
+from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
+
+__all__ = ["check_embeddings_path", "load_embeddings", "save_embeddings"]
+
+SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
+_SEPARATOR = "::"
+
+
+def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
+    """Read vectors of shape (n, d) from a file.
+
+    Parameters
+    ----------
+    source : str or Path
+        ``FILE`` or ``FILE::KEY``, where KEY names one of several arrays (.npz, .safetensors), a column of lists
+        (.parquet), or the index of a matrix in a stack of shape (k, n, d) (.npy).
+    unit : bool
+        The vectors are said to be of unit length: check it.
+
+    Raises
+    ------
+    ConfigError
+        No such file, an unknown ending, no such key, or several keys and none named.
+    ShapeError
+        Not a matrix.
+    DomainError
+        No rows, NaN or infinity (naming the first row), objects instead of numbers, or no unit length where promised.
+    """
+    path, key = _split(source)
+    readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise ConfigError(
+            f"{path.name}: unknown ending {path.suffix!r} for embeddings; use one of {', '.join(SUFFIXES)}"
+        )
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    try:
+        vectors = readers[path.suffix](path, key)
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    _check(vectors, path, unit)
+    return vectors
+
+
+def check_embeddings_path(path: Path) -> None:
+    """Refuse an output file that could not be written, before any work is done.
+
+    Raises
+    ------
+    ConfigError
+        An unknown ending, or a folder that is not there.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path.name}: {path.suffix!r} is no ending of embeddings; use one of {', '.join(SUFFIXES)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+
+
+def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: dict[str, str] | None = None) -> None:
+    """Write named arrays by the ending of the file; one matrix alone for .npy. Written whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        An ending that cannot hold them.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".npy":
+            matrices = [a for a in arrays.values() if a.ndim == 2]
+            if len(matrices) != 1:
+                raise ConfigError(f"a .npy file holds one matrix, not {len(matrices)}; use .npz or .safetensors")
+            with partial.open("wb") as file:
+                np.save(file, matrices[0])
+        elif path.suffix == ".npz":
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+        elif path.suffix == ".safetensors":
+            from safetensors.numpy import save_file
+
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)
+        elif path.suffix == ".parquet":
+            _save_parquet(partial, arrays)
+        else:
+            raise ConfigError(f"{path.name}: unknown ending {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _split(source: str | Path) -> tuple[Path, str | None]:
+    text = str(source)
+    if _SEPARATOR in text and not Path(text).exists():
+        text, key = text.rsplit(_SEPARATOR, maxsplit=1)
+        return Path(text).expanduser(), key
+    return Path(text).expanduser(), None
+
+
+def _npy(path: Path, key: str | None) -> Vectors:
+    try:
+        # a memory map reads the header only; rows are then read from the file, so that they never have to fit in memory
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise DomainError(f"{path} is no plain array file ({error}); object arrays and pickles are refused") from error
+    if not isinstance(array, np.memmap):
+        raise DomainError(f"{path} is no plain array file")
+    if array.ndim == 3:
+        if key is None or not key.isdigit() or int(key) >= len(array):
+            raise ShapeError(
+                f"{path} has shape {array.shape}, a stack of {len(array)} sets; "
+                f"choose one by its index: {path}{_SEPARATOR}0 … {path}{_SEPARATOR}{len(array) - 1}"
+            )
+        return _matrix(np.array(array[int(key)]), path)
+    if key is not None:
+        raise ConfigError(f"{path} holds one array of shape {array.shape}; {_SEPARATOR}{key} has nothing to choose")
+    if array.ndim == 2 and array.flags.c_contiguous and array.dtype.kind == "f" and array.dtype.isnative:
+        return FileVectors(path, n=len(array), dim=array.shape[1], dtype=array.dtype, offset=array.offset)
+    return _matrix(np.array(array), path)
+
+
+def _npz(path: Path, key: str | None) -> Vectors:
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            name = _choose(path, key, list(archive.keys()))
+            return _matrix(archive[name], path)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DomainError(f"{path} is no plain array file ({error}); object arrays and pickles are refused") from error
+
+
+def _safetensors(path: Path, key: str | None) -> Vectors:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            name = _choose(path, key, list(file.keys()))
+            if file.get_slice(name).get_dtype() == "BF16":
+                return _matrix(_bfloat16(path, name), path)
+            return _matrix(file.get_tensor(name), path)
+    except SafetensorError as error:
+        raise DomainError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _bfloat16(path: Path, name: str) -> NDArray[np.float32]:
+    """Read a bfloat16 tensor, a type that numpy lacks: the upper half of a float32."""
+    import json
+
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+        start, end = entry["data_offsets"]
+        file.seek(8 + size + start)
+        halves = np.frombuffer(file.read(end - start), dtype="<u2")
+    return (halves.astype("<u4") << 16).view("<f4").reshape(entry["shape"]).astype(np.float32)
+
+
+def _parquet(path: Path, key: str | None) -> Vectors:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError(
+            "reading .parquet needs pyarrow; install it with: pip install 'clipgeom[report]'"
+        ) from error
+    try:
+        schema = pq.read_schema(path)
+        lists = [
+            f.name
+            for f in schema
+            if pa.types.is_list(f.type) or pa.types.is_large_list(f.type) or pa.types.is_fixed_size_list(f.type)
+        ]
+        name = _choose(path, key, lists)
+        column = pq.read_table(path, columns=[name])[name].combine_chunks()
+    except pa.ArrowInvalid as error:
+        raise DomainError(f"{path} cannot be read as parquet: {error}") from error
+    if column.null_count:
+        raise DomainError(f"{path}: column {name!r} has {column.null_count} empty row(s); drop them first")
+    lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) != 1:
+        raise ShapeError(f"{path}: the lists in column {name!r} have different lengths ({lengths[0]} … {lengths[-1]})")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return _matrix(flat.reshape(len(column), int(lengths[0])), path)
+
+
+def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if len({len(a) for a in arrays.values()}) != 1:
+        raise ConfigError(
+            "a .parquet file holds one position, for positions leave out different captions; use .npz or .safetensors"
+        )
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(a.ravel()), a.shape[1]) if a.ndim == 2 else pa.array(a)
+        for name, a in arrays.items()
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def _choose(path: Path, key: str | None, there: list[str]) -> str:
+    listed = ", ".join(there) or "none"
+    if key is not None:
+        if key not in there:
+            raise ConfigError(f"{path} has no array {key!r}; there are: {listed}")
+        return key
+    if len(there) != 1:
+        raise ConfigError(f"{path} holds {len(there)} arrays ({listed}); choose one: {path}{_SEPARATOR}NAME")
+    return there[0]
+
+
+def _matrix(array: NDArray[Any], path: Path) -> ArrayVectors:
+    if array.dtype.kind == "O":
+        raise DomainError(f"{path} holds objects, not numbers; save it with a float dtype")
+    if array.ndim != 2:
+        raise ShapeError(f"{path}: expected vectors as a matrix (n, d), got shape {array.shape}")
+    if array.dtype.kind != "f":
+        raise DomainError(f"{path} holds {array.dtype} values, not real floating-point vectors; convert them first")
+    return ArrayVectors(array)
+
+
+def _check(vectors: Vectors, path: Path, unit: bool) -> None:
+    if vectors.n == 0:
+        raise DomainError(f"{path} holds no vectors")
+    start = 0
+    for block in vectors.blocks():
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if bad.size:
+            raise DomainError(
+                f"{path}: row {start + int(bad[0])} holds NaN or infinity; drop or repair such rows first"
+            )
+        if unit and (off := np.flatnonzero(np.abs(np.linalg.norm(block, axis=1) - 1) > 0.01)).size:
+            raise DomainError(f"{path}: row {start + int(off[0])} has no unit length; use --representation projected")
+        start += len(block)

@@ -1,0 +1,297 @@
+"""How the norms of a set of vectors are distributed: about the origin, about their mean, about the best sphere.
+
+The three radial terms are the exact account of the difference (no Gaussian assumption):
+‖x‖² = ‖x−m‖² + 2m·(x−m) + ‖m‖², hence Var‖x‖² = A + B + C with A = Var‖x−m‖², B = 4·Var(m·(x−m)) and
+C = 4·Cov(‖x−m‖², m·(x−m)). An off-centre shell has C small beside A and B; the output of a LayerNorm has C ≈ −(A + B).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from clipgeom.errors import DomainError
+from clipgeom.intervals import mean_intervals, quantile_interval
+from clipgeom.moments import Moments
+from clipgeom.vectors import Vectors, as_vectors
+
+__all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms"]
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class NormSummary:
+    """Distribution of the distances ‖x − c‖ from one centre c, in the units of the data.
+
+    Variances are population variances (ddof 0). `cv_norm` = std/mean. `ci95` holds a 95 % interval for each number,
+    `percentiles` maps percent → value, `percentiles_ci95` percent → interval.
+    """
+
+    mean_norm: float
+    var_norm: float
+    std_norm: float
+    cv_norm: float
+    percentiles: dict[str, float]
+    ci95: dict[str, Interval]
+    percentiles_ci95: dict[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class RadialTerms:
+    """Var‖x‖² = A + B + C, in fourth powers of the units of the data; see the module's text.
+
+    `correlation` is that of ‖x−m‖² and m·(x−m): −1 for a sphere about the origin, whatever its mean; NaN where one of
+    the two does not vary. `ci95` holds 95 % bootstrap intervals.
+    """
+
+    A: float
+    B: float
+    C: float
+    correlation: float
+    ci95: dict[str, Interval]
+
+
+@dataclass(frozen=True, slots=True)
+class SphereFit:
+    """Least-squares sphere: the centre c and radius ρ that minimise Σ(‖x−c‖² − ρ²)².
+
+    `cv_norm` and `std_norm` are those of ‖x−c‖ over the sample it was fitted to. Two readings to beware of, each with
+    its number: with few `samples_per_dim` the fit follows the sample; and where `relative_radius` = ρ/√tr Σ is far
+    above 1 the "sphere" is nearly a plane, fitted to directions in which the data do not vary (a LayerNorm leaves one).
+    """
+
+    center: NDArray[np.float64]
+    center_norm: float
+    radius: float
+    cv_norm: float
+    std_norm: float
+    relative_radius: float
+    samples_per_dim: float
+
+
+@dataclass(frozen=True, slots=True)
+class Shells:
+    """Everything radial about one set of n vectors of dimension d; see the fields' own types.
+
+    `offset_ratio` = ‖m‖/√tr Σ as the article defines it, from the sample. `offset_ratio_corrected` removes the part of
+    ‖m‖² that is mere sampling noise, tr Σ/n; the interval belongs to this one. `raw_norms` and `centered_norms` are
+    the distances themselves, shape (n,), in the order of the vectors.
+    """
+
+    n: int
+    dim: int
+    moments: Moments
+    raw: NormSummary
+    centered: NormSummary
+    center_norm: float
+    offset_ratio: float
+    offset_ratio_corrected: float
+    offset_ratio_ci95: Interval
+    radial: RadialTerms
+    sphere: SphereFit | None
+    raw_norms: NDArray[np.float64]
+    centered_norms: NDArray[np.float64]
+
+
+def measure_shells(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0) -> Shells:
+    """Norms about the origin and about the mean, the offset, the radial terms and the best sphere, with intervals.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, d), or Vectors
+        At least three. Read three times, in blocks; only a few numbers a row are kept.
+    seed : int
+        Seed of the bootstrap.
+
+    Raises
+    ------
+    DomainError
+        Fewer than three vectors, or NaN or infinity among them.
+
+    Notes
+    -----
+    The centre is estimated from the same sample, and the intervals know it: a resample moves the centre by δ, which
+    changes each statistic by its derivative along δ. With r = ‖x−m‖, y = x−m, g = E[y/r] and q = E[r²y], these are
+    −g·δ for E[r], −4q·δ for Var r², 2Σm·δ for Var(m·y) and (q − 2Σm)·δ for Cov(r², m·y); each is a mean over rows, so one
+    bootstrap of means serves all. What is left out is O(1/n).
+    """
+    source = as_vectors(vectors)
+    if source.n < MIN_SAMPLES:
+        raise DomainError(f"expected at least {MIN_SAMPLES} vectors to speak of a spread, got {source.n}")
+    moments = Moments.from_batches(source.blocks())
+    mean, covariance = moments.mean, moments.covariance
+
+    raw_parts, square_parts, axial_parts = [], [], []
+    unit_sum = np.zeros(source.dim)
+    cubic_sum = np.zeros(source.dim)
+    for block in source.blocks():
+        y = block - mean
+        square = np.vecdot(y, y)
+        raw_parts.append(np.linalg.norm(block, axis=1))
+        square_parts.append(square)
+        axial_parts.append(y @ mean)
+        radius = np.sqrt(square)
+        unit_sum += np.divide(1.0, radius, out=np.zeros_like(radius), where=radius > 0) @ y
+        cubic_sum += square @ y
+    raw, square, axial = (np.concatenate(parts) for parts in (raw_parts, square_parts, axial_parts))
+    cubic = cubic_sum / source.n
+    fit_shift = _sphere_shift(covariance, cubic, source.n)
+
+    # directions along which a moved centre changes the statistics, and the centre of the best sphere
+    directions = np.stack([unit_sum / source.n, cubic, covariance @ mean], axis=1)
+    along_parts, fit_parts = [], []
+    for block in source.blocks():
+        y = block - mean
+        along_parts.append(y @ directions)
+        if fit_shift is not None:
+            fit_parts.append(np.linalg.norm(y - fit_shift, axis=1))
+    g, q, w = np.concatenate(along_parts).T
+
+    centered = np.sqrt(square)
+    correction, interval = _offset(moments, axial, square, seed)
+    return Shells(
+        n=source.n,
+        dim=source.dim,
+        moments=moments,
+        raw=_summarize(raw, np.zeros_like(raw), seed),
+        centered=_summarize(centered, g, seed),
+        center_norm=float(np.linalg.norm(mean)),
+        offset_ratio=moments.offset_ratio,
+        offset_ratio_corrected=correction,
+        offset_ratio_ci95=interval,
+        radial=_radial(square, axial, q, w, seed),
+        sphere=_sphere(mean, fit_shift, fit_parts, moments),
+        raw_norms=raw,
+        centered_norms=centered,
+    )
+
+
+def radial_terms(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0) -> RadialTerms:
+    """Only the radial terms A, B, C of vectors of shape (n, d); see `RadialTerms` and `measure_shells`."""
+    return measure_shells(vectors, seed=seed).radial
+
+
+def _summarize(norms: NDArray[np.float64], along: NDArray[np.float64], seed: int) -> NormSummary:
+    mean, var = float(norms.mean()), float(norms.var())
+    std = var**0.5
+    centered = norms - mean
+    features = np.stack([centered, centered**2, along], axis=1)
+
+    def means(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean + f[0] - f[2]
+
+    def variances(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.maximum(f[1] - (f[0] - f[2]) ** 2, 0.0)
+
+    ci95 = mean_intervals(
+        features,
+        {
+            "mean_norm": means,
+            "var_norm": variances,
+            "std_norm": lambda f: np.sqrt(variances(f)),
+            "cv_norm": lambda f: np.sqrt(variances(f)) / means(f) if mean > 0 else np.full(f.shape[1], np.nan),
+        },
+        seed=seed,
+    )
+    ordered = np.sort(norms)
+    values = np.percentile(ordered, PERCENTILES)
+    return NormSummary(
+        mean_norm=mean,
+        var_norm=var,
+        std_norm=std,
+        cv_norm=std / mean if mean > 0 else float("nan"),
+        percentiles={str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
+        ci95=ci95,
+        percentiles_ci95={str(p): quantile_interval(ordered, p / 100) for p in PERCENTILES},
+    )
+
+
+def _offset(
+    moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64], seed: int
+) -> tuple[float, Interval]:
+    """‖m‖/√tr Σ without the sampling noise in ‖m‖², and its interval."""
+    n, spread = moments.n, moments.total_variance
+    if spread == 0:
+        return float("inf"), (float("inf"), float("inf"))
+    center = float(moments.mean @ moments.mean)
+    noise = spread / (n - 1)  # E‖m̂ − m‖² with the unbiased trace
+
+    def ratio(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.sqrt(np.maximum(center + 2 * f[0] - noise, 0.0) / np.maximum(f[1], np.finfo(float).tiny))
+
+    value = (max(center - noise, 0.0) / spread) ** 0.5
+    return value, mean_intervals(np.stack([axial, square], axis=1), {"ratio": ratio}, seed=seed)["ratio"]
+
+
+def _radial(
+    square: NDArray[np.float64],
+    axial: NDArray[np.float64],
+    q: NDArray[np.float64],
+    w: NDArray[np.float64],
+    seed: int,
+) -> RadialTerms:
+    s = square - square.mean()
+    p = axial - axial.mean()
+    # features: s, s², p, p², s·p and the two directions of the centre's own uncertainty
+    features = np.stack([s, s * s, p, p * p, s * p, q, w], axis=1)
+
+    def term_a(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return f[1] - f[0] ** 2 - 4 * f[5]
+
+    def term_b(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 4 * (f[3] - f[2] ** 2 + 2 * f[6])
+
+    def term_c(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 4 * (f[4] - f[0] * f[2] + f[5] - 2 * f[6])
+
+    def correlation(f: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = np.sqrt(np.maximum(term_a(f) * term_b(f), 0.0))
+        ratio = np.divide(term_c(f), 2 * scale, out=np.full_like(scale, np.nan), where=scale > 0)
+        return np.clip(ratio, -1.0, 1.0)
+
+    point = features.mean(axis=0)[:, None]
+    point[5:] = 0  # the centre is the sample's own: no displacement
+    functions = {"A": term_a, "B": term_b, "C": term_c, "correlation": correlation}
+    values = {name: float(function(point)[0]) for name, function in functions.items()}
+    return RadialTerms(**values, ci95=mean_intervals(features, functions, seed=seed))
+
+
+def _sphere_shift(
+    covariance: Float[NDArray[np.float64], "d d"], cubic: NDArray[np.float64], n: int
+) -> NDArray[np.float64] | None:
+    """From the mean to the centre of the least-squares sphere, or None where n points always lie on some sphere.
+
+    With y = x − m the problem is linear: ‖y‖² regressed on y, 2Σδ = E[‖y‖²y] (Coope, J. Optim. Theory Appl. 76, 1993).
+    """
+    if n <= len(cubic) + 1:
+        return None
+    return np.float64(0.5) * np.linalg.lstsq(covariance, cubic, rcond=None)[0]
+
+
+def _sphere(
+    mean: NDArray[np.float64],
+    shift: NDArray[np.float64] | None,
+    parts: list[NDArray[np.float64]],
+    moments: Moments,
+) -> SphereFit | None:
+    if shift is None:
+        return None
+    distances = np.concatenate(parts)
+    average = float(distances.mean())
+    radius = (moments.total_variance + float(shift @ shift)) ** 0.5
+    return SphereFit(
+        center=mean + shift,
+        center_norm=float(np.linalg.norm(mean + shift)),
+        radius=radius,
+        cv_norm=float(distances.std()) / average if average > 0 else float("nan"),
+        std_norm=float(distances.std()),
+        relative_radius=radius / moments.total_variance**0.5 if moments.total_variance > 0 else float("nan"),
+        samples_per_dim=moments.n / moments.dim,
+    )

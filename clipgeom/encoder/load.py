@@ -1,0 +1,300 @@
+"""A CLIP text tower, ready to turn token ids into every representation that it can give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgeom.encoder.checkpoint import find_files, read_config, read_tensors
+from clipgeom.encoder.tokens import Tokens
+from clipgeom.errors import ConfigError, EncoderError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["REPRESENTATIONS", "TextEncoder", "load_text_encoder", "parse_representations"]
+
+# in the order of the forward pass
+REPRESENTATIONS = ("token", "penultimate", "prenorm", "hidden", "projected", "normalized")
+
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+# what decides the function that the weights compute; ids of special tokens are the tokenizer's matter
+_CONFIG_KEYS = (
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A loaded text tower.
+
+    Attributes
+    ----------
+    name : str
+        What it was loaded from.
+    revision : str or None
+        Commit of the hub repository, None for a local directory.
+    tokens : Tokens
+        Its tokenizer.
+    fingerprint : str
+        SHA-256 over weights, configuration and tokenizer. Weights enter by value (float32), so that sharding, file
+        names, prefixes and the dtype of storage do not change it.
+    max_positions : int
+        Length of a full sequence, 77 for every published CLIP.
+    dtype, device : str
+        Of the computation.
+    """
+
+    name: str
+    revision: str | None
+    tokens: Tokens
+    fingerprint: str
+    max_positions: int
+    dtype: str
+    device: str
+    core: torch.nn.Module
+    projection: torch.Tensor | None
+
+    @property
+    def representations(self) -> tuple[str, ...]:
+        """The representations that this checkpoint can give, in the order of the forward pass."""
+        return tuple(r for r in REPRESENTATIONS if self.projection is not None or r not in ("projected", "normalized"))
+
+    def dim(self, representation: str) -> int:
+        """Dimension of a representation."""
+        self.require((representation,))
+        if representation in ("projected", "normalized") and self.projection is not None:
+            return int(self.projection.shape[0])
+        return int(self.core.get_submodule("embeddings.token_embedding").weight.shape[1])  # type: ignore[index]
+
+    def require(self, representations: Iterable[str]) -> None:
+        """Refuse what this checkpoint cannot give.
+
+        Raises
+        ------
+        EncoderError
+            Naming the representations that it can.
+        """
+        for representation in representations:
+            if representation not in self.representations:
+                raise EncoderError(
+                    f"{self.name} cannot give {representation!r}"
+                    + (": it has no text projection" if representation in REPRESENTATIONS else "")
+                    + f"; it can give {', '.join(self.representations)}"
+                )
+
+    def forward(self, ids: torch.Tensor, representations: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Every state of a batch of sequences.
+
+        Parameters
+        ----------
+        ids : Tensor, shape (b, l), integer
+            Token ids, padded on the right with anything: the tower is causal, no position sees what follows it.
+        representations : sequence of str
+
+        Returns
+        -------
+        dict of Tensor, shape (b, l, dim), on the encoder's device and in its dtype
+        """
+        import torch
+
+        self.require(representations)
+        core = self.core
+        ids = ids.to(self.device)
+        layers = core.get_submodule("encoder.layers")
+        states: dict[str, torch.Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                states[name] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        with torch.inference_mode():
+            if set(representations) <= {"token"}:
+                return {"token": core.get_submodule("embeddings.token_embedding")(ids)}
+            handles = [
+                core.get_submodule("embeddings.token_embedding").register_forward_hook(keep("token")),
+                layers[-1].register_forward_hook(keep("prenorm")),  # type: ignore[index]
+                core.get_submodule("final_layer_norm").register_forward_hook(keep("hidden")),
+            ]
+            # with a single layer, "one block earlier" is what enters it
+            before = layers[-2] if len(layers) > 1 else core.get_submodule("embeddings")  # type: ignore[index, arg-type]
+            handles.append(before.register_forward_hook(keep("penultimate")))
+            try:
+                core(input_ids=ids)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            if self.projection is not None and {"projected", "normalized"} & set(representations):
+                states["projected"] = states["hidden"] @ self.projection.T
+                if "normalized" in representations:
+                    projected = states["projected"].float()
+                    states["normalized"] = projected / projected.norm(dim=-1, keepdim=True)
+        return {name: states[name] for name in representations}
+
+
+def load_text_encoder(
+    model: str | Path,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> TextEncoder:
+    """Load a CLIP text tower from a directory or a hub id.
+
+    Parameters
+    ----------
+    model : str or Path
+        Directory or hub id of a `CLIPTextModel`, `CLIPTextModelWithProjection`, `CLIPModel`, or of a diffusers
+        pipeline (its ``text_encoder`` unless `subfolder` says otherwise).
+    subfolder : str, optional
+        As in transformers, for example ``text_encoder_2`` of an SDXL repository.
+    revision : str, optional
+        Branch, tag or commit of a hub repository.
+    dtype : {"auto", "float32", "float16", "bfloat16"}
+        Of the computation; ``auto`` is float32. Statistics are float64 in any case.
+    device : {"auto", "cpu", "cuda", "mps"}
+
+    Raises
+    ------
+    EncoderError
+        What is found is not a CLIP text tower in safetensors with a tokenizer, or lacks tensors.
+    ConfigError
+        Unknown dtype or device, or a device that is not there.
+    MissingExtraError
+        torch or transformers is not installed.
+    """
+    try:
+        import torch
+        from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+    except ImportError as error:
+        raise MissingExtraError(
+            f"loading an encoder needs {error.name}; install it with: pip install 'clipgeom[report]'"
+        ) from error
+
+    if dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
+    device = _device(device)
+    computed = "float32" if dtype == "auto" else dtype
+    files = find_files(model, subfolder=subfolder, revision=revision)
+    settings = read_config(files.weights)
+    tensors = read_tensors(files.weights)
+    config = CLIPTextConfig(**{k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype", "architectures")})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, use_fast=True, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
+        raise EncoderError(f"the tokenizer in {files.tokenizer} cannot be loaded: {error}") from error
+
+    max_positions = int(config.max_position_embeddings)
+    tokens = Tokens(tokenizer, max_positions=int(min(tokenizer.model_max_length, max_positions)))
+    projection = tensors.pop("text_projection.weight", None)
+    model_ = CLIPTextModel._from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    # transformers 5 made the tower the model itself; before, and in the classes with a head, it is an attribute
+    core: torch.nn.Module = getattr(model_, "text_model", model_)
+    _fill(core, tensors, files.weights)
+    _check_vocabulary(core, tokens, files.tokenizer)
+    target = getattr(torch, computed)
+    return TextEncoder(
+        name=str(model) if subfolder is None else f"{model}/{subfolder}",
+        revision=files.revision,
+        tokens=tokens,
+        fingerprint=_fingerprint(core, projection, config, tokens),
+        max_positions=tokens.max_positions,
+        dtype=computed,
+        device=device,
+        core=core.to(device=device, dtype=target).eval().requires_grad_(False),
+        projection=None if projection is None else projection.to(device=device, dtype=target),
+    )
+
+
+def parse_representations(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Several representations from ``"hidden,projected"`` or a list, in the order given.
+
+    Raises
+    ------
+    ConfigError
+        None at all, an unknown one, or the same one twice.
+    """
+    parts = [p.strip() for p in names.split(",") if p.strip()] if isinstance(names, str) else list(names)
+    if not parts:
+        raise ConfigError(f"expected at least one representation of {', '.join(REPRESENTATIONS)}")
+    for part in parts:
+        if part not in REPRESENTATIONS:
+            raise ConfigError(f"unknown representation {part!r}; use one of {', '.join(REPRESENTATIONS)}")
+    if len(set(parts)) != len(parts):
+        raise ConfigError(f"a representation is named twice in {', '.join(parts)}")
+    return tuple(parts)
+
+
+def _device(device: str) -> str:
+    import torch
+
+    kind = device.split(":", maxsplit=1)[0]
+    if kind not in _DEVICES:
+        raise ConfigError(f"unknown device {device!r}; use one of {', '.join(_DEVICES)}, or cuda:1 and the like")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[kind]:
+        raise ConfigError(f"device {device} is not available here; use --device auto")
+    return device
+
+
+def _fill(core: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Put the tensors into the tower; every parameter must be there, in its shape."""
+    wanted = core.state_dict()
+    absent = sorted(set(wanted) - set(tensors))
+    if absent:
+        raise EncoderError(
+            f"{folder} lacks {len(absent)} tensor(s) of a text tower, first {absent[0]}; is it whole?"
+        )
+    extra = sorted(set(tensors) - set(wanted))
+    if extra:
+        raise EncoderError(
+            f"{folder} holds {len(extra)} tensor(s) that its config.json has no place for, first {extra[0]}"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise EncoderError(
+                f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}"
+            )
+    core.load_state_dict(tensors)  # copies into float32
+
+
+def _check_vocabulary(core: torch.nn.Module, tokens: Tokens, folder: Path) -> None:
+    rows = int(core.get_submodule("embeddings.token_embedding").weight.shape[0])  # type: ignore[index]
+    if tokens.size > rows:
+        raise EncoderError(
+            f"the tokenizer in {folder} has {tokens.size} tokens, the encoder embeds {rows}; they do not belong together"
+        )
+
+
+def _fingerprint(core: torch.nn.Module, projection: torch.Tensor | None, config: Any, tokens: Tokens) -> str:
+    import torch
+
+    total = hashlib.sha256(b"clipgeom.encoder/1\n")
+    described = {key: getattr(config, key) for key in _CONFIG_KEYS}
+    total.update(json.dumps({"config": described, "tokenizer": tokens.digest()}, sort_keys=True).encode())
+    tensors = dict(core.state_dict())
+    if projection is not None:
+        tensors["text_projection.weight"] = projection
+    for name in sorted(tensors):
+        values = tensors[name].detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()
+        total.update(f"\n{name} {list(values.shape)}\n".encode())
+        total.update(values.astype("<f4", copy=False).data)
+    return total.hexdigest()

@@ -1,0 +1,286 @@
+"""One report from beginning to end: measure, then write the folder whole."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import clipgeom
+from clipgeom.encoder.positions import Position
+from clipgeom.errors import DomainError
+from clipgeom.report.collect import CaptionSpool, Collected, collect
+from clipgeom.report.folder import SCHEMA
+from clipgeom.report.measure import Row, RowArrays, json_ready, measure_profile, measure_row
+from clipgeom.vectors import Vectors
+
+if TYPE_CHECKING:
+    from clipgeom.captions import CaptionStream
+    from clipgeom.encoder.load import TextEncoder
+
+__all__ = ["Measured", "measure_captions", "measure_embeddings"]
+
+_VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A report before it is written: the content of report.json, the centres, and the arrays of the figures."""
+
+    report: dict[str, Any]
+    centers: dict[str, NDArray[np.float64]]
+    rows: list[RowArrays] = field(default_factory=list)
+
+
+def measure_captions(
+    encoder: TextEncoder,
+    captions: CaptionStream,
+    *,
+    representations: tuple[str, ...],
+    positions: tuple[Position, ...],
+    padded: bool = False,
+    seed: int = 0,
+    batch_size: int = 64,
+    workspace: Path,
+    command: str | None = None,
+    progress: Callable[[int], None] = lambda _n: None,
+) -> Measured:
+    """Encode a caption set and measure it.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+    captions : CaptionStream
+    representations, positions
+        One row of statistics for each pair, in this order.
+    padded : bool
+        Also profile the padded positions.
+    seed : int
+        Of every interval.
+    batch_size : int
+        Sequences a forward pass.
+    workspace : Path
+        Folder for the vectors while they are needed, deleted afterwards: about n·d·4 bytes a row.
+    command : str, optional
+        Recorded as the command that reproduces the report.
+    progress : callable
+        Told the number of captions after each chunk.
+
+    Raises
+    ------
+    ClipGeomError
+        Captions or encoder cannot be read, or too few captions have a position.
+    """
+    with tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as name:
+        folder = Path(name)
+        spool = CaptionSpool(folder / "captions.jsonl")
+        try:
+            collected = collect(
+                encoder,
+                spool.passing(captions),
+                folder,
+                representations=representations,
+                positions=positions,
+                padded=padded,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            rows = []
+            for representation in representations:
+                for place in positions:
+                    rows.append(
+                        measure_row(
+                            collected.vectors[representation, place],
+                            representation=representation,
+                            position=str(place),
+                            n_excluded=collected.n - len(collected.rows[place]),
+                            describe=_describer(spool, collected.rows[place]),
+                            seed=seed,
+                        )
+                    )
+            profile, centers = _profile(collected, representations)
+        finally:
+            spool.close()
+    counts = asdict(captions.counts)
+    sha256 = counts.pop("sha256")
+    report = _report(
+        provenance={
+            "model": encoder.name,
+            "revision": encoder.revision,
+            "fingerprint": encoder.fingerprint,
+            "dtype": encoder.dtype,
+            "device": encoder.device,
+            "captions": captions.source,
+            "selection": asdict(captions.selection),
+            "captions_sha256": sha256,
+            "seed": seed,
+            "command": command,
+        },
+        captions={
+            **counts,
+            "n_truncated": collected.n_truncated,
+            "token_length": _token_lengths(collected.lengths),
+            "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
+        },
+        rows=rows,
+        profile=profile,
+    )
+    return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
+
+
+def measure_embeddings(
+    vectors: Vectors,
+    *,
+    source: Path | str,
+    representation: str,
+    position: Position,
+    images: Vectors | None = None,
+    image_source: Path | str | None = None,
+    seed: int = 0,
+    command: str | None = None,
+) -> Measured:
+    """Measure vectors computed elsewhere, and against `images` of the same space where those are given."""
+    rows = [_given(vectors, representation, str(position), seed)]
+    modality = None
+    if images is not None:
+        from clipgeom.modality import compare_modalities
+
+        rows.append(_given(images, representation, "image", seed))
+        modality = asdict(compare_modalities(_whole(images), _whole(vectors), seed=seed))
+    report = _report(
+        provenance={
+            "model": None,
+            "revision": None,
+            "fingerprint": None,
+            "dtype": None,
+            "device": None,
+            "captions": None,
+            "embeddings": str(source),
+            "embeddings_sha256": _vectors_digest(vectors),
+            "image_embeddings": None if images is None else str(image_source),
+            "image_embeddings_sha256": None if images is None else _vectors_digest(images),
+            "captions_sha256": None,
+            "seed": seed,
+            "command": command,
+        },
+        captions=None,
+        rows=rows,
+        profile=[],
+        modality=modality,
+    )
+    return Measured(report, _centers(rows), [row.arrays for row in rows])
+
+
+def _given(vectors: Vectors, representation: str, position: str, seed: int) -> Row:
+    return measure_row(
+        vectors,
+        representation=representation,
+        position=position,
+        n_excluded=0,
+        describe=lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
+        seed=seed,
+    )
+
+
+def _describer(spool: CaptionSpool, rows: NDArray[np.int64]) -> Callable[[Iterable[int]], list[dict[str, str]]]:
+    def describe(indices: Iterable[int]) -> list[dict[str, str]]:
+        return [{"id": i, "text": text} for i, text in spool.read(int(rows[k]) for k in indices)]
+
+    return describe
+
+
+def _report(
+    *,
+    provenance: dict[str, Any],
+    captions: dict[str, Any] | None,
+    rows: list[Row],
+    profile: list[dict[str, Any]],
+    modality: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    ready: dict[str, Any] = json_ready(
+        {
+            "schema": SCHEMA,
+            "provenance": {
+                **provenance,
+                "versions": _versions(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            "captions": captions,
+            "statistics": [row.statistics for row in rows],
+            "centering": [],
+            "conformity": [row.conformity for row in rows if row.conformity is not None],
+            "profile": profile,
+            "modality": modality,
+        }
+    )
+    return ready
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    versions["clipgeom"] = clipgeom.__version__
+    return versions
+
+
+def _profile(
+    collected: Collected, representations: tuple[str, ...]
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.float64]]]:
+    """Rows of the profile in the order of positions, and their centres by name."""
+    rows, centers = [], {}
+    measured = {**collected.profile, **collected.vectors}
+    for representation in representations:
+        places = sorted(place for name, place in measured if name == representation and place.kind != "eos")
+        for place in places:
+            row = measure_profile(measured[representation, place])
+            if row is None:
+                continue
+            centers[f"{representation}.{place}"] = row.pop("center")
+            rows.append({"representation": representation, "population": place.kind, "position": place.index, **row})
+    return rows, centers
+
+
+def _centers(rows: list[Row]) -> dict[str, NDArray[np.float64]]:
+    return {f"{row.statistics['representation']}.{row.statistics['position']}": row.center for row in rows}
+
+
+def _token_lengths(counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Distribution of the number of tokens, BOS and EOS included, after cutting."""
+    lengths = np.flatnonzero(counts)
+    total = int(counts.sum())
+    cumulative = np.cumsum(counts)
+    return {
+        "mean": float((np.arange(len(counts)) * counts).sum() / total),
+        "min": int(lengths[0]),
+        "median": int(np.searchsorted(cumulative, total / 2)),
+        "p95": int(np.searchsorted(cumulative, 0.95 * total)),
+        "max": int(lengths[-1]),
+        "counts": {str(int(k)): int(counts[k]) for k in lengths},
+    }
+
+
+def _vectors_digest(vectors: Vectors) -> str:
+    digest = hashlib.sha256(f"{vectors.n} {vectors.dim}\n".encode())
+    for block in vectors.blocks():
+        digest.update(block.astype("<f8", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _whole(vectors: Vectors) -> NDArray[np.float64]:
+    blocks = list(vectors.blocks())
+    if not blocks:
+        raise DomainError("expected vectors, got none")
+    return np.concatenate(blocks)

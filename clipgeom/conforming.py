@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError
-from clipgeom.intervals import mean_intervals
+from clipgeom.intervals import Features, Interval, mean_intervals
 from clipgeom.vectors import Vectors, as_vectors
 
 __all__ = ["Conformity", "conformity"]
@@ -34,10 +35,10 @@ class Conformity:
     slope: float
     intercept: float
     pearson: float
-    ci95: dict[str, tuple[float, float]]
+    ci95: dict[str, Interval]
 
 
-def conformity(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0) -> Conformity:
+def conformity(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Conformity:
     """Exact conformity of every vector, shape (n, d) → (n,), with its fit to the cosine with the mean.
 
     Raises
@@ -80,12 +81,9 @@ def _fit(values: NDArray[np.float64], cosines: NDArray[np.float64], seed: int) -
         return np.divide(f[4] - f[0] * f[1], scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
     point = features.mean(axis=0)[:, None]
-    ci95 = mean_intervals(
-        features,
-        # the mean of all pairwise cosines moves twice as fast as one member's: it is in every pair on either side
-        {"mean": lambda f: mean + 2 * f[0], "slope": slope, "intercept": intercept, "pearson": pearson},
-        seed=seed,
-    )
+    # the mean of all pairwise cosines moves twice as fast as one member's: it is in every pair on either side
+    functions = {"mean": lambda f: mean + 2 * f[0], "slope": slope, "intercept": intercept, "pearson": pearson}
+    [ci95] = mean_intervals(Features(features, functions), seed=seed)
     return Conformity(
         n=len(values),
         values=values,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.errors import ConfigError, DomainError, MissingExtraError, ShapeError
+from clipgeom._extras import needs_extra
+from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
 from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
 
 __all__ = ["check_embeddings_path", "load_embeddings", "save_embeddings"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _SEPARATOR = "::"
+_NOT_PLAIN = "is no plain array file"
+_UNKNOWN = "{name}: {suffix!r} is no ending of embeddings; use one of " + ", ".join(SUFFIXES)
 
 
 def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
@@ -40,9 +45,7 @@ def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
     path, key = _split(source)
     readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
     if path.suffix not in readers:
-        raise ConfigError(
-            f"{path.name}: unknown ending {path.suffix!r} for embeddings; use one of {', '.join(SUFFIXES)}"
-        )
+        raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     try:
@@ -62,7 +65,7 @@ def check_embeddings_path(path: Path) -> None:
         An unknown ending, or a folder that is not there.
     """
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path.name}: {path.suffix!r} is no ending of embeddings; use one of {', '.join(SUFFIXES)}")
+        raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
 
@@ -93,7 +96,7 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
         elif path.suffix == ".parquet":
             _save_parquet(partial, arrays)
         else:
-            raise ConfigError(f"{path.name}: unknown ending {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
+            raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -112,9 +115,9 @@ def _npy(path: Path, key: str | None) -> Vectors:
         # a memory map reads the header only; rows are then read from the file, so that they never have to fit in memory
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise DomainError(f"{path} is no plain array file ({error}); object arrays and pickles are refused") from error
+        raise DomainError(f"{path} {_NOT_PLAIN} ({error}); object arrays and pickles are refused") from error
     if not isinstance(array, np.memmap):
-        raise DomainError(f"{path} is no plain array file")
+        raise DomainError(f"{path} {_NOT_PLAIN}")
     if array.ndim == 3:
         if key is None or not key.isdigit() or int(key) >= len(array):
             raise ShapeError(
@@ -130,14 +133,17 @@ def _npy(path: Path, key: str | None) -> Vectors:
 
 
 def _npz(path: Path, key: str | None) -> Vectors:
-    import zipfile
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            name = _choose(path, key, list(archive.keys()))
-            return _matrix(archive[name], path)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise DomainError(f"{path} is no plain array file ({error}); object arrays and pickles are refused") from error
+    with path.open("rb") as file:  # numpy leaves its own handle open when the archive is damaged
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DomainError(f"{path} is no .npz archive")
+            array = archive[_choose(path, key, list(archive.keys()))]
+        except ClipGeomError:
+            raise
+        except (ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise DomainError(f"{path} {_NOT_PLAIN} ({error}); object arrays and pickles are refused") from error
+    return _matrix(array, path)
 
 
 def _safetensors(path: Path, key: str | None) -> Vectors:
@@ -167,13 +173,9 @@ def _bfloat16(path: Path, name: str) -> NDArray[np.float32]:
 
 
 def _parquet(path: Path, key: str | None) -> Vectors:
-    try:
+    with needs_extra("report", "reading parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError(
-            "reading .parquet needs pyarrow; install it with: pip install 'clipgeom[report]'"
-        ) from error
     try:
         schema = pq.read_schema(path)
         lists = [
@@ -195,8 +197,9 @@ def _parquet(path: Path, key: str | None) -> Vectors:
 
 
 def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs_extra("report", "writing parquet"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     if len({len(a) for a in arrays.values()}) != 1:
         raise ConfigError(

@@ -7,6 +7,7 @@ replacement, seeded, and a statistic is a function of the mean of a few features
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
 
-__all__ = ["bootstrap_means", "interval", "mean_intervals", "quantile_interval"]
+__all__ = ["Features", "Interval", "bootstrap_means", "interval", "mean_intervals", "quantile_interval"]
+
+Interval = tuple[float, float]
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -78,38 +81,46 @@ def _units(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     return np.add.reduceat(features, edges[:-1], axis=0) / sizes[:, None], sizes
 
 
-def interval(samples: NDArray[np.float64], *, level: float = LEVEL) -> tuple[float, float]:
+def interval(samples: NDArray[np.float64], *, level: float = LEVEL) -> Interval:
     """Percentile interval of bootstrap replicates, shape (b,); a level of 0.95 leaves 2.5 % out at each end."""
     if not 0 < level < 1:
         raise DomainError(f"expected a level between 0 and 1, got {level}")
+    if not np.isfinite(samples).all():  # a ratio without a denominator somewhere: the extremes alone can be told
+        return float(np.min(samples)), float(np.max(samples))
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def mean_intervals(
-    features: Float[NDArray[np.float64], "n k"],
-    statistics: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]],
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of several functions of the feature means, from one and the same set of resamples.
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Feature columns, shape (n, k), and the statistics that are functions of their means.
+
+    Each function takes means of shape (k, b), one column a resample, and gives values of shape (b,).
+    """
+
+    columns: Float[NDArray[np.float64], "n k"]
+    statistics: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]
+
+
+def mean_intervals(*groups: Features, seed: int, resamples: int = RESAMPLES) -> list[dict[str, Interval]]:
+    """95 % intervals of the statistics of each group, all from one and the same set of resamples.
 
     Parameters
     ----------
-    features : ndarray, shape (n, k)
-    statistics : dict
-        Name → function from means, shape (k, b), to values, shape (b,).
+    *groups : Features
+        Features of the same n rows.
     seed, resamples : int
         As in `bootstrap_means`.
     """
-    means = bootstrap_means(features, seed=seed, resamples=resamples).T
-    return {name: interval(function(means)) for name, function in statistics.items()}
+    means = bootstrap_means(np.concatenate([g.columns for g in groups], axis=1), seed=seed, resamples=resamples).T
+    edges = np.cumsum([g.columns.shape[1] for g in groups])[:-1]
+    return [
+        {name: interval(function(part)) for name, function in group.statistics.items()}
+        for group, part in zip(groups, np.split(means, edges), strict=True)
+    ]
 
 
-def quantile_interval(
-    ordered: Float[NDArray[np.float64], " n"], quantile: float, *, level: float = LEVEL
-) -> tuple[float, float]:
+def quantile_interval(ordered: Float[NDArray[np.float64], " n"], quantile: float, *, level: float = LEVEL) -> Interval:
     """Distribution-free interval of a population quantile, from order statistics.
 
     This is what resampling without end converges to: the rank of the quantile among n draws is binomial

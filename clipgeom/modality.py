@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from clipgeom._extras import needs_extra
 from clipgeom.conforming import conformity
-from clipgeom.errors import DomainError, MissingExtraError, ShapeError
-from clipgeom.intervals import mean_intervals
+from clipgeom.errors import DomainError, ShapeError
+from clipgeom.intervals import Features, Interval, mean_intervals
 from clipgeom.vectors import ArrayVectors
 
 __all__ = ["ModalityReport", "OffsetPoint", "Pairing", "Separability", "compare_modalities"]
 
-Matrix = Float[NDArray[np.float64], "n d"]
-Interval = tuple[float, float]
+Matrix = Float[NDArray[np.float64], "_ d"]
 
 ALPHAS = tuple(round(-1 + 0.25 * i, 2) for i in range(17))  # −1 … 3, the article's sweep
 LOGIT_SCALE = 100.0  # where CLIP's learnt temperature is clipped
@@ -89,8 +90,8 @@ class ModalityReport:
 
 
 def compare_modalities(
-    images: NDArray[np.floating],
-    texts: NDArray[np.floating],
+    images: NDArray[Any],
+    texts: NDArray[Any],
     /,
     *,
     paired: bool | None = None,
@@ -145,7 +146,7 @@ def compare_modalities(
     )
 
 
-def _thin(rows: NDArray[np.floating]) -> Matrix:
+def _thin(rows: NDArray[Any]) -> Matrix:
     if len(rows) > MAX_SAMPLES:
         rows = rows[np.linspace(0, len(rows) - 1, MAX_SAMPLES).astype(np.int64)]
     return rows.astype(np.float64)
@@ -159,15 +160,16 @@ def _unit(rows: Matrix, name: str) -> Matrix:
 
 
 def _gap(u: Matrix, v: Matrix, paired: bool, seed: int) -> tuple[float, Interval]:
-    """Distance of the means, with the interval of its derivative along the gap (the gap is far from zero or ends at 0)."""
+    """Distance of the means, with the interval of its derivative along the gap; it ends at zero."""
     vector = u.mean(axis=0) - v.mean(axis=0)
     gap = float(np.linalg.norm(vector))
     if gap == 0:
         return 0.0, (0.0, 0.0)
     along_u, along_v = (u - u.mean(axis=0)) @ vector / gap, (v - v.mean(axis=0)) @ vector / gap
     if paired:
-        features = np.stack([along_u, along_v], axis=1)
-        return gap, mean_intervals(features, {"gap": lambda f: np.maximum(gap + f[0] - f[1], 0.0)}, seed=seed)["gap"]
+        columns = np.stack([along_u, along_v], axis=1)
+        moved = Features(columns, {"gap": lambda f: np.maximum(gap + f[0] - f[1], 0.0)})
+        return gap, mean_intervals(moved, seed=seed)[0]["gap"]
     half = 1.96 * (along_u.var() / len(u) + along_v.var() / len(v)) ** 0.5
     return gap, (max(gap - half, 0.0), gap + half)
 
@@ -182,32 +184,26 @@ def _pairing(u: Matrix, v: Matrix, seed: int) -> Pairing:
     others = (cosines.sum(axis=1) + cosines.sum(axis=0) - 2 * diagonal) / (2 * (n - 1))
     features = np.stack([diagonal, others, to_text, to_image], axis=1)
     center = features.mean(axis=0)
+    functions = {
+        "paired_cosine": lambda f: f[0],
+        "unpaired_cosine": lambda f: center[1] + 2 * (f[1] - center[1]),  # either end of a pair is resampled
+        "image_to_text_r_at_1": lambda f: f[2],
+        "text_to_image_r_at_1": lambda f: f[3],
+    }
+    [ci95] = mean_intervals(Features(features, functions), seed=seed)
     return Pairing(
         n=n,
         paired_cosine=float(center[0]),
         unpaired_cosine=float(center[1]),
         image_to_text_r_at_1=float(center[2]),
         text_to_image_r_at_1=float(center[3]),
-        ci95=mean_intervals(
-            features,
-            {
-                "paired_cosine": lambda f: f[0],
-                "unpaired_cosine": lambda f: center[1] + 2 * (f[1] - center[1]),  # either end of a pair is resampled
-                "image_to_text_r_at_1": lambda f: f[2],
-                "text_to_image_r_at_1": lambda f: f[3],
-            },
-            seed=seed,
-        ),
+        ci95=ci95,
     )
 
 
 def _separability(images: Matrix, texts: Matrix, seed: int, *, longest: int = 16) -> Separability:
-    try:
+    with needs_extra("report", "comparing modalities"):
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    except ImportError as error:
-        raise MissingExtraError(
-            "comparing modalities needs scikit-learn; install it with: pip install 'clipgeom[report]'"
-        ) from error
     from scipy.stats import binomtest
 
     rng = np.random.default_rng(seed)

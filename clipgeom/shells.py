@@ -8,13 +8,14 @@ C = 4·Cov(‖x−m‖², m·(x−m)). An off-centre shell has C small beside A 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError
-from clipgeom.intervals import mean_intervals, quantile_interval
+from clipgeom.intervals import Features, Interval, mean_intervals, quantile_interval
 from clipgeom.moments import Moments
 from clipgeom.vectors import Vectors, as_vectors
 
@@ -22,8 +23,6 @@ __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells"
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class Shells:
     centered_norms: NDArray[np.float64]
 
 
-def measure_shells(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0) -> Shells:
+def measure_shells(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Shells:
     """Norms about the origin and about the mean, the offset, the radial terms and the best sphere, with intervals.
 
     Parameters
@@ -119,8 +118,8 @@ def measure_shells(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0)
     -----
     The centre is estimated from the same sample, and the intervals know it: a resample moves the centre by δ, which
     changes each statistic by its derivative along δ. With r = ‖x−m‖, y = x−m, g = E[y/r] and q = E[r²y], these are
-    −g·δ for E[r], −4q·δ for Var r², 2Σm·δ for Var(m·y) and (q − 2Σm)·δ for Cov(r², m·y); each is a mean over rows, so one
-    bootstrap of means serves all. What is left out is O(1/n).
+    −g·δ for E[r], −4q·δ for Var r², 2Σm·δ for Var(m·y) and (q − 2Σm)·δ for Cov(r², m·y); each is a mean over rows, so
+    that one bootstrap of means serves all. What is left out is O(1/n).
     """
     source = as_vectors(vectors)
     if source.n < MIN_SAMPLES:
@@ -155,34 +154,39 @@ def measure_shells(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0)
     g, q, w = np.concatenate(along_parts).T
 
     centered = np.sqrt(square)
-    correction, interval = _offset(moments, axial, square, seed)
+    parts = [
+        _norm_features(raw, np.zeros_like(raw)),
+        _norm_features(centered, g),
+        _offset_features(moments, axial, square),
+        _radial_features(square, axial, q, w),
+    ]
+    raw_ci95, centered_ci95, offset_ci95, radial_ci95 = mean_intervals(*parts, seed=seed)
     return Shells(
         n=source.n,
         dim=source.dim,
         moments=moments,
-        raw=_summarize(raw, np.zeros_like(raw), seed),
-        centered=_summarize(centered, g, seed),
+        raw=_summary(raw, raw_ci95),
+        centered=_summary(centered, centered_ci95),
         center_norm=float(np.linalg.norm(mean)),
         offset_ratio=moments.offset_ratio,
-        offset_ratio_corrected=correction,
-        offset_ratio_ci95=interval,
-        radial=_radial(square, axial, q, w, seed),
+        offset_ratio_corrected=_corrected_offset(moments),
+        offset_ratio_ci95=offset_ci95["ratio"],
+        radial=_radial(parts[3], radial_ci95),
         sphere=_sphere(mean, fit_shift, fit_parts, moments),
         raw_norms=raw,
         centered_norms=centered,
     )
 
 
-def radial_terms(vectors: Vectors | NDArray[np.floating], /, *, seed: int = 0) -> RadialTerms:
+def radial_terms(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> RadialTerms:
     """Only the radial terms A, B, C of vectors of shape (n, d); see `RadialTerms` and `measure_shells`."""
     return measure_shells(vectors, seed=seed).radial
 
 
-def _summarize(norms: NDArray[np.float64], along: NDArray[np.float64], seed: int) -> NormSummary:
-    mean, var = float(norms.mean()), float(norms.var())
-    std = var**0.5
-    centered = norms - mean
-    features = np.stack([centered, centered**2, along], axis=1)
+def _norm_features(norms: NDArray[np.float64], along: NDArray[np.float64]) -> Features:
+    """Statistics of norms; `along` is what a moved centre takes off each."""
+    mean = float(norms.mean())
+    deviation = norms - mean
 
     def means(f: NDArray[np.float64]) -> NDArray[np.float64]:
         return mean + f[0] - f[2]
@@ -190,57 +194,59 @@ def _summarize(norms: NDArray[np.float64], along: NDArray[np.float64], seed: int
     def variances(f: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.maximum(f[1] - (f[0] - f[2]) ** 2, 0.0)
 
-    ci95 = mean_intervals(
-        features,
+    return Features(
+        np.stack([deviation, deviation**2, along], axis=1),
         {
             "mean_norm": means,
             "var_norm": variances,
             "std_norm": lambda f: np.sqrt(variances(f)),
             "cv_norm": lambda f: np.sqrt(variances(f)) / means(f) if mean > 0 else np.full(f.shape[1], np.nan),
         },
-        seed=seed,
     )
+
+
+def _summary(norms: NDArray[np.float64], ci95: dict[str, Interval]) -> NormSummary:
+    mean, var = float(norms.mean()), float(norms.var())
     ordered = np.sort(norms)
     values = np.percentile(ordered, PERCENTILES)
     return NormSummary(
         mean_norm=mean,
         var_norm=var,
-        std_norm=std,
-        cv_norm=std / mean if mean > 0 else float("nan"),
+        std_norm=var**0.5,
+        cv_norm=var**0.5 / mean if mean > 0 else float("nan"),
         percentiles={str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
         ci95=ci95,
         percentiles_ci95={str(p): quantile_interval(ordered, p / 100) for p in PERCENTILES},
     )
 
 
-def _offset(
-    moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64], seed: int
-) -> tuple[float, Interval]:
-    """‖m‖/√tr Σ without the sampling noise in ‖m‖², and its interval."""
-    n, spread = moments.n, moments.total_variance
-    if spread == 0:
-        return float("inf"), (float("inf"), float("inf"))
+def _offset_noise(moments: Moments) -> float:
+    """E‖m̂ − m‖², the part of ‖m̂‖² that is sampling noise, from the unbiased trace."""
+    return moments.total_variance / (moments.n - 1)
+
+
+def _corrected_offset(moments: Moments) -> float:
+    if moments.total_variance == 0:
+        return float("inf")
     center = float(moments.mean @ moments.mean)
-    noise = spread / (n - 1)  # E‖m̂ − m‖² with the unbiased trace
+    return float((max(center - _offset_noise(moments), 0.0) / moments.total_variance) ** 0.5)
+
+
+def _offset_features(moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64]) -> Features:
+    center, noise = float(moments.mean @ moments.mean), _offset_noise(moments)
 
     def ratio(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.sqrt(np.maximum(center + 2 * f[0] - noise, 0.0) / np.maximum(f[1], np.finfo(float).tiny))
+        with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: infinite
+            return np.sqrt(np.maximum(center + 2 * f[0] - noise, 0.0) / f[1])
 
-    value = (max(center - noise, 0.0) / spread) ** 0.5
-    return value, mean_intervals(np.stack([axial, square], axis=1), {"ratio": ratio}, seed=seed)["ratio"]
+    return Features(np.stack([axial, square], axis=1), {"ratio": ratio})
 
 
-def _radial(
-    square: NDArray[np.float64],
-    axial: NDArray[np.float64],
-    q: NDArray[np.float64],
-    w: NDArray[np.float64],
-    seed: int,
-) -> RadialTerms:
+def _radial_features(
+    square: NDArray[np.float64], axial: NDArray[np.float64], q: NDArray[np.float64], w: NDArray[np.float64]
+) -> Features:
     s = square - square.mean()
     p = axial - axial.mean()
-    # features: s, s², p, p², s·p and the two directions of the centre's own uncertainty
-    features = np.stack([s, s * s, p, p * p, s * p, q, w], axis=1)
 
     def term_a(f: NDArray[np.float64]) -> NDArray[np.float64]:
         return f[1] - f[0] ** 2 - 4 * f[5]
@@ -256,11 +262,15 @@ def _radial(
         ratio = np.divide(term_c(f), 2 * scale, out=np.full_like(scale, np.nan), where=scale > 0)
         return np.clip(ratio, -1.0, 1.0)
 
-    point = features.mean(axis=0)[:, None]
-    point[5:] = 0  # the centre is the sample's own: no displacement
-    functions = {"A": term_a, "B": term_b, "C": term_c, "correlation": correlation}
-    values = {name: float(function(point)[0]) for name, function in functions.items()}
-    return RadialTerms(**values, ci95=mean_intervals(features, functions, seed=seed))
+    # s, s², p, p², s·p, and the two directions in which the centre's own uncertainty counts
+    columns = np.stack([s, s * s, p, p * p, s * p, q, w], axis=1)
+    return Features(columns, {"A": term_a, "B": term_b, "C": term_c, "correlation": correlation})
+
+
+def _radial(features: Features, ci95: dict[str, Interval]) -> RadialTerms:
+    means = features.columns.mean(axis=0)[:, None]
+    means[5:] = 0  # the centre is the sample's own: no displacement
+    return RadialTerms(**{name: float(f(means)[0]) for name, f in features.statistics.items()}, ci95=ci95)
 
 
 def _sphere_shift(

@@ -68,7 +68,7 @@ def measure_spectrum(moments: Moments, /) -> Spectrum:
 
     def share(index: int) -> FeatureShare:
         return FeatureShare(
-            feature=int(index),
+            feature=index,
             mean=float(mean[index]),
             std=float(variance[index] ** 0.5),
             share_of_center=float(center_share[index]),
@@ -85,6 +85,6 @@ def measure_spectrum(moments: Moments, /) -> Spectrum:
         off_diagonal_dominance=float(dominance.mean()) if dominance.size else float("nan"),
         off_diagonal_noise=(moments.dim - 1) * (2 / (np.pi * moments.n)) ** 0.5,
         top_share={str(k): float(cumulative[k - 1]) for k in (1, 2, 5, 10, 50) if k <= moments.dim},
-        by_variance=tuple(share(i) for i in by_variance[:TOP_FEATURES]),
-        by_center=tuple(share(i) for i in by_center[:TOP_FEATURES]),
+        by_variance=tuple(share(int(i)) for i in by_variance[:TOP_FEATURES]),
+        by_center=tuple(share(int(i)) for i in by_center[:TOP_FEATURES]),
     )

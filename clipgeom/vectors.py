@@ -131,7 +131,7 @@ def rows_per_block(dim: int) -> int:
     return max(1, BLOCK_BYTES // (8 * max(1, dim)))
 
 
-def as_vectors(vectors: Vectors | NDArray[Any]) -> Vectors:
+def as_vectors(vectors: Any) -> Vectors:
     """An array (n, d) or anything with blocks, as `Vectors`.
 
     Raises

@@ -1,0 +1,212 @@
+"""Norms, offsets, radial terms: against plain numpy, against the published table, against simulated truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
+from clipgeom.vectors import VectorWriter, as_vectors
+
+
+def sample(n=300, d=10, offset=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) * rng.uniform(0.5, 2.0, size=d) + offset
+
+
+def layer_norm(n, d, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d)) + 0.8 * rng.normal(size=d)
+    return (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+
+
+def test_agrees_with_plain_numpy():
+    x = sample()
+    shells = measure_shells(x)
+    m = x.mean(axis=0)
+    for summary, norms in ((shells.raw, np.linalg.norm(x, axis=1)), (shells.centered, np.linalg.norm(x - m, axis=1))):
+        assert summary.mean_norm == pytest.approx(norms.mean(), rel=1e-12)
+        assert summary.var_norm == pytest.approx(norms.var(), rel=1e-11)
+        assert summary.cv_norm == pytest.approx(norms.std() / norms.mean(), rel=1e-11)
+        assert summary.percentiles["95"] == pytest.approx(np.percentile(norms, 95), rel=1e-12)
+        for name in ("mean_norm", "var_norm", "std_norm", "cv_norm"):
+            low, high = summary.ci95[name]
+            assert low < getattr(summary, name) < high
+    assert shells.center_norm == pytest.approx(np.linalg.norm(m))
+    assert shells.offset_ratio == pytest.approx(np.linalg.norm(m) / np.sqrt(x.var(axis=0).sum()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), offset=st.floats(-5, 5), n=st.integers(4, 60), d=st.integers(1, 12))
+def test_radial_terms_add_up_to_the_variance_of_the_squared_norm(seed, offset, n, d):
+    x = sample(n, d, offset, seed)
+    terms = radial_terms(x)
+    squares = (x**2).sum(axis=1)
+    assert pytest.approx(squares.var(), rel=1e-9, abs=1e-9) == terms.A + terms.B + terms.C
+    s, p = ((x - x.mean(axis=0)) ** 2).sum(axis=1), (x - x.mean(axis=0)) @ x.mean(axis=0)
+    assert s.var() == pytest.approx(terms.A, rel=1e-9, abs=1e-9)
+    assert 4 * p.var() == pytest.approx(terms.B, rel=1e-9, abs=1e-9)
+
+
+def test_a_sphere_about_the_origin_has_correlation_minus_one_and_a_shell_off_it_has_none():
+    sphere = layer_norm(800, 40, seed=1)
+    terms = radial_terms(sphere)
+    assert terms.correlation == pytest.approx(-1.0, abs=1e-9)
+    assert pytest.approx(terms.C, rel=1e-6) == -(terms.A + terms.B)
+    rng = np.random.default_rng(2)
+    directions = rng.normal(size=(800, 40))
+    shell = directions / np.linalg.norm(directions, axis=1, keepdims=True) * rng.normal(5, 0.1, size=(800, 1)) + 1.0
+    low, high = radial_terms(shell).ci95["correlation"]
+    assert low < 0 < high
+
+
+def test_the_best_sphere_is_found_where_there_is_one():
+    rng = np.random.default_rng(3)
+    directions = rng.normal(size=(500, 6))
+    center = np.array([3.0, -1, 2, 0, 5, 1])
+    x = 2.5 * directions / np.linalg.norm(directions, axis=1, keepdims=True) + center
+    fit = measure_shells(x).sphere
+    np.testing.assert_allclose(fit.center, center, atol=1e-10)
+    assert fit.radius == pytest.approx(2.5)
+    assert fit.cv_norm < 1e-12
+    assert measure_shells(x[:7]).sphere is None  # seven points in six dimensions always lie on a sphere
+
+
+def test_blocks_from_a_file_give_the_same_as_an_array(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipgeom.vectors.BLOCK_BYTES", 8 * 10 * 17)  # 17 rows a block
+    x = sample().astype(np.float32)
+    writer = VectorWriter(tmp_path / "x.f32", dim=10)
+    for part in np.array_split(x, 7):
+        writer.append(part)
+    from_file, from_array = measure_shells(writer.close()), measure_shells(x)
+    np.testing.assert_array_equal(from_file.raw_norms, from_array.raw_norms)
+    assert from_file.centered == from_array.centered
+    assert from_file.radial == from_array.radial
+
+
+def shell_population(n, seed):
+    rng = np.random.default_rng([11, seed])
+    return (1 + rng.gamma(3.0, size=(n, 1)) / 10) * rng.normal(size=(n, 16)) * np.linspace(0.5, 2, 16) + 0.7
+
+
+def layer_norm_population(n, seed):
+    rng = np.random.default_rng([12, seed])
+    x = rng.normal(size=(n, 16)) + np.linspace(-1, 1, 16) * (1 + 0.3 * rng.normal(size=(n, 1)))
+    x = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+    return x * np.linspace(0.8, 1.2, 16) + 0.1
+
+
+def statistics(shells):
+    values = {
+        **{f"raw.{k}": (getattr(shells.raw, k), v) for k, v in shells.raw.ci95.items()},
+        **{f"centered.{k}": (getattr(shells.centered, k), v) for k, v in shells.centered.ci95.items()},
+        **{f"radial.{k}": (getattr(shells.radial, k), v) for k, v in shells.radial.ci95.items()},
+        "offset": (shells.offset_ratio_corrected, shells.offset_ratio_ci95),
+    }
+    return {k: v for k, v in values.items() if not k.endswith("std_norm")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("population", [shell_population, layer_norm_population])
+def test_intervals_cover_the_truth(population):
+    truth = {k: v[0] for k, v in statistics(measure_shells(population(400_000, 10**6))).items()}
+    trials = 150
+    covered = dict.fromkeys(truth, 0)
+    for seed in range(trials):
+        for name, (_value, (low, high)) in statistics(measure_shells(population(1000, seed), seed=seed)).items():
+            covered[name] += low <= truth[name] <= high
+    rates = {name: count / trials for name, count in covered.items()}
+    # 95 % with the binomial noise of 150 trials (± 3 standard errors), and a percentile bootstrap's known optimism
+    assert all(0.89 <= rate <= 0.995 for rate in rates.values()), rates
+
+
+def test_the_offset_interval_holds_zero_where_there_is_no_offset():
+    x = np.random.default_rng(4).normal(size=(500, 64))
+    shells = measure_shells(x)
+    assert shells.offset_ratio > 0.03  # sampling noise alone: 1/√500
+    assert shells.offset_ratio_ci95[0] == 0.0
+
+
+# --- real data: the first four rows of SCIENCE.md's table, to its digits
+
+
+@pytest.mark.parametrize(
+    ("file", "raw_var", "centered_var", "raw_cv", "centered_cv", "offset"),
+    [
+        ("vitb32_text_projected_lvis.npy", "0.479", "0.124", "0.0705", "0.0706", "1.70"),
+        ("vitl14_text_hidden_eos_ade150.npy", "0.078", "2.42", "0.0099", "0.0751", "0.92"),
+    ],
+)
+def test_the_published_table_on_real_embeddings(shared, file, raw_var, centered_var, raw_cv, centered_cv, offset):
+    x = np.load(shared(f"data/{file}"))
+    shells = measure_shells(x)
+
+    def rounded(value, like):
+        return f"{value:.{len(like.split('.')[1])}f}"
+
+    assert rounded(shells.raw.var_norm, raw_var) == raw_var
+    # 0.12348 stands as 0.124 in the table
+    assert shells.centered.var_norm == pytest.approx(float(centered_var), rel=0.005)
+    assert rounded(shells.raw.cv_norm, raw_cv) == raw_cv
+    assert rounded(shells.centered.cv_norm, centered_cv) == centered_cv
+    assert rounded(shells.offset_ratio, offset) == offset
+
+
+def test_the_published_radial_terms(shared):
+    lvis = radial_terms(np.load(shared("data/vitb32_text_projected_lvis.npy")))
+    assert (round(lvis.A, 1), round(lvis.B), round(lvis.C)) == (13.0, 255, -72)  # 254.54: 254 in the table, cut
+    ade = radial_terms(np.load(shared("data/vitl14_text_hidden_eos_ade150.npy")))
+    assert (round(ade.A), round(ade.B), round(ade.C)) == (4340, 5198, -9290)
+    assert round(ade.correlation, 3) == -0.978
+
+
+# --- spectrum
+
+
+def test_the_spectrum_of_known_variances():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200_000, 4)) * np.sqrt([4.0, 1.0, 1.0, 2.0]) + [0, 0, 9, 0]
+    spectrum = measure_spectrum(measure_shells(x).moments)
+    np.testing.assert_allclose(spectrum.eigenvalues, [4, 2, 1, 1], rtol=0.03)
+    p = np.array([4, 2, 1, 1]) / 8
+    assert spectrum.effective_rank == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=0.01)
+    assert spectrum.participation_ratio == pytest.approx(64 / 22, rel=0.02)
+    assert spectrum.top_share["1"] == pytest.approx(0.5, rel=0.02)
+    assert spectrum.by_center[0].feature == 2
+    assert spectrum.by_center[0].share_of_center == pytest.approx(1.0, abs=0.01)
+    assert spectrum.by_variance[0].feature == 0
+    assert spectrum.off_diagonal_dominance < 0.1
+
+
+def test_off_diagonal_dominance_sees_a_tilt():
+    x = np.random.default_rng(0).normal(size=(4000, 1)) * np.ones(8) + 0.1 * np.random.default_rng(1).normal(
+        size=(4000, 8)
+    )
+    spectrum = measure_spectrum(measure_shells(x).moments)
+    assert spectrum.off_diagonal_dominance == pytest.approx(7.0, rel=0.05)
+    assert spectrum.off_diagonal_noise < 0.1
+
+
+# --- bad input
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(DomainError, match="at least 3"):
+        measure_shells(np.zeros((2, 4)))
+    with pytest.raises(DomainError, match="NaN or infinity"):
+        measure_shells(np.array([[1.0], [np.inf], [2.0]]))
+    with pytest.raises(DomainError, match="floating-point"):
+        measure_shells(np.zeros((4, 4), dtype=int))
+    with pytest.raises(ShapeError, match="matrix"):
+        measure_shells(np.zeros(4))
+    with pytest.raises(ShapeError, match="numpy array"):
+        as_vectors([[1.0, 2.0]] * 4)
+
+
+def test_constant_vectors_have_an_outcome():
+    shells = measure_shells(np.ones((5, 3)))
+    assert shells.offset_ratio == float("inf")
+    assert shells.centered.mean_norm == 0
+    assert np.isnan(shells.centered.cv_norm)
+    assert np.isnan(shells.radial.correlation)
+    assert np.isnan(measure_spectrum(shells.moments).effective_rank)

@@ -6,8 +6,10 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parent
 
-# shapes in annotations are enforced while the tests run
-install_import_hook("clipgeom", "beartype.beartype")
+# the rooms of the array code: the shapes in their annotations are enforced while the tests run
+ARRAY_ROOMS = ("conforming", "encoder.positions", "intervals", "modality", "moments", "shells", "spectrum", "vectors")
+
+install_import_hook([f"clipgeom.{room}" for room in ARRAY_ROOMS], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def measure_captions(
     *,
     representations: tuple[str, ...],
     positions: tuple[Position, ...],
+    profile: bool = True,
     padded: bool = False,
     seed: int = 0,
     batch_size: int = 64,
@@ -62,8 +63,8 @@ def measure_captions(
     captions : CaptionStream
     representations, positions
         One row of statistics for each pair, in this order.
-    padded : bool
-        Also profile the padded positions.
+    profile, padded : bool
+        Whether to profile all content positions, and all padded ones too.
     seed : int
         Of every interval.
     batch_size : int
@@ -90,6 +91,7 @@ def measure_captions(
                 folder,
                 representations=representations,
                 positions=positions,
+                profile=profile,
                 padded=padded,
                 batch_size=batch_size,
                 progress=progress,
@@ -107,7 +109,7 @@ def measure_captions(
                             seed=seed,
                         )
                     )
-            profile, centers = _profile(collected, representations)
+            profile_rows, centers = _profile(collected, representations)
         finally:
             spool.close()
     counts = asdict(captions.counts)
@@ -132,7 +134,7 @@ def measure_captions(
             "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
         },
         rows=rows,
-        profile=profile,
+        profile=profile_rows,
     )
     return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
 

@@ -1,0 +1,176 @@
+"""A report on disk: the page, its numbers as JSON and CSV, the centres, the figures; all of it or none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom._extras import needs_extra
+from clipgeom.errors import ConfigError
+from clipgeom.report.folder import output_folder
+
+if TYPE_CHECKING:
+    from clipgeom.report.build import Measured
+
+__all__ = ["check_file", "replace_file", "write_report"]
+
+
+def write_report(measured: Measured, out: Path) -> None:
+    """Write a report folder: report.html, report.json, statistics.csv, centers.safetensors and figures/.
+
+    The same `measured` gives the same bytes. An earlier report at `out` is replaced as a whole.
+
+    Parameters
+    ----------
+    measured : Measured
+        From `measure_captions` or `measure_embeddings`.
+    out : Path
+        The folder to create.
+
+    Raises
+    ------
+    ConfigError
+        `out` holds something other than a report, or cannot be written.
+    MissingExtraError
+        A package of the ``report`` extra is not installed.
+    """
+    with needs_extra("report", "writing a report"):
+        from clipgeom.report.figures import draw_report
+        from clipgeom.report.page import render_report
+    with output_folder(out) as folder:
+        figures = draw_report(measured.report, measured.rows)
+        (folder / "figures").mkdir()
+        for picture in (picture for section in figures.values() for picture in section):
+            (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+            _write(folder / "figures" / f"{picture.name}.svg", picture.svg)
+        _write(folder / "report.html", render_report(measured.report, figures))
+        _write_json(folder / "report.json", measured.report)
+        _write(folder / "statistics.csv", _csv(measured.report))
+        (folder / "centers.safetensors").write_bytes(_safetensors(measured.centers, _metadata(measured.report)))
+
+
+def check_file(out: Path, *, generator: str) -> None:
+    """Refuse to write a page over anything but an earlier page of the same `generator`, before any work is done.
+
+    Raises
+    ------
+    ConfigError
+        `out` is a folder, or a file that something else made.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name the file to write, such as {out / 'compare.html'}")
+    if out.exists():
+        with out.open("rb") as file:
+            start = file.read(4096)
+        if f'content="{generator}"'.encode() not in start:
+            raise ConfigError(f"{out} was not made by `{generator}` and will not be replaced; choose another --out")
+
+
+def replace_file(out: Path, text: str) -> None:
+    """Write a file whole: under a temporary name beside it, then renamed.
+
+    Raises
+    ------
+    ConfigError
+        The folder of `out` cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+    partial = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8", errors="replace"))
+        partial.chmod(0o644)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    # half of a surrogate pair, which JSON captions may hold, has no UTF-8 form
+    path.write_bytes(text.encode("utf-8", errors="replace"))
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    # the escape that replaces a lone surrogate is JSON's own escape for it, so nothing is lost
+    path.write_bytes(text.encode("utf-8", errors="backslashreplace") + b"\n")
+
+
+def _csv(report: dict[str, Any]) -> str:
+    rows = _flat_rows(report)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["representation", "position"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """One flat dictionary for each row of statistics; an interval is two columns, `…_low` and `…_high`."""
+    conformity = {(entry["representation"], entry["position"]): entry for entry in report["conformity"]}
+    rows = []
+    for row in report["statistics"]:
+        flat: dict[str, Any] = {key: row[key] for key in ("representation", "position", "n", "n_excluded", "dim")}
+        for side in ("raw", "centered"):
+            summary = row[side]
+            for key in ("mean_norm", "var_norm", "std_norm", "cv_norm"):
+                _put(flat, f"{side}_{key}", summary[key], summary["ci95"].get(key))
+            for percent, value in summary["percentiles"].items():
+                _put(flat, f"{side}_p{int(percent):02d}", value, summary["percentiles_ci95"].get(percent))
+        flat["center_norm"] = row["center_norm"]
+        flat["offset_ratio"] = row["offset_ratio"]
+        _put(flat, "offset_ratio_corrected", row["offset_ratio_corrected"], row["offset_ratio_ci95"])
+        flat["total_variance"] = row["total_variance"]
+        for key in ("A", "B", "C", "correlation"):
+            _put(flat, f"radial_{key}", row["radial_terms"][key], row["radial_terms"]["ci95"].get(key))
+        for key in ("center_norm", "radius", "cv_norm", "std_norm", "relative_radius", "samples_per_dim"):
+            flat[f"sphere_{key}"] = (row["sphere"] or {}).get(key)
+        for key in ("effective_rank", "participation_ratio", "off_diagonal_dominance", "off_diagonal_noise"):
+            flat[key] = row[key]
+        for k in ("1", "2", "5", "10", "50"):
+            flat[f"top_share_{k}"] = row["top_share"].get(k)
+        entry = conformity.get((row["representation"], row["position"]), {})
+        for key in ("mean", "slope", "intercept", "pearson"):
+            _put(flat, f"conformity_{key}", entry.get(key), entry.get("ci95", {}).get(key))
+        flat["conformity_std"] = entry.get("std")
+        flat["notes"] = "; ".join(row["notes"])
+        rows.append(flat)
+    return rows
+
+
+def _put(flat: dict[str, Any], key: str, value: float | None, interval: Sequence[float | None] | None) -> None:
+    flat[key] = value
+    flat[f"{key}_low"], flat[f"{key}_high"] = interval or (None, None)
+
+
+def _metadata(report: dict[str, Any]) -> dict[str, str]:
+    provenance = report["provenance"]
+    known = {key: provenance.get(key) for key in ("fingerprint", "captions_sha256", "embeddings_sha256")}
+    return {"schema": report["schema"], **{key: value for key, value in known.items() if value is not None}}
+
+
+def _safetensors(tensors: Mapping[str, NDArray[np.float64]], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file with its header in sorted order; the reference writer's order is random."""
+    from safetensors.numpy import save
+
+    written = save(
+        {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in tensors.items()}, dict(metadata)
+    )
+    (length,) = struct.unpack("<Q", written[:8])
+    header = json.dumps(json.loads(written[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + written[8 + length :]

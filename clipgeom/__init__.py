@@ -11,10 +11,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clipgeom.captions import open_captions
+    from clipgeom.centering import Certificate, check_centering
     from clipgeom.conforming import conformity
     from clipgeom.encoder import encode, load_text_encoder
     from clipgeom.errors import (
         CaptionError,
+        CertificateError,
         ClipGeomError,
         ConfigError,
         DomainError,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CaptionError",
+    "Certificate",
+    "CertificateError",
     "ClipGeomError",
     "ConfigError",
     "DomainError",
@@ -38,6 +42,7 @@ __all__ = [
     "Moments",
     "ShapeError",
     "aslerp",
+    "check_centering",
     "compare_modalities",
     "conformity",
     "encode",
@@ -54,10 +59,12 @@ __all__ = [
 # The room of each name. No room may bear the name of a public function: importing the room would hide the function.
 _ROOMS = {
     "captions": ("open_captions",),
+    "centering": ("Certificate", "check_centering"),
     "conforming": ("conformity",),
     "encoder": ("encode", "load_text_encoder"),
     "errors": (
         "CaptionError",
+        "CertificateError",
         "ClipGeomError",
         "ConfigError",
         "DomainError",

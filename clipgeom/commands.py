@@ -231,7 +231,9 @@ def _encode(
             batch_size=batch_size,
             progress=progress,
         )
-    arrays: dict[str, NDArray[Any]] = {f"{name}.{place}": vectors for (name, place), (vectors, _rows) in encoded.items()}
+    arrays: dict[str, NDArray[Any]] = {
+        f"{name}.{place}": vectors for (name, place), (vectors, _rows) in encoded.items()
+    }
     arrays |= {f"{place}.captions": rows for (_name, place), (_vectors, rows) in encoded.items()}
     counts = inputs.captions.counts
     metadata = {

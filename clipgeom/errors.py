@@ -6,6 +6,7 @@ Every message says what was expected, what was found, and what to do about it. T
 
 __all__ = [
     "CaptionError",
+    "CertificateError",
     "ClipGeomError",
     "ConfigError",
     "DomainError",
@@ -37,6 +38,10 @@ class CaptionError(ClipGeomError, ValueError):
 
 class EncoderError(ClipGeomError):
     """An encoder cannot be loaded, or cannot give what was asked of it."""
+
+
+class CertificateError(ClipGeomError):
+    """A certificate is missing, damaged or edited, or certifies something other than what is asked."""
 
 
 class MissingExtraError(ClipGeomError, ImportError):

@@ -120,9 +120,13 @@ class VectorWriter:
         self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
         self.n += len(rows)
 
-    def close(self) -> FileVectors:
-        """Flush, close, and return what was written."""
+    def close(self) -> None:
+        """Write what is pending; nothing can be added any more."""
         self._file.close()
+
+    @property
+    def written(self) -> FileVectors:
+        """What was written; complete once the writer is closed."""
         return FileVectors(self.path, n=self.n, dim=self.dim, dtype=self.dtype)
 
 

@@ -78,7 +78,8 @@ def test_blocks_from_a_file_give_the_same_as_an_array(tmp_path, monkeypatch):
     writer = VectorWriter(tmp_path / "x.f32", dim=10)
     for part in np.array_split(x, 7):
         writer.append(part)
-    from_file, from_array = measure_shells(writer.close()), measure_shells(x)
+    writer.close()
+    from_file, from_array = measure_shells(writer.written), measure_shells(x)
     np.testing.assert_array_equal(from_file.raw_norms, from_array.raw_norms)
     assert from_file.centered == from_array.centered
     assert from_file.radial == from_array.radial

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipgeom._extras import needs_extra
 from clipgeom.encoder.checkpoint import find_files, read_config, read_tensors
 from clipgeom.encoder.tokens import Tokens
-from clipgeom.errors import ConfigError, EncoderError, MissingExtraError
+from clipgeom.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
     import torch
@@ -179,13 +180,9 @@ def load_text_encoder(
     MissingExtraError
         torch or transformers is not installed.
     """
-    try:
+    with needs_extra("report", "loading an encoder"):
         import torch
         from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
-    except ImportError as error:
-        raise MissingExtraError(
-            f"loading an encoder needs {error.name}; install it with: pip install 'clipgeom[report]'"
-        ) from error
 
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
@@ -260,9 +257,7 @@ def _fill(core: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path)
     wanted = core.state_dict()
     absent = sorted(set(wanted) - set(tensors))
     if absent:
-        raise EncoderError(
-            f"{folder} lacks {len(absent)} tensor(s) of a text tower, first {absent[0]}; is it whole?"
-        )
+        raise EncoderError(f"{folder} lacks {len(absent)} tensor(s) of a text tower, first {absent[0]}; is it whole?")
     extra = sorted(set(tensors) - set(wanted))
     if extra:
         raise EncoderError(
@@ -280,7 +275,7 @@ def _check_vocabulary(core: torch.nn.Module, tokens: Tokens, folder: Path) -> No
     rows = int(core.get_submodule("embeddings.token_embedding").weight.shape[0])  # type: ignore[index]
     if tokens.size > rows:
         raise EncoderError(
-            f"the tokenizer in {folder} has {tokens.size} tokens, the encoder embeds {rows}; they do not belong together"
+            f"the tokenizer in {folder} has {tokens.size} tokens, the encoder embeds {rows}: they do not match"
         )
 
 

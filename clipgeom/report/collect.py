@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -93,8 +94,13 @@ class _Sink:
                 self.writers[key] = VectorWriter(self.folder / name, dim=rows.shape[1])
             self.writers[key].append(rows)
 
-    def close(self) -> dict[Key, FileVectors]:
-        return {key: writer.close() for key, writer in self.writers.items()}
+    @property
+    def vectors(self) -> dict[Key, FileVectors]:
+        return {key: writer.written for key, writer in self.writers.items()}
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
 
 
 def collect(
@@ -142,24 +148,29 @@ def collect(
         phases.insert(0, (islice(stream, PROFILE_CAPTIONS), extra))
 
     profile_captions = 0
-    for source, added in phases:
-        chunks: Iterator[EncodedChunk] = encode_chunks(
-            encoder, source, representations=representations, positions=[*positions, *added], batch_size=batch_size
-        )
-        for chunk in chunks:
-            main.take(chunk.vectors, [(name, place) for name in representations for place in positions])
-            side.take(chunk.vectors, [(name, place) for name in representations for place in added])
-            for place in positions:
-                rows[place].append(n + np.flatnonzero(chunk.present[place]))
-            size = len(chunk.tokens.ids)
-            n += size
-            profile_captions += size if added else 0
-            n_truncated += int(chunk.tokens.truncated.sum())
-            lengths += np.bincount(chunk.tokens.lengths, minlength=len(lengths))
-            progress(size)
+    with closing(main), closing(side):
+        for source, added in phases:
+            chunks: Iterator[EncodedChunk] = encode_chunks(
+                encoder,
+                source,
+                representations=representations,
+                positions=[*positions, *added],
+                batch_size=batch_size,
+            )
+            for chunk in chunks:
+                main.take(chunk.vectors, [(name, place) for name in representations for place in positions])
+                side.take(chunk.vectors, [(name, place) for name in representations for place in added])
+                for place in positions:
+                    rows[place].append(n + np.flatnonzero(chunk.present[place]))
+                size = len(chunk.tokens.ids)
+                n += size
+                profile_captions += size if added else 0
+                n_truncated += int(chunk.tokens.truncated.sum())
+                lengths += np.bincount(chunk.tokens.lengths, minlength=len(lengths))
+                progress(size)
     return Collected(
-        vectors=main.close(),
-        profile=side.close(),
+        vectors=main.vectors,
+        profile=side.vectors,
         rows={place: np.concatenate([*parts, np.empty(0, np.int64)]) for place, parts in rows.items()},
         n=n,
         n_truncated=n_truncated,

@@ -1,0 +1,5 @@
+"""`python -m clipgeom` is the `clipgeom` command."""
+
+from clipgeom.cli import main
+
+main()

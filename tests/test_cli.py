@@ -1,0 +1,216 @@
+"""The command as its user meets it: exit codes, one clear line for bad input, nothing half-written."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from clipgeom.cli import main
+
+from .encoder.towers import save_projection
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "clip"
+    save_projection(folder)
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; give back exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def runner(*arguments):
+        monkeypatch.setattr(sys, "argv", ["clipgeom", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        else:
+            code = 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return runner
+
+
+def write_captions(path, n=40):
+    path.write_text("".join(f"the cat and {'a dog ' * (i % 7)}on mat {i}\n" for i in range(n)))
+    return path
+
+
+def test_a_report_from_captions(run, tmp_path, model):
+    path = write_captions(tmp_path / "c.txt")
+    code, out, _ = run("report", "--model", model, "--captions", path, "--out", "r", "--limit", 30)
+    assert code == 0
+    assert "report: r/report.html" in out
+    names = sorted(p.name for p in (tmp_path / "r").iterdir())
+    assert names == ["centers.safetensors", "figures", "report.html", "report.json", "statistics.csv"]
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["schema"] == "clipgeom.report/1"
+    assert [(r["representation"], r["position"], r["n"]) for r in report["statistics"]] == [
+        ("hidden", "eos", 30),
+        ("hidden", "5", 30),
+        ("projected", "eos", 30),
+        ("projected", "5", 30),
+    ]
+    assert report["provenance"]["command"].startswith("clipgeom report --model")
+    assert "hidden.eos" in load_file(tmp_path / "r" / "centers.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.txt", "r"]
+
+
+def test_encode_then_report_on_the_vectors(run, tmp_path, model):
+    path = write_captions(tmp_path / "c.txt")
+    code, out, _ = run("encode", "--model", model, "--captions", path, "--out", "v.safetensors")
+    assert code == 0
+    assert "hidden.eos: 40 vectors of dimension 32" in out
+    code, _, _ = run(
+        "report",
+        "--embeddings",
+        "v.safetensors::hidden.5",
+        "--representation",
+        "hidden",
+        "--positions",
+        "5",
+        "--out",
+        "a",
+    )
+    assert code == 0
+    code, _, _ = run("report", "--model", model, "--captions", path, "--out", "b", "--representation", "hidden")
+    assert code == 0
+    first, second = (json.loads((tmp_path / name / "report.json").read_text()) for name in "ab")
+    given = first["statistics"][0]
+    encoded = next(r for r in second["statistics"] if r["position"] == "5")
+    assert given["position"] == "5"
+    for part in ("raw", "centered", "radial_terms"):
+        assert given[part] == encoded[part]
+    code, out, _ = run("compare", "a", "b", "--out", "c.html")
+    assert code == 0
+    assert (tmp_path / "c.html").is_file()
+
+
+def test_texts_against_images(run, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "t.npy", rng.normal(size=(60, 8)) + 1)
+    np.save(tmp_path / "i.npy", rng.normal(size=(50, 8)) - 1)
+    code, _, _ = run(
+        "report", "--embeddings", "t.npy", "--image-embeddings", "i.npy", "--representation", "projected", "--out", "r"
+    )
+    assert code == 0
+    modality = json.loads((tmp_path / "r" / "report.json").read_text())["modality"]
+    assert modality["gap"] > 0.5
+    assert modality["pairing"] is None
+    assert len(modality["offsets"]) == 17
+
+
+def bad_inputs(tmp_path, model):
+    """(name, arguments, what the line must say)."""
+    captions = write_captions(tmp_path / "c.txt")
+    (tmp_path / "two.txt").write_text("a cat\nthe dog\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text("   \n \t\n")
+    (tmp_path / "bytes.txt").write_bytes(b"fine\n\xff\xfe\n")
+    (tmp_path / "other.json").write_text('{"images": []}')
+    (tmp_path / "t.csv").write_text("name,words\na,b\n")
+    np.save(tmp_path / "nan.npy", np.array([[1.0, np.nan]] * 5))
+    np.save(tmp_path / "rank.npy", np.zeros(5))
+    np.save(tmp_path / "object.npy", np.array([{}, 1], dtype=object), allow_pickle=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    (tmp_path / "pickled").mkdir()
+    for file in ("config.json", "vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / "pickled" / file).write_bytes((model / file).read_bytes())
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
+    base = ["report", "--model", model, "--captions"]
+    vectors = ["report", "--representation", "projected", "--embeddings"]
+    return [
+        ("no input", ["report"], "--model and --captions"),
+        ("missing file", [*base, "absent.txt"], "no file absent.txt"),
+        ("empty set", [*base, "empty.txt"], "holds no captions"),
+        ("only spaces", [*base, "blank.txt"], "all of them blank"),
+        ("undecodable", [*base, "bytes.txt"], "line 2"),
+        ("not COCO", [*base, "other.json"], "annotations"),
+        ("wrong column", [*base, "t.csv", "--column", "caption"], "name, words|'name', 'words'"),
+        ("few captions", [*base, "two.txt"], r"at least 3"),
+        ("too short", [*base, captions, "--positions", "60"], "no caption is long enough"),
+        ("beyond 76", [*base, captions, "--positions", "77"], "positions 0 to 76"),
+        ("output taken", [*base, captions, "--out", "thesis"], "something other than a clipgeom report"),
+        ("limit", [*base, captions, "--limit", "0"], "limit"),
+        ("pickled", ["report", "--model", "pickled", "--captions", captions], "pickled weights only"),
+        ("no model", ["report", "--model", "./absent", "--captions", captions], "no directory"),
+        ("cannot give", [*base, captions, "--representation", "pooled"], "unknown representation"),
+        ("NaN", [*vectors, "nan.npy"], "row 0 holds NaN"),
+        ("rank", [*vectors, "rank.npy"], "matrix"),
+        ("objects", [*vectors, "object.npy"], "refused"),
+        ("no label", ["report", "--embeddings", "nan.npy"], "--representation"),
+        ("contradiction", [*vectors, "nan.npy", "--padded"], "--padded applies to captions"),
+        ("half a pair", [*base, captions, "--image-embeddings", "nan.npy"], "needs --embeddings"),
+        (
+            "encode ending",
+            ["encode", "--model", model, "--captions", captions, "--out", "v.pt"],
+            "no ending of embeddings",
+        ),
+        ("compare", ["compare", "thesis", "thesis"], "thesis"),
+    ]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, model):
+    cases = bad_inputs(tmp_path, model)
+    before = sorted(tmp_path.rglob("*"))
+    for name, arguments, expected in cases:
+        code, out, err = run(*arguments)
+        assert code == 2, (name, out, err)
+        lines = [line for line in err.splitlines() if line]
+        assert len(lines) == 1, (name, err)
+        assert lines[0].startswith("clipgeom: "), name
+        import re
+
+        assert re.search(expected, lines[0]), (name, lines[0])
+        assert sorted(tmp_path.rglob("*")) == before, name
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, model, monkeypatch):
+    path = write_captions(tmp_path / "c.txt")
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+    monkeypatch.setattr("clipgeom.report.collect.VectorWriter.append", full)
+    code, _, err = run("report", "--model", model, "--captions", path, "--out", "deep/er/r")
+    assert code == 2
+    assert "no space left" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["c.txt"]
+
+
+def test_a_defect_of_ours_is_not_hidden(run, monkeypatch, tmp_path, model):
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("clipgeom.report.build.measure_captions", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("report", "--model", model, "--captions", write_captions(tmp_path / "c.txt"))
+
+
+def test_the_command_in_a_fresh_process(tmp_path):
+    version = subprocess.run(
+        [sys.executable, "-m", "clipgeom", "--version"], capture_output=True, text=True, check=True
+    )
+    assert version.stdout.startswith("clipgeom ")
+    bare = subprocess.run([sys.executable, "-m", "clipgeom", "report"], capture_output=True, text=True, cwd=tmp_path)
+    assert bare.returncode == 2
+    assert bare.stderr.count("\n") == 1
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformers():
+    script = (
+        "import sys, clipgeom; from clipgeom import Moments, measure_shells, conformity, slerp, check_centering; "
+        "heavy = {'torch', 'transformers', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

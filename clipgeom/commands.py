@@ -95,6 +95,10 @@ Padded = Annotated[
         "--padded", help="Also profile the padding after EOS, as Stable Diffusion sees it.", rich_help_panel=_OUTPUT
     ),
 ]
+Check = Annotated[
+    bool,
+    typer.Option("--check/--no-check", help="Whether to run the centering check on each row.", rich_help_panel=_OUTPUT),
+]
 Seed = Annotated[int, typer.Option(help="Of the sample and of every interval.", rich_help_panel=_OUTPUT)]
 
 # what says how captions are read and encoded; vectors from a file have that behind them
@@ -143,6 +147,7 @@ def _report(
     positions: Positions = "eos,5",
     representation: Representation = None,
     padded: Padded = False,
+    check: Check = True,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Folder to write.", rich_help_panel=_OUTPUT)] = Path("report"),
 ) -> None:
@@ -162,6 +167,7 @@ def _report(
             position=place,
             images=None if image_embeddings is None else load_embeddings(image_embeddings, unit=name == "normalized"),
             image_source=image_embeddings,
+            check=check,
             seed=seed,
             command=_command(),
         )
@@ -178,6 +184,7 @@ def _report(
                 representations=inputs.representations,
                 positions=inputs.positions,
                 padded=padded,
+                check=check,
                 seed=seed,
                 batch_size=batch_size,
                 workspace=folder,
@@ -187,6 +194,81 @@ def _report(
     write_report(measured, out)
     _summarize(measured.report)
     print(f"report: {out / 'report.html'}")
+
+
+@app.command("check")
+def _check(
+    context: typer.Context,
+    model: Model = None,
+    subfolder: Subfolder = None,
+    revision: Revision = None,
+    captions: Captions = None,
+    embeddings: Embeddings = None,
+    column: Column = None,
+    image_column: ImageColumn = None,
+    split: Split = None,
+    limit: Limit = 5000,
+    sample: Sample = "first",
+    per_image: PerImage = "all",
+    unique: Unique = False,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    positions: Positions = "eos,5",
+    representation: Representation = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Certificate to write.", rich_help_panel=_OUTPUT)] = Path(
+        "certificate.safetensors"
+    ),
+) -> None:
+    """Check whether these embeddings may be interpolated about their centre.
+
+    Prints the verdict and writes the certificate that a trainer asks; exits with 0 whatever the verdict is.
+    """
+    from clipgeom.centering import Certificate, check_centering
+
+    _check_out(out)
+    if embeddings is not None:
+        _refuse(context, _CAPTION_OPTIONS, "applies to captions, not to --embeddings")
+        name, place = _labels(context, representation, positions)
+        vectors = load_embeddings(embeddings, unit=name == "normalized")
+        checks = [(name, str(place), check_centering(vectors, seed=seed))]
+        certificate = Certificate.of(checks, encoder_fingerprint=None, captions_sha256=None, seed=seed)
+    else:
+        from clipgeom.report.build import check_captions
+
+        inputs = _inputs(
+            model, subfolder, revision, captions, column, image_column, split, limit, sample, per_image, unique, dtype,
+            device, positions, representation, seed,
+        )  # fmt: skip
+        with _workspace(out) as folder, Progress("encoded", "captions") as progress:
+            checks = check_captions(
+                inputs.encoder,
+                inputs.captions,
+                representations=inputs.representations,
+                positions=inputs.positions,
+                seed=seed,
+                batch_size=batch_size,
+                workspace=folder,
+                progress=progress,
+            )
+        certificate = Certificate.of(
+            checks,
+            encoder_fingerprint=inputs.encoder.fingerprint,
+            captions_sha256=inputs.captions.counts.sha256,
+            seed=seed,
+            model=inputs.encoder.name,
+            captions=inputs.captions.source,
+        )
+    certificate.save(out)
+    for entry in certificate.entries:
+        print(f"{entry.representation} at {entry.position} (n = {entry.n}): {entry.figures['verdict']}")
+        for mode, on in entry.figures["on_shell"].items():
+            auc = entry.figures["auc"][mode]
+            print(
+                f"  {mode:<12} on-shell {_interval(on['rate'], on['ci95'])}  AUC {_interval(auc['auc'], auc['ci95'])}"
+            )
+    print(f"certificate: {out}")
 
 
 @app.command("encode")
@@ -346,6 +428,24 @@ def _workspace(out: Path) -> Iterator[Path]:
         for folder in made:
             folder.rmdir()
         raise
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to replace anything but an earlier certificate, before any work is done."""
+    from clipgeom.centering import Certificate
+    from clipgeom.errors import CertificateError
+
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'its folder does not exist'}")
+    if out.exists():
+        try:
+            Certificate.load(out)
+        except CertificateError as error:
+            raise ConfigError(f"{out} is there and is no certificate; choose another --out ({error})") from error
+
+
+def _interval(value: float, ci95: list[float]) -> str:
+    return f"{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"
 
 
 def _command() -> str:

@@ -16,18 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import clipgeom
+from clipgeom.centering import CenteringCheck, check_centering
 from clipgeom.encoder.positions import Position
 from clipgeom.errors import DomainError
 from clipgeom.report.collect import CaptionSpool, Collected, collect
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.measure import Row, RowArrays, json_ready, measure_profile, measure_row
+from clipgeom.report.measure import Row, RowArrays, json_ready, measure_profile, measure_row, require_samples
 from clipgeom.vectors import Vectors
 
 if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
-__all__ = ["Measured", "measure_captions", "measure_embeddings"]
+__all__ = ["Measured", "check_captions", "measure_captions", "measure_embeddings"]
 
 _VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
 
@@ -49,6 +50,7 @@ def measure_captions(
     positions: tuple[Position, ...],
     profile: bool = True,
     padded: bool = False,
+    check: bool = True,
     seed: int = 0,
     batch_size: int = 64,
     workspace: Path,
@@ -65,6 +67,8 @@ def measure_captions(
         One row of statistics for each pair, in this order.
     profile, padded : bool
         Whether to profile all content positions, and all padded ones too.
+    check : bool
+        Whether to run the centering check on each row.
     seed : int
         Of every interval.
     batch_size : int
@@ -107,6 +111,7 @@ def measure_captions(
                             n_excluded=collected.n - len(collected.rows[place]),
                             describe=_describer(spool, collected.rows[place]),
                             seed=seed,
+                            check=check,
                         )
                     )
             profile_rows, centers = _profile(collected, representations)
@@ -139,6 +144,41 @@ def measure_captions(
     return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
 
 
+def check_captions(
+    encoder: TextEncoder,
+    captions: CaptionStream,
+    *,
+    representations: tuple[str, ...],
+    positions: tuple[Position, ...],
+    seed: int = 0,
+    batch_size: int = 64,
+    workspace: Path,
+    progress: Callable[[int], None] = lambda _n: None,
+) -> list[tuple[str, str, CenteringCheck]]:
+    """Encode a caption set and run the centering check on each row: (representation, position, outcome).
+
+    Parameters are those of `measure_captions`.
+    """
+    with tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as name:
+        collected = collect(
+            encoder,
+            (caption.text for caption in captions),
+            Path(name),
+            representations=representations,
+            positions=positions,
+            profile=False,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        checks = []
+        for representation in representations:
+            for place in positions:
+                vectors = collected.vectors[representation, place]
+                require_samples(vectors.n, collected.n - vectors.n, str(place))
+                checks.append((representation, str(place), check_centering(vectors, seed=seed)))
+    return checks
+
+
 def measure_embeddings(
     vectors: Vectors,
     *,
@@ -147,16 +187,17 @@ def measure_embeddings(
     position: Position,
     images: Vectors | None = None,
     image_source: Path | str | None = None,
+    check: bool = True,
     seed: int = 0,
     command: str | None = None,
 ) -> Measured:
     """Measure vectors computed elsewhere, and against `images` of the same space where those are given."""
-    rows = [_given(vectors, representation, str(position), seed)]
+    rows = [_given(vectors, representation, str(position), seed, check)]
     modality = None
     if images is not None:
         from clipgeom.modality import compare_modalities
 
-        rows.append(_given(images, representation, "image", seed))
+        rows.append(_given(images, representation, "image", seed, check))
         modality = asdict(compare_modalities(_whole(images), _whole(vectors), seed=seed))
     report = _report(
         provenance={
@@ -182,7 +223,7 @@ def measure_embeddings(
     return Measured(report, _centers(rows), [row.arrays for row in rows])
 
 
-def _given(vectors: Vectors, representation: str, position: str, seed: int) -> Row:
+def _given(vectors: Vectors, representation: str, position: str, seed: int, check: bool) -> Row:
     return measure_row(
         vectors,
         representation=representation,
@@ -190,6 +231,7 @@ def _given(vectors: Vectors, representation: str, position: str, seed: int) -> R
         n_excluded=0,
         describe=lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
         seed=seed,
+        check=check,
     )
 
 
@@ -218,7 +260,7 @@ def _report(
             },
             "captions": captions,
             "statistics": [row.statistics for row in rows],
-            "centering": [],
+            "centering": [row.centering for row in rows if row.centering is not None],
             "conformity": [row.conformity for row in rows if row.conformity is not None],
             "profile": profile,
             "modality": modality,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clipgeom.report.centering_figures import centering
 from clipgeom.report.drawing import Picture, style
 from clipgeom.report.measure import RowArrays
 from clipgeom.report.shell_figures import norms, profiles, radial, tightness
@@ -27,6 +28,7 @@ def draw_report(report: dict[str, Any], rows: Sequence[RowArrays]) -> Figures:
     """
     with style():
         return {
+            "centering": centering(rows),
             "tightness": tightness(report["statistics"]),
             "norms": norms(rows),
             "radial": radial(report["statistics"]),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom.centering import CenteringCheck, check_centering, summarize
 from clipgeom.conforming import Conformity, conformity
 from clipgeom.errors import DomainError
 from clipgeom.moments import Moments
@@ -17,7 +18,7 @@ from clipgeom.shells import MIN_SAMPLES, NormSummary, Shells, measure_shells
 from clipgeom.spectrum import Spectrum, measure_spectrum
 from clipgeom.vectors import Vectors
 
-__all__ = ["RowArrays", "json_ready", "measure_profile", "measure_row"]
+__all__ = ["Row", "RowArrays", "json_ready", "measure_profile", "measure_row", "require_samples"]
 
 EXTREMES = 8
 DRAWN = 20_000  # points that a histogram or scatter is drawn from
@@ -29,7 +30,7 @@ Describe = Callable[[Iterable[int]], list[dict[str, str]]]
 class RowArrays:
     """What the figures of one row draw; at most `DRAWN` evenly spaced samples of each distribution.
 
-    `conformity` and `cosines` are None where no direction exists.
+    `conformity` and `cosines` are None where no direction exists; `check` is None where no centering check was run.
     """
 
     representation: str
@@ -39,6 +40,7 @@ class RowArrays:
     eigenvalues: NDArray[np.float64]
     conformity: NDArray[np.float64] | None
     cosines: NDArray[np.float64] | None
+    check: CenteringCheck | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +49,20 @@ class Row:
 
     statistics: dict[str, Any]
     conformity: dict[str, Any] | None
+    centering: dict[str, Any] | None
     center: NDArray[np.float64]
     arrays: RowArrays
 
 
 def measure_row(
-    vectors: Vectors, *, representation: str, position: str, n_excluded: int, describe: Describe, seed: int
+    vectors: Vectors,
+    *,
+    representation: str,
+    position: str,
+    n_excluded: int,
+    describe: Describe,
+    seed: int,
+    check: bool = True,
 ) -> Row:
     """Everything about one set of vectors.
 
@@ -67,25 +77,23 @@ def measure_row(
     describe : callable
         From row indices to {id, text} of their captions.
     seed : int
-        Of the bootstrap.
+        Of the bootstrap and of the check.
+    check : bool
+        Whether to run the centering check too.
 
     Raises
     ------
     DomainError
         Too few vectors, naming the position.
     """
-    if vectors.n < MIN_SAMPLES:
-        if vectors.n == 0 and n_excluded:
-            reason = f"no caption is long enough to have content at position {position}"
-        else:
-            reason = f"only {vectors.n} caption(s) can be measured at position {position}"
-        raise DomainError(f"{reason}; at least {MIN_SAMPLES} are needed")
+    require_samples(vectors.n, n_excluded, position)
     shells = measure_shells(vectors, seed=seed)
     spectrum = measure_spectrum(shells.moments)
     try:
         common: Conformity | None = conformity(vectors, seed=seed)
     except DomainError:
         common = None  # a zero vector or zero mean has no direction; the row says so in its notes
+    checked = check_centering(vectors, seed=seed, shells=shells) if check else None
     statistics = {
         "representation": representation,
         "position": position,
@@ -103,6 +111,9 @@ def measure_row(
     return Row(
         statistics=statistics,
         conformity=None if common is None else _conformity(common, representation, position, describe),
+        centering=None
+        if checked is None
+        else {"representation": representation, "position": position, **summarize(checked)},
         center=shells.moments.mean,
         arrays=RowArrays(
             representation=representation,
@@ -112,8 +123,26 @@ def measure_row(
             eigenvalues=spectrum.eigenvalues,
             conformity=None if common is None else _thin(common.values),
             cosines=None if common is None else _thin(common.cosines),
+            check=checked,
         ),
     )
+
+
+def require_samples(n: int, n_excluded: int, position: str) -> None:
+    """Refuse to measure fewer than three vectors.
+
+    Raises
+    ------
+    DomainError
+        Naming the position, and whether captions are too short for it.
+    """
+    if n >= MIN_SAMPLES:
+        return
+    if n == 0 and n_excluded:
+        reason = f"no caption is long enough to have content at position {position}"
+    else:
+        reason = f"only {n} caption(s) can be measured at position {position}"
+    raise DomainError(f"{reason}; at least {MIN_SAMPLES} are needed")
 
 
 def measure_profile(vectors: Vectors) -> dict[str, Any] | None:

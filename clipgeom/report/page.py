@@ -15,7 +15,7 @@ from markupsafe import Markup
 from clipgeom.report import tables
 from clipgeom.report.figures import Figures
 from clipgeom.report.numbers import Cell, correlation, count, number
-from clipgeom.report.summary import FEW, has_spread, headline, row_label
+from clipgeom.report.summary import FEW, has_spread, headline, recommendation, row_label
 
 __all__ = ["render", "render_report", "report_subtitle", "report_title"]
 
@@ -47,8 +47,9 @@ def render_report(report: dict[str, Any], figures: Figures) -> str:
         "report.html.j2",
         title=report_title(provenance),
         subtitle=report_subtitle(report),
-        headline=headline(statistics),
+        headline=[*headline(statistics), *recommendation(report["centering"])],
         report=report,
+        centering=_centering_blocks(report, figures),
         figures=figures,
         tables=tables,
         notes=[(note, rows) for note, rows in _notes(statistics) if not note.startswith(_ABOUT_SPHERE)],
@@ -136,6 +137,20 @@ def _notes(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 def _conformity_blocks(report: dict[str, Any], figures: Figures) -> list[dict[str, Any]]:
     drawn = [entry for entry in report["conformity"] if has_spread(entry)]
     return [{"picture": picture, "entry": entry} for entry, picture in zip(drawn, figures["conformity"], strict=True)]
+
+
+def _centering_blocks(report: dict[str, Any], figures: Figures) -> list[dict[str, Any]]:
+    """Each check with its figure and table; those without a verdict have neither."""
+    pictures = iter(figures["centering"])
+    return [
+        {
+            "label": row_label(entry),
+            "entry": entry,
+            "picture": next(pictures) if entry["decided"] else None,
+            "table": tables.centering_table(entry) if entry["decided"] else None,
+        }
+        for entry in report["centering"]
+    ]
 
 
 def _caption_counts(report: dict[str, Any]) -> list[tuple[Cell, str]]:

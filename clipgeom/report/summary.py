@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from clipgeom.centering import LABELS
+
 __all__ = ["CONSTANT", "FEW", "SHAPES", "Reading", "has_spread", "headline", "overlap", "read_row", "row_label"]
 
 Side = Literal["raw", "centered"]
@@ -95,6 +97,20 @@ def headline(rows: Iterable[dict[str, Any]]) -> list[str]:
     if few < FEW:
         sentences.append(f"With as few as {few} samples the bootstrap intervals are rough; read them as a hint only.")
     return sentences
+
+
+def recommendation(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence that says which interpolation the centering check allows where; none without a check."""
+    if not entries:
+        return []
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        groups.setdefault(entry["recommended"] if entry["decided"] else "", []).append(row_label(entry))
+    parts = []
+    for mode, rows in groups.items():
+        where = "everywhere" if len(groups) == 1 else f"in {', '.join(rows)}"
+        parts.append(f"{LABELS[mode]} {where}" if mode else f"no verdict {where}, hence SLERP")
+    return [f"To interpolate, use {'; '.join(parts)}: see the check below."]
 
 
 def _tighter(row: dict[str, Any], statistic: str) -> Side | None:

@@ -13,6 +13,7 @@ __all__ = [
     "Column",
     "Table",
     "center_features",
+    "centering_table",
     "conformity_table",
     "main_table",
     "radial_table",
@@ -88,6 +89,39 @@ def main_table(rows: Sequence[dict[str, Any]]) -> Table:
         ),
         rows=cells,
         groups=(("", 1), ("", 1), ("", 2), ("Raw ‖x‖", 3), ("Centred ‖x − m‖", 3), ("", 1)),
+    )
+
+
+def centering_table(entry: dict[str, Any]) -> Table:
+    """Both judges' word on each mode of interpolation, beside real points."""
+    cells = []
+    for mode, on in entry["on_shell"].items():
+        auc, over = entry["auc"][mode], entry["minus_slerp"].get(mode)
+        verdict = {None: MISSING, True: "yes", False: "no"}[entry["validated"].get(mode)]
+        near = entry["on_shell_neighbors"].get(mode)
+        cells.append(
+            [
+                text(mode),
+                Cell(verdict, sort=verdict, mark="better" if verdict == "yes" else ""),
+                number(on["rate"], on["ci95"]),
+                number(auc["auc"], auc["ci95"]),
+                number(over["estimate"], over["ci95"]) if over else Cell(MISSING),
+                number(over["auc_estimate"], over["auc_ci95"]) if over else Cell(MISSING),
+                number(near["rate"], near["ci95"]) if near else Cell(MISSING),
+            ]
+        )
+    return Table(
+        caption="The two judges of each mode of interpolation",
+        columns=(
+            Column("Mode", kind="text"),
+            Column("Validated", "both judges prefer it to SLERP with 95 % confidence", "text"),
+            Column("On-shell", "share of points on all three shells, t = ¼, ½, ¾, random pairs"),
+            Column("AUC", "of a classifier that tells interpolated points from real ones"),
+            Column("On-shell − SLERP", "difference of on-shell rates; positive is better"),
+            Column("AUC nearer to ½", "than SLERP's, by so much; positive is better"),
+            Column("On-shell, neighbours", "the same rate for pairs of nearest neighbours"),
+        ),
+        rows=cells,
     )
 
 

@@ -1,0 +1,21 @@
+"""The centering check and its certificate: may an encoder's embeddings be interpolated about their centre."""
+
+from clipgeom.centering.certificate import Certificate, Entry, summarize
+from clipgeom.centering.check import CENTERED_MODES, MODES, CenteringCheck, Estimate, Preference, check_centering
+from clipgeom.centering.explain import LABELS, breaks, explain, verdict
+
+__all__ = [
+    "CENTERED_MODES",
+    "LABELS",
+    "MODES",
+    "CenteringCheck",
+    "Certificate",
+    "Entry",
+    "Estimate",
+    "Preference",
+    "breaks",
+    "check_centering",
+    "explain",
+    "summarize",
+    "verdict",
+]

@@ -1,0 +1,472 @@
+"""The centering check: whether an interpolated embedding still looks like an embedding of this encoder.
+
+Two judges answer for each mode of interpolation, on captions that they were not fitted to. A centred mode is validated
+where both prefer it to SLERP with 95 % confidence, and the second finds SLERP's points at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom.centering.classifier import Classifier, placements
+from clipgeom.centering.design import Fold, PairedRates, halves, nearest_pairs, random_pairs
+from clipgeom.centering.shells import TOLERANCE, FittedShells, Whitening
+from clipgeom.interpolate import aslerp, lerp, slerp, vslerp
+from clipgeom.intervals import Interval, bootstrap_means, interval
+from clipgeom.shells import Shells, measure_shells
+from clipgeom.vectors import Vectors, as_vectors
+
+__all__ = ["CENTERED_MODES", "MIN_VECTORS", "MODES", "CenteringCheck", "Estimate", "Preference", "check_centering"]
+
+Array = NDArray[np.float64]
+
+# from the simplest to the least simple: ties go to the left
+CENTERED_MODES = ("vslerp", "vslerp_norm", "aslerp")
+MODES = ("lerp", "slerp", *CENTERED_MODES)
+
+TIMES = (0.25, 0.5, 0.75)
+
+# Fewer distinct vectors leave less than 15 real points for the second judge to be read on.
+MIN_VECTORS = 90
+# More are thinned: the intervals are narrow by then.
+MAX_VECTORS = 10_000
+
+_DRAWN = 400  # points of each mode that a figure shows
+_CONSTANT = 1e-6  # a spread below this share of the centre's norm is rounding noise, not a population
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    ci95: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """How much better a mode is than another, by either judge; positive is better.
+
+    `on_shell` is the difference of on-shell rates; `auc` is how much nearer to ½ the classifier's AUC is, one below ½
+    counting as ½.
+    """
+
+    on_shell: Estimate
+    auc: Estimate
+
+    @property
+    def certain(self) -> bool:
+        """Whether both judges prefer the mode with 95 % confidence."""
+        return self.on_shell.ci95[0] > 0 and self.auc.ci95[0] > 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CenteringCheck:
+    """Outcome of the check for one set of vectors.
+
+    Attributes
+    ----------
+    n, n_distinct, n_judged : int
+        Vectors given, distinct ones among them, and those that took part (at most `MAX_VECTORS`).
+    dim : int
+    shells : Shells
+        Norms, offset and radial terms of all vectors given.
+    decided : bool
+        False where there are too few vectors, or none that vary: then nothing is validated and `reason` says why.
+    reason : str
+    on_shell : dict
+        Rate on all three shells for ``real`` (the ceiling) and each mode, over t = ¼, ½, ¾ and random pairs.
+    by_time : dict
+        The same rates for each t.
+    neighbors : dict
+        The same rates for pairs of nearest neighbours.
+    by_shell : dict
+        For each mode the rate on each shell alone: raw, centered, whitened.
+    auc : dict
+        The classifier's AUC for ``real`` (other real points: must be near ½) and each mode.
+    minus_slerp : dict
+        Preference over SLERP of each other mode.
+    displaced, variance_along, radius : dict
+        For each mode: how far the mean moved along the centre's axis, in standard deviations there; the variance along
+        that axis, as a share of the real one; the median of each of the three radii, as a share of the real mean.
+    validated : dict
+        For each centred mode.
+    recommended : str
+        A validated mode, or ``slerp``.
+    radii : dict
+        For drawing: radii at t = ½ as shares of the real means, shape (k, 3), for ``real`` and each mode.
+    bounds : ndarray, shape (3, 2)
+        The shells in the same units.
+    """
+
+    n: int
+    n_distinct: int
+    n_judged: int
+    dim: int
+    seed: int
+    tolerance: float
+    shells: Shells
+    decided: bool
+    reason: str
+    on_shell: dict[str, Estimate]
+    by_time: dict[str, dict[str, float]]
+    neighbors: dict[str, Estimate]
+    by_shell: dict[str, dict[str, float]]
+    auc: dict[str, Estimate]
+    minus_slerp: dict[str, Preference]
+    displaced: dict[str, float]
+    variance_along: dict[str, float]
+    radius: dict[str, dict[str, float]]
+    validated: dict[str, bool]
+    recommended: str
+    radii: dict[str, Array]
+    bounds: Array
+
+
+def interpolate(mode: str, a: Array, b: Array, t: float, center: Array) -> Array:
+    """Interpolate by the name of a mode, as the check and its figures do; a and b of shape (n, d)."""
+    functions: dict[str, Callable[[], Any]] = {
+        "lerp": lambda: lerp(a, b, t),
+        "slerp": lambda: slerp(a, b, t),
+        "vslerp": lambda: vslerp(a, b, t, center=center),
+        "vslerp_norm": lambda: vslerp(a, b, t, center=center, keep_norm=True),
+        "aslerp": lambda: aslerp(a, b, t, center=center),
+    }
+    points: Array = functions[mode]()
+    return points
+
+
+def check_centering(
+    vectors: Vectors | NDArray[Any], /, *, seed: int = 0, tolerance: float = TOLERANCE, shells: Shells | None = None
+) -> CenteringCheck:
+    """Run the centering check on embeddings of one representation at one position.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, d), or Vectors
+        One embedding a caption. Repeated vectors count once, since a repetition would stand on both sides of the split.
+    seed : int
+        Of the split, of the thinning and of every interval; the same vectors and seed give the same outcome.
+    tolerance : float
+        Half-width that a shell has at least, as a share of its mean radius.
+    shells : Shells, optional
+        What `measure_shells` said of these vectors, where it is known already.
+
+    Raises
+    ------
+    DomainError
+        NaN or infinity, or fewer than three vectors.
+
+    Notes
+    -----
+    Each half is once fitted on (centre, Ledoit–Wolf covariance, classifier) and once judged. See `FittedShells` and
+    `Classifier` for the judges, `PairedRates` for the intervals.
+    """
+    source = as_vectors(vectors)
+    known = measure_shells(source, seed=seed) if shells is None else shells
+    rng = np.random.default_rng(seed)
+    x, n_distinct = _distinct(source, rng)
+    spread = known.moments.total_variance**0.5
+    if spread <= _CONSTANT * known.center_norm or spread == 0:
+        return _undecided(
+            known,
+            n_distinct,
+            seed,
+            tolerance,
+            "the vectors are all but constant, so that no direction is left to interpolate in",
+        )
+    if len(x) < MIN_VECTORS:
+        return _undecided(
+            known,
+            n_distinct,
+            seed,
+            tolerance,
+            f"{n_distinct} distinct vectors are too few for a verdict: at least {MIN_VECTORS} are needed",
+        )
+    parts = [_Judged.of(x, fold, tolerance, rng) for fold in halves(len(x), rng)]
+    return _verdict(known, n_distinct, len(x), seed, tolerance, parts)
+
+
+def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, int]:
+    """Distinct vectors in their order, thinned at random to `MAX_VECTORS`, and how many there were."""
+    seen: dict[bytes, int] = {}
+    position = 0
+    for block in source.blocks():
+        for row in block:
+            seen.setdefault(blake2b((row + 0.0).tobytes(), digest_size=16).digest(), position)  # −0 counts as 0
+            position += 1
+    kept = np.fromiter(seen.values(), dtype=np.int64)
+    chosen = np.sort(rng.choice(kept, MAX_VECTORS, replace=False)) if len(kept) > MAX_VECTORS else kept
+    rows, position = [], 0
+    for block in source.blocks():
+        inside = chosen[(chosen >= position) & (chosen < position + len(block))] - position
+        rows.append(block[inside])
+        position += len(block)
+    return np.concatenate(rows), len(kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """What both judges say of one half, fitted on the other. Columns are MODES throughout."""
+
+    ceiling: NDArray[np.bool_]
+    pairs: NDArray[np.int64]
+    on_shell: Array  # (pairs, times, modes)
+    near_pairs: NDArray[np.int64]
+    near_on_shell: Array  # (near pairs, modes)
+    by_shell: Array  # (modes, 3)
+    real_placed: Array  # (real, 1 + modes): the first column is the control
+    made_placed: Array  # (parents' pairs, 1 + modes)
+    moved: Array  # (modes,)
+    variance: Array  # (modes,)
+    radius: Array  # (modes, 3)
+    drawn: dict[str, Array]
+    bounds: Array
+
+    @classmethod
+    def of(cls, x: Array, fold: Fold, tolerance: float, rng: np.random.Generator) -> _Judged:
+        fitted, judged = x[fold.fitted], x[fold.judged]
+        whitening = Whitening.fit(fitted)
+        real = whitening.radii(judged)
+        shells = FittedShells.of(real, tolerance=tolerance)
+
+        pairs = random_pairs(len(judged))
+        near = nearest_pairs(judged)
+        axis = whitening.center / max(float(np.linalg.norm(whitening.center)), np.finfo(float).tiny)
+        along = judged @ axis
+        on_shell = np.empty((len(pairs), len(TIMES), len(MODES)))
+        near_on_shell = np.empty((len(near), len(MODES)))
+        by_shell, radius = np.empty((len(MODES), 3)), np.empty((len(MODES), 3))
+        moved, variance = np.empty(len(MODES)), np.empty(len(MODES))
+        drawn = {"real": real[:_DRAWN] / shells.mean}
+        for m, mode in enumerate(MODES):
+            alone = np.zeros(3)
+            for k, t in enumerate(TIMES):
+                # pair by pair of partners, so that no more than one point a vector is held at once
+                for start in range(0, len(pairs), len(judged)):
+                    some = pairs[start : start + len(judged)]
+                    points = interpolate(mode, judged[some[:, 0]], judged[some[:, 1]], t, whitening.center)
+                    radii = whitening.radii(points)
+                    held = shells.hold(radii)
+                    on_shell[start : start + len(some), k, m] = held.all(axis=1)
+                    alone += held.sum(axis=0)
+                    if t == 0.5 and start == 0:
+                        radius[m] = np.median(radii / shells.mean, axis=0)
+                        moved[m] = (points @ axis).mean() - along.mean()
+                        variance[m] = (points @ axis).var() / along.var()
+                        drawn[mode] = radii[:_DRAWN] / shells.mean
+            by_shell[m] = alone / (len(pairs) * len(TIMES))
+            held_near = [
+                shells.hold(
+                    whitening.radii(interpolate(mode, judged[near[:, 0]], judged[near[:, 1]], t, whitening.center))
+                ).all(axis=1)
+                for t in TIMES
+            ]
+            near_on_shell[:, m] = np.mean(held_near, axis=0)
+        real_placed, made_placed = _classified(fitted, judged, whitening)
+        return cls(
+            ceiling=np.asarray(shells.hold(real).all(axis=1)),
+            pairs=pairs,
+            on_shell=on_shell,
+            near_pairs=near,
+            near_on_shell=near_on_shell,
+            by_shell=by_shell,
+            real_placed=real_placed,
+            made_placed=made_placed,
+            moved=moved / along.std(),
+            variance=variance,
+            radius=radius,
+            drawn=drawn,
+            bounds=np.stack([shells.low / shells.mean, shells.high / shells.mean], axis=1),
+        )
+
+
+def _classified(fitted: Array, judged: Array, whitening: Whitening) -> tuple[Array, Array]:
+    """Placements of real and made points of the judged half, by classifiers trained on the fitted half.
+
+    In either half a third are real points and two thirds are parents, each used once; in training each pair gives one
+    point, t going round, and in judging one for each t, their placements averaged. The control's made points are real.
+    """
+
+    def parts(half: Array) -> tuple[Array, Array, Array]:
+        third = len(half) // 3
+        return half[:third], half[third : 2 * third], half[2 * third : 3 * third]
+
+    real, first, second = parts(fitted)
+    real_out, first_out, second_out = parts(judged)
+    times = np.resize(TIMES, len(first))
+    real_placed, made_placed = [], []
+    for mode in ("real", *MODES):
+        if mode == "real":
+            made, out = first, [first_out]
+        else:
+            made = np.empty_like(first)
+            for t in TIMES:
+                mine = times == t
+                made[mine] = interpolate(mode, first[mine], second[mine], t, whitening.center)
+            out = [interpolate(mode, first_out, second_out, t, whitening.center) for t in TIMES]
+        classifier = Classifier.fit(whitening, real, made)
+        scores = classifier.scores(real_out)
+        placed = [placements(scores, classifier.scores(points)) for points in out]
+        real_placed.append(np.mean([above for above, _ in placed], axis=0))
+        made_placed.append(np.mean([below for _, below in placed], axis=0))
+    return np.stack(real_placed, axis=1), np.stack(made_placed, axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Aucs:
+    """AUC of the control and of each mode, with paired replicates over captions."""
+
+    values: Array
+    replicates: Array
+
+    @classmethod
+    def of(cls, parts: Sequence[_Judged], seed: int) -> _Aucs:
+        values = np.mean([part.made_placed.mean(axis=0) for part in parts], axis=0)
+        # deviations from each half's own AUC: the halves' classifiers differ
+        real = np.concatenate([part.real_placed - part.real_placed.mean(axis=0) for part in parts])
+        made = np.concatenate([part.made_placed - part.made_placed.mean(axis=0) for part in parts])
+        moved = bootstrap_means(real, seed=seed) + bootstrap_means(made, seed=seed + 1)
+        return cls(values, values + moved)
+
+    def estimate(self, column: int) -> Estimate:
+        low, high = interval(self.replicates[:, column])
+        return Estimate(float(self.values[column]), (max(0.0, low), min(1.0, high)))
+
+
+def _verdict(
+    shells: Shells, n_distinct: int, n_judged: int, seed: int, tolerance: float, parts: Sequence[_Judged]
+) -> CenteringCheck:
+    offsets = np.cumsum([0, *(len(part.ceiling) for part in parts)])
+    shifted = list(zip(parts, offsets, strict=False))
+    pairs = np.concatenate([part.pairs + start for part, start in shifted])
+    near = np.concatenate([part.near_pairs + start for part, start in shifted])
+    by_time = np.concatenate([part.on_shell for part in parts])
+    rates = PairedRates.of(by_time.mean(axis=1), pairs, seed=seed)
+    near_rates = PairedRates.of(np.concatenate([part.near_on_shell for part in parts]), near, seed=seed)
+    ceiling = np.concatenate([part.ceiling for part in parts]).astype(np.float64)
+    aucs = _Aucs.of(parts, seed)
+
+    column = {mode: m for m, mode in enumerate(MODES)}
+    on_shell = {
+        "real": Estimate(float(ceiling.mean()), interval(bootstrap_means(ceiling[:, None], seed=seed)[:, 0])),
+        **{mode: Estimate(float(rates.rates[m]), rates.interval(m)) for mode, m in column.items()},
+    }
+    auc = {mode: aucs.estimate(m) for m, mode in enumerate(("real", *MODES))}
+    difference = _Differences(rates, aucs)
+    minus_slerp = {mode: difference.of(m, column["slerp"]) for mode, m in column.items() if mode != "slerp"}
+    # A classifier that does not find SLERP's points has nothing to prefer: two AUCs at ½ differ by chance alone, and
+    # differ surely in one case of forty.
+    found = auc["slerp"].ci95[0] > 0.5
+    validated = {mode: found and minus_slerp[mode].certain for mode in CENTERED_MODES}
+    return CenteringCheck(
+        n=shells.n,
+        n_distinct=n_distinct,
+        n_judged=n_judged,
+        dim=shells.dim,
+        seed=seed,
+        tolerance=tolerance,
+        shells=shells,
+        decided=True,
+        reason="",
+        on_shell=on_shell,
+        by_time={
+            mode: {str(t): float(by_time[:, k, m].mean()) for k, t in enumerate(TIMES)} for mode, m in column.items()
+        },
+        neighbors={mode: Estimate(float(near_rates.rates[m]), near_rates.interval(m)) for mode, m in column.items()},
+        by_shell={
+            mode: dict(
+                zip(
+                    ("raw", "centered", "whitened"),
+                    np.mean([p.by_shell[m] for p in parts], axis=0).tolist(),
+                    strict=True,
+                )
+            )
+            for mode, m in column.items()
+        },
+        auc=auc,
+        minus_slerp=minus_slerp,
+        displaced={mode: float(np.mean([p.moved[m] for p in parts])) for mode, m in column.items()},
+        variance_along={mode: float(np.mean([p.variance[m] for p in parts])) for mode, m in column.items()},
+        radius={
+            mode: dict(
+                zip(
+                    ("raw", "centered", "whitened"), np.mean([p.radius[m] for p in parts], axis=0).tolist(), strict=True
+                )
+            )
+            for mode, m in column.items()
+        },
+        validated=validated,
+        recommended=_recommended(validated, difference, column),
+        radii=parts[0].drawn,
+        bounds=parts[0].bounds,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Differences:
+    """Paired differences between modes, by both judges."""
+
+    rates: PairedRates
+    aucs: _Aucs
+
+    def of(self, mode: int, other: int) -> Preference:
+        """How much better `mode` is than `other` (columns of MODES)."""
+        moved = self.rates.replicates[:, mode] - self.rates.replicates[:, other]
+        # a detector below ½ has found nothing; the AUCs' first column is the control
+        detected = np.maximum(self.aucs.replicates, 0.5)
+        hidden = detected[:, other + 1] - detected[:, mode + 1]
+        values = np.maximum(self.aucs.values, 0.5)
+        return Preference(
+            Estimate(float(self.rates.rates[mode] - self.rates.rates[other]), interval(moved)),
+            Estimate(float(values[other + 1] - values[mode + 1]), interval(hidden)),
+        )
+
+
+def _recommended(validated: dict[str, bool], difference: _Differences, column: dict[str, int]) -> str:
+    """The simplest validated mode, unless a later one is surely better by one judge and not surely worse by the other."""
+    best: str | None = None
+    for mode in CENTERED_MODES:
+        if not validated[mode]:
+            continue
+        if best is None:
+            best = mode
+            continue
+        over = difference.of(column[mode], column[best])
+        judges = (over.on_shell, over.auc)
+        if any(j.ci95[0] > 0 for j in judges) and not any(j.ci95[1] < 0 for j in judges):
+            best = mode
+    return best or "slerp"
+
+
+def _undecided(shells: Shells, n_distinct: int, seed: int, tolerance: float, reason: str) -> CenteringCheck:
+    return CenteringCheck(
+        n=shells.n,
+        n_distinct=n_distinct,
+        n_judged=0,
+        dim=shells.dim,
+        seed=seed,
+        tolerance=tolerance,
+        shells=shells,
+        decided=False,
+        reason=reason,
+        on_shell={},
+        by_time={},
+        neighbors={},
+        by_shell={},
+        auc={},
+        minus_slerp={},
+        displaced={},
+        variance_along={},
+        radius={},
+        validated=dict.fromkeys(CENTERED_MODES, False),
+        recommended="slerp",
+        radii={},
+        bounds=np.empty((0, 2)),
+    )

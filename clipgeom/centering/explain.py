@@ -18,8 +18,7 @@ LABELS = {
 SPHERE = -0.9  # correlation of ‖x−m‖² and m·(x−m) below which the vectors count as bound to a shell about the origin
 SMALL_OFFSET = 0.1  # offset ratio below which the mean explains less than 1 % of the mean square norm
 
-_CHANGED = 0.02  # a radius or a rate that differs by less is not worth a word
-_SEEN = 0.05
+_SEEN = 0.05  # a shortfall of a rate or an AUC that is worth a word
 
 
 def verdict(check: CenteringCheck) -> str:
@@ -43,6 +42,8 @@ def explain(check: CenteringCheck) -> str:
             if not check.validated[mode]:
                 sentences.append(_not_validated(check, mode))
     sentences.append(verdict(check))
+    if check.decided and check.recommended != "slerp":
+        sentences += _caution(check)
     return " ".join(sentences)
 
 
@@ -132,6 +133,20 @@ def _not_validated(check: CenteringCheck, mode: str) -> str:
     name = LABELS[mode] if LABELS[mode].startswith("v") else LABELS[mode].capitalize().replace("slerp", "SLERP")
     numbers = f"on-shell {_signed(shells)}, AUC {_signed(classifier)} against SLERP"
     return f"{name} is not validated: {reason} ({numbers}){what}{_needed(check, mode)}."
+
+
+def _caution(check: CenteringCheck) -> list[str]:
+    """Better than SLERP is not the same as good: said where the recommended mode still falls short."""
+    on, real = check.on_shell[check.recommended], check.on_shell["real"]
+    auc = check.auc[check.recommended]
+    short = []
+    if on.value < real.value - _SEEN:
+        short.append(f"on the shells in {_percent(on)} of cases only, against {_percent(real)} of real points")
+    if auc.ci95[0] > 0.5 + _SEEN:
+        short.append(f"told from real points with AUC {_number(auc)}")
+    if not short:
+        return []
+    return [f"That is better than SLERP, not yet good: its points are {' and '.join(short)}."]
 
 
 def _needed(check: CenteringCheck, mode: str) -> str:

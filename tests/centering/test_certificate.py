@@ -6,12 +6,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from analysis import populations
 from clipgeom import Certificate, ConfigError, check_centering
 from clipgeom.cli import main
 from clipgeom.errors import CertificateError
 
 from ..encoder.towers import save_projection
-from . import populations
 
 PRINT = "ab" * 32
 

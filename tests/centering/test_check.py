@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
+from analysis import populations
 from clipgeom import DomainError, check_centering
 from clipgeom.centering import CENTERED_MODES, MODES, breaks, explain, verdict
 from clipgeom.centering.classifier import placements
 from clipgeom.centering.design import PairedRates, halves, nearest_pairs, random_pairs
-
-from . import populations
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_the_same_seed_gives_the_same_outcome_and_another_another():
 
 
 def test_a_wider_tolerance_admits_more():
-    x = populations.layer_norm_sphere(400, 0) + 4 * populations._direction(128)
+    x = populations.layer_norm_sphere(400, 0) + 4 * populations.direction(128)
     rates = [check_centering(x, tolerance=t).on_shell["vslerp"].value for t in (0.001, 0.01, 0.1)]
     assert rates == sorted(rates)
 

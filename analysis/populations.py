@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +54,18 @@ def shifted_cloud(n: int, seed: int, d: int = DIM, offset: float = 0.7) -> NDArr
 
 def gaussian(path: Path, n: int, seed: int, *, centered: bool) -> NDArray[np.float64]:
     """Drawn from a published mean and covariance, the mean left out where `centered`."""
+    mean, root = _moments(path)
+    x = np.random.default_rng([4, seed]).normal(size=(n, len(mean))) @ root.T
+    return x if centered else x + mean
+
+
+@lru_cache(maxsize=2)
+def _moments(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and a square root of the covariance."""
     with np.load(path) as moments:
         mean, covariance = moments["mean"].astype(float), moments["cov"].astype(float)
     values, vectors = np.linalg.eigh(covariance)
-    x = np.random.default_rng([4, seed]).normal(size=(n, len(mean))) @ (vectors * np.sqrt(values.clip(0))).T
-    return x if centered else x + mean
+    return mean, vectors * np.sqrt(values.clip(0))
 
 
 def long_axis(n: int, seed: int, d: int = DIM) -> NDArray[np.float64]:

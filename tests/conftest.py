@@ -1,11 +1,55 @@
-import array_api_compat
-import array_api_strict
-import numpy as np
+import os
+import sys
+from pathlib import Path
+
 import pytest
-import torch
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parent.parent
+
+# The rooms of the array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
+ARRAY_ROOMS = ("conforming", "encoder.positions", "intervals", "modality", "moments", "shells", "spectrum", "vectors")
+install_import_hook([f"clipgeom.{room}" for room in ARRAY_ROOMS], "beartype.beartype")
 
 
-@pytest.fixture(params=[np, array_api_strict, torch], ids=["numpy", "strict", "torch"])
+@pytest.fixture(scope="session")
+def shared():
+    """Find a real file of the shared folder by its path there; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("CLIPGEOM_SHARED", ROOT.parent / "shared"))
+
+    def find(name):
+        path = folder / name
+        if not path.exists():
+            pytest.skip(f"{path} is absent; set CLIPGEOM_SHARED to the folder that holds {name}")
+        return path
+
+    return find
+
+
+@pytest.fixture(params=["numpy", "array_api_strict", "torch"])
 def xp(request):
     """An array namespace; ``xp.asarray`` takes NumPy arrays and lists, ``np.asarray`` takes the results back."""
-    return array_api_compat.array_namespace(request.param.asarray([0.0]))
+    import array_api_compat
+
+    library = pytest.importorskip(request.param)
+    return array_api_compat.array_namespace(library.asarray([0.0]))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; give back exit code, standard output and standard error."""
+    from clipgeom.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def runner(*arguments):
+        monkeypatch.setattr(sys, "argv", ["clipgeom", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return runner

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from clipgeom.cli import main
-
 from .encoder.towers import save_projection
 
 
@@ -20,25 +18,6 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "clip"
     save_projection(folder)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; give back exit code, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def runner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipgeom", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        else:
-            code = 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return runner
 
 
 def write_captions(path, n=40):

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from safetensors.numpy import save_file
 
 from analysis import populations
 from clipgeom import Certificate, ConfigError, check_centering
-from clipgeom.cli import main
 from clipgeom.errors import CertificateError
 
 from ..encoder.towers import save_projection
@@ -125,23 +123,6 @@ def test_a_certificate_of_nothing_or_of_one_thing_twice():
 
 
 # --- the command
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def runner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipgeom", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return runner
 
 
 def test_the_command_prints_a_verdict_and_writes_the_same_bytes_again(run, tmp_path):

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,13 +190,16 @@ def tolerance() -> Any:
     return results
 
 
-def calibration(draw: Callable[[int], Vectors]) -> Any:
-    """How often each mode is validated over simulated samples of 1,000."""
-    counts: dict[str, int] = {}
-    for trial in range(TRIALS):
-        for mode, validated in check_centering(draw(trial), seed=trial).validated.items():
-            counts[mode] = counts.get(mode, 0) + validated
-    return {"trials": TRIALS, "validated": counts}
+def calibration(draw: Callable[[int], Vectors], path: Path) -> Any:
+    """How often each mode is validated over simulated samples of 1,000; written every few trials, and resumed."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"trials": 0, "validated": {}}
+    while found["trials"] < TRIALS:
+        for mode, validated in check_centering(draw(found["trials"]), seed=found["trials"]).validated.items():
+            found["validated"][mode] = found["validated"].get(mode, 0) + validated
+        found["trials"] += 1
+        if found["trials"] % 10 == 0:
+            _write(path, found)
+    return found
 
 
 def coverage() -> Any:
@@ -232,38 +236,47 @@ EXPERIMENTS: dict[str, Callable[[], Any]] = {
     "checks": checks,
     "breaking": breaking,
     "tolerance": tolerance,
+    "coverage": coverage,
+}
+CALIBRATIONS: dict[str, Callable[[int], Vectors]] = {
+    **{f"calibration-{name}": partial(draw, 1000) for name, draw in populations.CALIBRATED.items()},
     **{
-        f"calibration-{name}": lambda draw=draw: calibration(lambda trial: draw(1000, trial))
-        for name, draw in populations.CALIBRATED.items()
-    },
-    **{
-        f"calibration-gaussian-{kind}": lambda centered=centered: calibration(
-            lambda trial: populations.gaussian(
-                SHARED / "data/vitl14_text_projected_mean_cov.npz", 1000, trial, centered=centered
-            )
+        f"calibration-gaussian-{kind}": partial(
+            populations.gaussian, SHARED / "data/vitl14_text_projected_mean_cov.npz", 1000, centered=centered
         )
         for kind, centered in (("offset", False), ("centered", True))
     },
-    "coverage": coverage,
 }
+
+
+def measure(name: str, path: Path) -> None:
+    """Measure one experiment unless its file is complete."""
+    if name in CALIBRATIONS:
+        print(f"measuring {name}", flush=True)
+        _write(path, calibration(CALIBRATIONS[name], path))
+    elif not path.exists():
+        print(f"measuring {name}", flush=True)
+        _write(path, EXPERIMENTS[name]())
+
+
+def _write(path: Path, content: Any) -> None:
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true", help="only write the report again from its raw results")
-    parser.add_argument("--only", nargs="*", choices=list(EXPERIMENTS), help="measure these, and write no report")
+    parser.add_argument(
+        "--only", nargs="*", choices=[*EXPERIMENTS, *CALIBRATIONS], help="measure these, and write no report"
+    )
     arguments = parser.parse_args()
     raw = OUT / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     if not arguments.draw:
-        for name in arguments.only or EXPERIMENTS:
-            path = raw / f"{name}.json"
-            if path.exists():
-                continue
-            print(f"measuring {name}", flush=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(EXPERIMENTS[name](), indent=1), encoding="utf-8")
-            partial.replace(path)
+        for name in arguments.only or [*EXPERIMENTS, *CALIBRATIONS]:
+            measure(name, raw / f"{name}.json")
     if not arguments.only:
         centering_report.write(raw, OUT)
         print(f"report: {OUT / 'report.md'}")

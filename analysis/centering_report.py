@@ -134,6 +134,10 @@ Coverage of the 95 % intervals, {r["coverage"]["shell"]["trials"]:,} samples of 
 
 {_coverage_table(r["coverage"])}
 
+The last row is where they fail, and must: on an exact sphere about the origin ‖x‖ does not vary at all and ‖x−m‖ hardly, so that what the
+estimated centre adds, of order 1/n, is larger than the spread. There the radial correlation (−1) and the offset interval (which holds
+zero) are what can be trusted.
+
 ## Limits
 
 - Real per-position hidden states of a Stable Diffusion encoder at 5,000 captions are missing: coco-text-tiny is a small tower of

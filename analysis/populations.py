@@ -39,6 +39,14 @@ def unequal_sphere(n: int, seed: int, d: int = DIM) -> NDArray[np.float64]:
     return x / x.std(axis=1, keepdims=True)
 
 
+def layer_norm_output(n: int, seed: int, d: int = DIM) -> NDArray[np.float64]:
+    """The output of a LayerNorm with its scale and shift, off the origin as text states are."""
+    rng = np.random.default_rng([10, seed])
+    x = rng.normal(size=(n, d)) * np.linspace(0.3, 2.0, d) + 1.2 * np.sqrt(d) * direction(d)
+    x -= x.mean(axis=1, keepdims=True)
+    return x / x.std(axis=1, keepdims=True) * np.linspace(0.8, 1.2, d) + 0.1
+
+
 def shell(n: int, seed: int, d: int = DIM, offset: float = 0.7, thickness: float = 0.05) -> NDArray[np.float64]:
     """A thin shell off the origin, of radius 1."""
     rng = np.random.default_rng([3, seed])
@@ -104,7 +112,12 @@ CALIBRATED: dict[str, Draw] = {
     "shell": shell,
     "shifted-cloud": shifted_cloud,
 }
-COVERED: dict[str, Draw] = {"shell": shell, "unequal sphere": unequal_sphere}
+COVERED: dict[str, Draw] = {
+    "shell": shell,
+    "shifted cloud": shifted_cloud,
+    "LayerNorm output, off the origin": layer_norm_output,
+    "sphere about the origin": unequal_sphere,
+}
 ADVERSARIES: dict[str, Draw] = {
     "long axis": long_axis,
     "far shell": far_shell,

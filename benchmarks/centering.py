@@ -2,8 +2,8 @@
 
 python benchmarks/centering.py --tokenizer DIR --captions FILE.txt
 
-The tower has random weights; its tokenizer is taken from DIR. Each is run twice, alternating; medians and the extra peak memory of the
-check are printed.
+The tower has random weights; its tokenizer is taken from DIR. Each is run twice, alternating; medians and the extra
+peak memory of the check are printed.
 """
 
 import argparse

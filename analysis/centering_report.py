@@ -62,7 +62,8 @@ def _text(r: dict[str, Any]) -> str:
    origin: offset ratio {_ci(hidden["offset_ratio"], hidden["offset_ratio_ci95"])}. The article speaks of `projected`. The two do not
    contradict each other.
 2. **vSLERP as published: only where the check says so. vSLERP with the norm restored: validated in {good} of {len(decided)} sets**
-   (plain vSLERP in {plain}); SLERP is recognised by a classifier almost everywhere, for it stretches the shared mean.
+   (plain vSLERP in {plain}); SLERP is recognised by a classifier almost everywhere, for it stretches the shared mean. That plain
+   vSLERP is refused on LayerNorm outputs rests on a judgement: that leaving the raw shell by more than 1 % matters (table below).
 3. **Use what the certificate of your own encoder recommends** (`clipgeom check`), and SLERP without one.
 
 ## Where raw becomes tighter
@@ -120,8 +121,8 @@ none. At midpoints alone the rates agree with the first pass to 0.05 on LVIS and
 
 {_tolerance_table(r["tolerance"])}
 
-Below 1 % the raw shell of `hidden` is so thin that the verdict on plain vSLERP gets worse still; at 5 % it turns. The mode that
-is recommended does not depend on it where the norm is restored.
+The thinner the raw shell may be, the worse plain vSLERP fares; with a shell of ±2 to ±5 % its verdict turns where ±1 % refuses it (the
+check marks say where). The verdict on vSLERP with the norm restored depends on the tolerance far less.
 
 **Is a Gaussian radius fair to a curved shell?** The ceiling answers: were the three radii wrong for real points, held-out real
 points would fall off. Three independent 95 % shells would hold 86 %; real points are on all three in {_range(r["checks"])}.

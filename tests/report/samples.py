@@ -53,6 +53,7 @@ def captioned(
     model: str = "openai/clip-vit-base-patch32",
     seed: int = 0,
     profile: bool = False,
+    check: bool = False,
 ) -> Measured:
     """A report on captions with one row for each (representation, position, kind of vectors)."""
 
@@ -67,6 +68,7 @@ def captioned(
             n_excluded=0 if position == "eos" else 7,
             describe=describe,
             seed=0,
+            check=check,
         )
         for i, (representation, position, kind) in enumerate(rows)
     ]
@@ -115,7 +117,7 @@ def captioned(
                 "excluded": {position: 0 if position == "eos" else 7 for _, position, _ in rows},
             },
             "statistics": [row.statistics for row in measured],
-            "centering": [],
+            "centering": [row.centering for row in measured if row.centering is not None],
             "conformity": [row.conformity for row in measured if row.conformity is not None],
             "profile": points,
             "modality": None,

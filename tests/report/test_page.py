@@ -196,14 +196,25 @@ def test_sections_appear_only_with_their_data():
     assert 'id="centering"' not in captions
 
 
-def test_the_centering_check_comes_right_after_the_headline():
-    measured = captioned(n=40)
-    measured.report["centering"] = [
-        {"representation": "hidden", "position": "eos", "recommended": "slerp", "explanation": "<none> is better"}
-    ]
+def test_the_centering_check_has_its_verdict_figure_and_table():
+    measured = captioned([("hidden", "eos", "sphere"), ("projected", "5", "shell")], n=200, check=True)
+    measured.report["centering"][0]["explanation"] = "<none> is better"
     html = rendered(measured)
-    assert html.index("</header>") < html.index('id="centering"') < html.index('id="norms"')
-    assert "&lt;none&gt; is better" in html
+    assert html.index('id="radial"') < html.index('id="centering"') < html.index('id="spectra"')
+    section = html[html.index('<section id="centering"') :].split("</section>")[0]
+    for entry in measured.report["centering"]:
+        assert entry["decided"]
+        assert entry["verdict"] in section
+    assert section.count("<figure>") == section.count("<table>") == 2
+    assert "&lt;none&gt; is better" in section
+    assert "To interpolate, use" in html.split("</header>")[0]
+
+
+def test_a_check_without_a_verdict_says_so_without_a_figure():
+    html = rendered(captioned(n=40, check=True))
+    section = html[html.index('<section id="centering"') :].split("</section>")[0]
+    assert "No verdict: 40 distinct vectors are too few" in section
+    assert "<figure>" not in section
 
 
 def test_missing_numbers_sort_last_and_read_as_a_dash():

@@ -22,6 +22,7 @@ from clipgeom.vectors import Vectors, as_vectors
 __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms"]
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+CONSTANT = 1e-6  # a spread below this share of the norm of the centre is rounding noise
 MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
 
 
@@ -97,6 +98,11 @@ class Shells:
     sphere: SphereFit | None
     raw_norms: NDArray[np.float64]
     centered_norms: NDArray[np.float64]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the vectors are all but one and the same: what spread there is, is rounding noise."""
+        return self.moments.total_variance <= (CONSTANT * self.center_norm) ** 2
 
 
 def measure_shells(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Shells:

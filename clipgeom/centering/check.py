@@ -38,7 +38,6 @@ MIN_VECTORS = 90
 MAX_VECTORS = 10_000
 
 _DRAWN = 400  # points of each mode that a figure shows
-_CONSTANT = 1e-6  # a spread below this share of the centre's norm is rounding noise, not a population
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +171,7 @@ def check_centering(
     known = measure_shells(source, seed=seed) if shells is None else shells
     rng = np.random.default_rng(seed)
     x, n_distinct = _distinct(source, rng)
-    spread = known.moments.total_variance**0.5
-    if spread <= _CONSTANT * known.center_norm or spread == 0:
+    if known.constant:
         return _undecided(
             known,
             n_distinct,

@@ -67,7 +67,7 @@ def breaks(check: CenteringCheck, mode: str) -> list[str]:
 
 def _tightness(shells: Shells) -> list[str]:
     raw, centered, radial = shells.raw, shells.centered, shells.radial
-    if shells.moments.total_variance <= (1e-6 * shells.center_norm) ** 2:
+    if shells.constant:
         return ["The vectors are all but constant."]
     offset = (
         f"offset ratio {shells.offset_ratio:.2f} [{shells.offset_ratio_ci95[0]:.2f}, {shells.offset_ratio_ci95[1]:.2f}]"

@@ -76,7 +76,6 @@ class Collected:
     n: int
     n_truncated: int
     lengths: NDArray[np.int64]
-    profile_captions: int
 
 
 @dataclass(eq=False)
@@ -147,7 +146,6 @@ def collect(
     if profile:
         phases.insert(0, (islice(stream, PROFILE_CAPTIONS), extra))
 
-    profile_captions = 0
     with closing(main), closing(side):
         for source, added in phases:
             chunks: Iterator[EncodedChunk] = encode_chunks(
@@ -164,7 +162,6 @@ def collect(
                     rows[place].append(n + np.flatnonzero(chunk.present[place]))
                 size = len(chunk.tokens.ids)
                 n += size
-                profile_captions += size if added else 0
                 n_truncated += int(chunk.tokens.truncated.sum())
                 lengths += np.bincount(chunk.tokens.lengths, minlength=len(lengths))
                 progress(size)
@@ -175,5 +172,4 @@ def collect(
         n=n,
         n_truncated=n_truncated,
         lengths=lengths,
-        profile_captions=profile_captions,
     )

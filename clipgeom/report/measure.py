@@ -239,7 +239,7 @@ def _extremes(keys: NDArray[np.float64], values: NDArray[np.float64], describe: 
 
 def _notes(shells: Shells, common: Conformity | None) -> list[str]:
     notes = []
-    if shells.moments.total_variance <= (1e-6 * shells.center_norm) ** 2:
+    if shells.constant:
         notes.append("the vectors are all but constant (as at BOS): variances and ratios are rounding noise")
     if shells.n <= shells.dim:
         notes.append(f"fewer samples ({shells.n}) than dimensions ({shells.dim}): the covariance is singular")

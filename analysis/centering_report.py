@@ -144,7 +144,7 @@ zero) are what can be trusted.
 - Real per-position hidden states of a Stable Diffusion encoder at 5,000 captions are missing: coco-text-tiny is a small tower of
   the same architecture trained on COCO captions, the ADE set has 150 names. The commands below finish the study.
 - "Looks like an embedding" is not "gives a good picture". The third judge, a generator, is another study.
-- Validated means better than SLERP by both judges, not good: see the sets whose explanation says so, and the two clusters below.
+- Validated means better than SLERP by both judges, not good: see the sets whose explanation says so, and the two clusters above.
 - The two judges share the captions; their errors are not independent.
 
 {REAL_COMMAND}

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Quiet"]
 
 _EVERY = 15.0  # seconds between plain lines
 
@@ -17,30 +17,73 @@ class Progress:
 
     def __init__(self, verb: str, unit: str) -> None:
         self._verb, self._unit = verb, unit
-        self._done = 0
+        self._done = self._skipped = 0
+        self._total: int | None = None
         self._bar: Any = None
 
     def __enter__(self) -> Self:
         self._start = self._told = time.monotonic()
+        return self
+
+    def expect(self, total: int) -> None:
+        """Say how much there is to do; the clock starts here."""
+        self._start = self._told = time.monotonic()
+        self._total = total
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(unit=f" {self._unit}", desc=self._verb, file=sys.stderr)
-        return self
+            self._bar = tqdm(total=total, unit=f" {self._unit}", desc=self._verb, file=sys.stderr)
+
+    def skip(self, pieces: int) -> None:
+        """Say that `pieces` were done before, in no time."""
+        self._skipped += pieces
+        if self._bar is not None:
+            self._bar.initial += pieces
+            self._bar.update(pieces)
 
     def __call__(self, pieces: int) -> None:
-        """Report that `pieces` more are done."""
+        """Say that `pieces` more are done."""
         self._done += pieces
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(pieces)
         elif now - self._told >= _EVERY:
             self._told = now
-            rate = self._done / (now - self._start)
-            print(f"{self._verb} {self._done:,} {self._unit}, {rate:,.0f} a second", file=sys.stderr, flush=True)
+            self._line(now)
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know."""
+        if self._bar is not None:
+            self._bar.clear()
+        print(f"clipgeom: {text}", file=sys.stderr, flush=True)
+
+    def _line(self, now: float) -> None:
+        rate = self._done / (now - self._start)
+        done = self._done + self._skipped
+        text = f"{self._verb} {done:,} {self._unit}, {rate:,.0f} a second"
+        if self._total is not None and rate > 0:
+            text = f"{self._verb} {done:,} of {self._total:,} {self._unit}, {rate:,.0f} a second"
+            text += f", {max(0, self._total - done) / rate:,.0f} s left"
+        print(text, file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Quiet(Progress):
+    """Says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("", "")
+
+    def expect(self, total: int) -> None:
+        """Say how much there is to do."""
+
+    def __call__(self, pieces: int) -> None:
+        """Say that `pieces` more are done."""
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from clipgeom.errors import DomainError, ShapeError
 
-__all__ = ["ArrayVectors", "FileVectors", "VectorWriter", "Vectors", "as_vectors"]
+__all__ = ["ArrayVectors", "FileVectors", "Vectors", "as_vectors"]
 
 BLOCK_BYTES = 8 << 20  # float64 bytes a block: large enough for BLAS, small enough to forget
 
@@ -101,33 +101,6 @@ class FileVectors:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return np.fromfile(file, dtype=self.dtype, count=self.n * self.dim).reshape(self.n, self.dim)
-
-
-class VectorWriter:
-    """Appends batches of vectors to a file and hands them back as `FileVectors`."""
-
-    def __init__(self, path: Path, *, dim: int, dtype: DTypeLike = np.float32) -> None:
-        self.path = path
-        self.dim = dim
-        self.dtype = np.dtype(dtype)
-        self.n = 0
-        self._file: BinaryIO = path.open("wb")
-
-    def append(self, rows: NDArray[Any]) -> None:
-        """Add rows, shape (k, d)."""
-        if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise ShapeError(f"expected rows of shape (k, {self.dim}), got {rows.shape}")
-        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).tobytes())
-        self.n += len(rows)
-
-    def close(self) -> None:
-        """Write what is pending; nothing can be added any more."""
-        self._file.close()
-
-    @property
-    def written(self) -> FileVectors:
-        """What was written; complete once the writer is closed."""
-        return FileVectors(self.path, n=self.n, dim=self.dim, dtype=self.dtype)
 
 
 def rows_per_block(dim: int) -> int:

@@ -26,6 +26,14 @@ def shared():
     return find
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """A cache of the test's own: nothing is read from, or left in, the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CLIPGEOM_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(params=["numpy", "array_api_strict", "torch"])
 def xp(request):
     """An array namespace; ``xp.asarray`` takes NumPy arrays and lists, ``np.asarray`` takes the results back."""

@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, model, monkey
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
-    monkeypatch.setattr("clipgeom.report.collect.VectorWriter.append", full)
+    monkeypatch.setattr("clipgeom.encoder.store._allocate", full)
     code, _, err = run("report", "--model", model, "--captions", path, "--out", "deep/er/r")
     assert code == 2
     assert "no space left" in err

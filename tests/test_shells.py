@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
-from clipgeom.vectors import VectorWriter, as_vectors
+from clipgeom.vectors import FileVectors, as_vectors
 
 
 def sample(n=300, d=10, offset=2.0, seed=0):
@@ -75,11 +75,9 @@ def test_the_best_sphere_is_found_where_there_is_one():
 def test_blocks_from_a_file_give_the_same_as_an_array(tmp_path, monkeypatch):
     monkeypatch.setattr("clipgeom.vectors.BLOCK_BYTES", 8 * 10 * 17)  # 17 rows a block
     x = sample().astype(np.float32)
-    writer = VectorWriter(tmp_path / "x.f32", dim=10)
-    for part in np.array_split(x, 7):
-        writer.append(part)
-    writer.close()
-    from_file, from_array = measure_shells(writer.written), measure_shells(x)
+    x.tofile(tmp_path / "x.f32")
+    stored = FileVectors(tmp_path / "x.f32", n=len(x), dim=10, dtype=np.float32)
+    from_file, from_array = measure_shells(stored), measure_shells(x)
     np.testing.assert_array_equal(from_file.raw_norms, from_array.raw_norms)
     assert from_file.centered == from_array.centered
     assert from_file.radial == from_array.radial

@@ -1,14 +1,14 @@
 """CLIP text towers: loading, positions, encoding."""
 
-from clipgeom.encoder.encode import EncodedChunk, encode, encode_chunks
+from clipgeom.encoder.encode import Wanted, encode, encode_chunks
 from clipgeom.encoder.load import REPRESENTATIONS, TextEncoder, load_text_encoder, parse_representations
 from clipgeom.encoder.positions import Position, parse_positions
 
 __all__ = [
     "REPRESENTATIONS",
-    "EncodedChunk",
     "Position",
     "TextEncoder",
+    "Wanted",
     "encode",
     "encode_chunks",
     "load_text_encoder",

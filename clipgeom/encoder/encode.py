@@ -1,69 +1,122 @@
-"""Captions through the tower to vectors, in a stream: a chunk of captions is tokenized, sorted, run and put back."""
+"""Captions through the tower to vectors, in a stream: chunk by chunk, and each chunk in pieces.
+
+A chunk of captions is tokenized, its distinct prefixes are cut into packs, and each pack gives one piece: some rows of
+the chunk's vectors, in no particular order. While one chunk runs, the next is being prepared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.encoder.load import TextEncoder, parse_representations
 from clipgeom.encoder.positions import Position, parse_positions
+from clipgeom.encoder.prefix_tree import BLOCK, PrefixTree
 from clipgeom.encoder.tokens import TokenizedBatch
 from clipgeom.errors import ConfigError, DomainError
 
-__all__ = ["EncodedChunk", "Key", "encode", "encode_chunks"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Chunk", "Key", "Piece", "Wanted", "check_pack_size", "encode", "encode_chunks"]
 
 Key = tuple[str, Position]
+T = TypeVar("T")
 
-CHUNK = 2048  # captions sorted by length together; bounds what is held in memory
-BATCH = 64  # sequences a forward pass
+CHUNK = 32_768  # captions whose prefixes are shared; what is held of them in memory is their tokens
+_BATCH = 32  # sequences a forward pass where a tower takes no packs
+
+_Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedChunk:
-    """Vectors of a run of captions, in their order.
+class Wanted:
+    """What is to be read at one position: which representations, and of how many captions from the first on."""
 
-    `present[position]` says which of the chunk's captions have the position, shape (n,);
-    `vectors[representation, position]` holds those captions' vectors only, shape (present.sum(), dim), float32.
-    `tokens` is what they were encoded from.
+    position: Position
+    representations: tuple[str, ...]
+    first: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some vectors of a chunk.
+
+    `values[representation, position]`, shape (m, dim) in float32, belong into the rows `slots[position]`, shape (m,),
+    of what the chunk gives for that position. `captions` is how many captions this completes. `skipped` says that the
+    piece was not computed, as the caller has it.
     """
 
+    slots: dict[Position, _Ints]
+    values: dict[Key, NDArray[np.float32]]
+    captions: int
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """A run of captions, tokenized and ready to be encoded.
+
+    `start` is the index of its first caption; `present[position]`, shape (n,), says of which captions the position is
+    wanted and there, and so how many rows it gives.
+    """
+
+    start: int
     tokens: TokenizedBatch
     present: dict[Position, NDArray[np.bool_]]
-    vectors: dict[Key, NDArray[np.float32]]
+    _run: Callable[[int], Iterator[Piece]]
+
+    def pieces(self, skip: int = 0) -> Iterator[Piece]:
+        """Encode it piece by piece; the first `skip` pieces are left out and only counted."""
+        return self._run(skip)
 
 
 def encode_chunks(
-    encoder: TextEncoder,
-    texts: Iterable[str],
-    *,
-    representations: Sequence[str],
-    positions: Sequence[Position],
-    batch_size: int = BATCH,
-) -> Iterator[EncodedChunk]:
+    encoder: TextEncoder, texts: Iterable[str], wanted: Sequence[Wanted], *, pack_size: int | None = None
+) -> Iterator[Chunk]:
     """Encode a stream of captions chunk by chunk; memory does not grow with the stream.
 
-    Captions are run in batches of similar length. The tower is causal, so that a result depends neither on the batch
-    nor on the padding. Only for positions of kind ``padded`` are captions padded to full length, with the
-    tokenizer's pad token and no attention mask, as Stable Diffusion's pipeline does.
+    Chunks and pieces depend on the captions, on what is wanted and on the pack size only, so that a run that was cut
+    off can skip what it has. The tower is causal: a result depends on the tokens before it and on nothing else. Only
+    for positions of kind ``padded`` are captions continued with the tokenizer's pad token, with no attention mask, as
+    Stable Diffusion's pipeline does.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+    texts : iterable of str
+    wanted : sequence of Wanted
+        One entry a position.
+    pack_size : int, optional
+        Tokens run together; changes speed and memory only. By default what suits the encoder's device.
 
     Raises
     ------
     EncoderError
         A representation that the encoder cannot give.
+    ConfigError
+        A pack size that is no multiple of 32 or does not exceed the length of a sequence.
     DomainError
         The encoder gives NaN or infinity (as float16 may).
     """
-    if batch_size < 1:
-        raise ConfigError(f"expected a batch size of at least 1, got {batch_size}")
-    encoder.require(representations)
+    for entry in wanted:
+        encoder.require(entry.representations)
+    size = check_pack_size(pack_size, encoder.max_positions) or _pack_size(encoder)
     stream = iter(texts)
-    while batch := list(islice(stream, CHUNK)):
-        tokens = encoder.tokens(batch)
-        yield _encode_chunk(encoder, tokens, tuple(representations), tuple(positions), batch_size)
+
+    def prepared() -> Iterator[Chunk]:
+        start = 0
+        while batch := list(islice(stream, CHUNK)):
+            yield _prepare(encoder, start, encoder.tokens(batch), wanted, size)
+            start += len(batch)
+
+    return _ahead(prepared())
 
 
 def encode(
@@ -72,7 +125,7 @@ def encode(
     *,
     representations: str | Sequence[str] = ("hidden",),
     positions: str | int | Sequence[str | int] = ("eos",),
-    batch_size: int = BATCH,
+    pack_size: int | None = None,
     progress: Callable[[int], None] = lambda _n: None,
 ) -> dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """Vectors of some captions at some positions, all in memory.
@@ -83,10 +136,10 @@ def encode(
     texts : iterable of str
     representations, positions
         As on the command line: ``"hidden,projected"`` and ``"eos,5"``, or sequences.
-    batch_size : int
-        Sequences a forward pass; changes the speed only.
+    pack_size : int, optional
+        Tokens run together; changes speed and memory only.
     progress : callable
-        Told the number of captions after each chunk.
+        Told the number of captions that each piece of work has completed.
 
     Returns
     -------
@@ -101,97 +154,174 @@ def encode(
     """
     names = parse_representations(representations)
     places = parse_positions(positions, max_positions=encoder.max_positions)
-    parts: dict[Key, list[NDArray[np.float32]]] = {(name, place): [] for name in names for place in places}
-    rows: dict[Position, list[NDArray[np.int64]]] = {place: [] for place in places}
-    start = 0
-    for chunk in encode_chunks(encoder, texts, representations=names, positions=places, batch_size=batch_size):
+    parts: dict[Key, list[NDArray[np.float32]]] = {
+        (name, place): [np.empty((0, encoder.dim(name)), np.float32)] for name in names for place in places
+    }
+    rows: dict[Position, list[_Ints]] = {place: [np.empty(0, np.int64)] for place in places}
+    wanted = [Wanted(place, names) for place in places]
+    for chunk in encode_chunks(encoder, texts, wanted, pack_size=pack_size):
         for place in places:
-            rows[place].append(start + np.flatnonzero(chunk.present[place]))
-        for key, vectors in chunk.vectors.items():
-            parts[key].append(vectors)
-        start += len(chunk.tokens.ids)
-        progress(len(chunk.tokens.ids))
+            found = np.flatnonzero(chunk.present[place])
+            rows[place].append(chunk.start + found)
+            for name in names:
+                parts[name, place].append(np.empty((len(found), encoder.dim(name)), np.float32))
+        for piece in chunk.pieces():
+            for key, values in piece.values.items():
+                parts[key][-1][piece.slots[key[1]]] = values
+            progress(piece.captions)
     return {
-        (name, str(place)): (
-            np.concatenate([*parts[name, place], np.empty((0, encoder.dim(name)), np.float32)]),
-            np.concatenate([*rows[place], np.empty(0, np.int64)]),
+        (name, str(place)): (np.concatenate(vectors), np.concatenate(rows[place]))
+        for (name, place), vectors in parts.items()
+    }
+
+
+def check_pack_size(pack_size: int | None, max_positions: int) -> int | None:
+    """Refuse a pack size that cannot work, before any work is done.
+
+    Raises
+    ------
+    ConfigError
+        It is no multiple of the block, or does not exceed the longest sequence.
+    """
+    if pack_size is not None and (pack_size % BLOCK or pack_size <= max_positions):
+        raise ConfigError(
+            f"expected a pack size that is a multiple of {BLOCK} and above {max_positions} tokens, got {pack_size}"
         )
-        for name, place in parts
-    }
+    return pack_size
 
 
-def _encode_chunk(
-    encoder: TextEncoder,
-    tokens: TokenizedBatch,
-    names: tuple[str, ...],
-    places: tuple[Position, ...],
-    batch_size: int,
-) -> EncodedChunk:
+def _pack_size(encoder: TextEncoder) -> int:
+    # a processor's matrix products gain nothing beyond; a GPU wants more to do at a time
+    return 1024 if encoder.device == "cpu" else 16_384
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """What is read at one position: of which of the chunk's captions, in the order of their slots, at which row of each."""
+
+    wanted: Wanted
+    captions: _Ints
+    depths: _Ints
+
+    @property
+    def position(self) -> Position:
+        return self.wanted.position
+
+
+def _prepare(
+    encoder: TextEncoder, start: int, tokens: TokenizedBatch, wanted: Sequence[Wanted], pack_size: int
+) -> Chunk:
     n = len(tokens.ids)
-    present = {place: place.present(tokens.eos) for place in places}
-    slots = {place: np.cumsum(present[place]) - 1 for place in places}
-    vectors = {
-        (name, place): np.empty((int(present[place].sum()), encoder.dim(name)), np.float32)
-        for name in names
-        for place in places
-    }
-    padded = [place for place in places if place.kind == "padded"]
-    content = [place for place in places if place.kind != "padded"]
-    if content:
-        # EOS sees every token before it; an index sees no further than itself, so nothing after the last one is run
-        last = tokens.eos if any(p.kind == "eos" for p in content) else _last_needed(tokens.eos, content)
-        order = np.argsort(last, kind="stable")
-        order = order[last[order] >= 0]
-        for start in range(0, len(order), batch_size):
-            members = order[start : start + batch_size]
-            length = int(last[members[-1]]) + 1
-            _run(encoder, tokens, members, length, names, content, present, slots, vectors)
-    if padded:
-        length = max(place.index for place in padded) + 1
-        for start in range(0, n, batch_size):
-            members = np.arange(start, min(start + batch_size, n))
-            _run(encoder, tokens, members, length, names, padded, present, slots, vectors)
-    return EncodedChunk(tokens, present, vectors)
+    present, readings = {}, []
+    last = np.full(n, -1, dtype=np.int64)
+    for entry in wanted:
+        here = entry.position.present(tokens.eos)
+        if entry.first is not None:
+            here &= np.arange(start, start + n) < entry.first
+        captions = np.flatnonzero(here)
+        depths = entry.position.rows(tokens.eos[captions])
+        last[captions] = np.maximum(last[captions], depths)
+        present[entry.position] = here
+        readings.append(_Reading(entry, captions, depths))
+    # a row sees no further than itself, so that nothing after the last one asked for is run
+    sequences = [
+        ids[: end + 1]
+        if end < len(ids)
+        else np.pad(ids, (0, end + 1 - len(ids)), constant_values=encoder.tokens.pad_id)
+        for ids, end in zip(tokens.ids, last.tolist(), strict=True)
+    ]
+    if encoder.tower is None:
+        return Chunk(start, tokens, present, lambda skip: _batches(encoder, sequences, last, readings, skip))
+    tree = PrefixTree(sequences)
+    return Chunk(start, tokens, present, lambda skip: _packs(encoder, tree, last, readings, pack_size, skip))
 
 
-def _last_needed(eos: NDArray[np.int64], places: Sequence[Position]) -> NDArray[np.int64]:
-    """Index of the last position asked of each caption, −1 where none is there."""
-    last = np.full(len(eos), -1, dtype=np.int64)
-    for place in places:
-        last = np.where(place.present(eos), np.maximum(last, place.index), last)
-    return last
+def _packs(
+    encoder: TextEncoder, tree: PrefixTree, last: _Ints, readings: Sequence[_Reading], pack_size: int, skip: int
+) -> Iterator[Piece]:
+    """One piece a pack: what is asked of the nodes that the pack is the first to run."""
+    assert encoder.tower is not None
+    asked = []  # of each position: nodes in order, and the slot that each belongs into
+    for reading in readings:
+        nodes = tree.nodes(reading.captions, reading.depths)
+        order = np.argsort(nodes, kind="stable")
+        asked.append((nodes[order], order))
+    running = np.flatnonzero(last >= 0)
+    ends = np.sort(tree.nodes(running, last[running]))
+    idle = len(last) - len(running)  # captions that have nothing to give are done at once
+    if not len(tree):
+        yield Piece({}, {}, idle)
+    for number, pack in enumerate(tree.packs(pack_size)):
+        window = (pack.first, pack.first + pack.n)
+        low, high = np.searchsorted(ends, window)
+        captions = int(high - low) + (idle if number == 0 else 0)
+        if number < skip:
+            yield Piece({}, {}, captions, skipped=True)
+            continue
+        spans = [slice(*np.searchsorted(nodes, window)) for nodes, _ in asked]
+        unique = np.unique(np.concatenate([nodes[span] for (nodes, _), span in zip(asked, spans, strict=True)]))
+        names = {name for reading in readings for name in reading.wanted.representations}
+        states = _values(encoder, encoder.tower.run(pack, unique - pack.first + pack.offset, names), readings)
+        slots, values = {}, {}
+        for reading, (nodes, places), span in zip(readings, asked, spans, strict=True):
+            picked = np.searchsorted(unique, nodes[span])
+            slots[reading.position] = places[span]
+            for name in reading.wanted.representations:
+                values[name, reading.position] = states[name][picked]
+        yield Piece(slots, values, captions)
 
 
-def _run(
-    encoder: TextEncoder,
-    tokens: TokenizedBatch,
-    members: NDArray[np.int64],
-    length: int,
-    names: tuple[str, ...],
-    places: Sequence[Position],
-    present: dict[Position, NDArray[np.bool_]],
-    slots: dict[Position, NDArray[np.int64]],
-    vectors: dict[Key, NDArray[np.float32]],
-) -> None:
-    """One forward pass, its rows written to their places in `vectors`."""
+def _batches(
+    encoder: TextEncoder, sequences: Sequence[_Ints], last: _Ints, readings: Sequence[_Reading], skip: int
+) -> Iterator[Piece]:
+    """For a tower that takes no packs: whole sequences, those of similar length together."""
     import torch
 
-    ids = np.full((len(members), length), encoder.tokens.pad_id, dtype=np.int64)
-    for row, member in enumerate(members):
-        sequence = tokens.ids[member][:length]
-        ids[row, : len(sequence)] = sequence
-    states = encoder.forward(torch.from_numpy(ids), names)
-    for place in places:
-        here = np.flatnonzero(present[place][members])
-        if not here.size:
+    order = np.argsort(last, kind="stable")
+    idle = int((last < 0).sum())
+    if idle:
+        yield Piece({}, {}, idle, skipped=skip > 0)
+    names = tuple({name: None for reading in readings for name in reading.wanted.representations})
+    at = np.empty(len(last), dtype=np.int64)  # each caption's place in the order
+    at[order] = np.arange(len(order))
+    for number, start in enumerate(range(idle, len(order), _BATCH), start=int(idle > 0)):
+        members = order[start : start + _BATCH]
+        if number < skip:
+            yield Piece({}, {}, len(members), skipped=True)
             continue
-        columns = place.rows(tokens.eos[members[here]])
-        rows_index, columns_index = torch.from_numpy(here), torch.from_numpy(columns)
-        for name in names:
-            picked = states[name][rows_index.to(states[name].device), columns_index.to(states[name].device)]
-            values = picked.float().cpu().numpy()
-            if not np.isfinite(values).all():
-                raise DomainError(
-                    f"the encoder gives NaN or infinity in {name} at {place} with {encoder.dtype}; use --dtype float32"
-                )
-            vectors[name, place][slots[place][members[here]]] = values
+        ids = np.full((len(members), int(last[members[-1]]) + 1), encoder.tokens.pad_id, dtype=np.int64)
+        for row, member in enumerate(members):
+            ids[row, : len(sequences[member])] = sequences[member]
+        states = _values(encoder, encoder.forward(torch.from_numpy(ids), names), readings)
+        slots, values = {}, {}
+        for reading in readings:
+            rows = at[reading.captions] - start
+            here = (rows >= 0) & (rows < len(members))
+            slots[reading.position] = np.flatnonzero(here)
+            for name in reading.wanted.representations:
+                values[name, reading.position] = states[name][rows[here], reading.depths[here]]
+        yield Piece(slots, values, len(members))
+
+
+def _values(
+    encoder: TextEncoder, states: Mapping[str, torch.Tensor], readings: Sequence[_Reading]
+) -> dict[str, NDArray[np.float32]]:
+    """States as arrays, none of them NaN or infinite."""
+    arrays = {name: state.float().cpu().numpy() for name, state in states.items()}
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            places = ", ".join(str(r.position) for r in readings if name in r.wanted.representations)
+            raise DomainError(
+                f"the encoder gives NaN or infinity in {name} at {places} with {encoder.dtype}; use --dtype float32"
+            )
+    return arrays
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread of its own while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="clipgeom-prepare") as pool:
+        pending = pool.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]  # the end was told apart above

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from clipgeom.errors import ConfigError, EncoderError
 
 if TYPE_CHECKING:
     import torch
+
+    from clipgeom.encoder.tower import Tower
 
 __all__ = ["REPRESENTATIONS", "TextEncoder", "load_text_encoder", "parse_representations"]
 
@@ -57,6 +60,12 @@ class TextEncoder:
         Length of a full sequence, 77 for every published CLIP.
     dtype, device : str
         Of the computation.
+    dtype_reason : str
+        Why that dtype, where it was chosen by ``auto``.
+    core : Module
+        The tower of transformers' `CLIPTextModel`, in float32 whatever the dtype of the computation.
+    projection : Tensor or None
+        The text projection, shape (projected, width), in float32.
     """
 
     name: str
@@ -68,6 +77,26 @@ class TextEncoder:
     device: str
     core: torch.nn.Module
     projection: torch.Tensor | None
+    dtype_reason: str = ""
+
+    @property
+    def tower(self) -> Tower | None:
+        """The tower laid out for packs of a prefix tree; None where it takes none, for the reason `unpacked`."""
+        return self._packing[0]
+
+    @property
+    def unpacked(self) -> str:
+        """Why captions are run whole, in batches sorted by length; empty where they are run as a prefix tree."""
+        return self._packing[1]
+
+    @cached_property
+    def _packing(self) -> tuple[Tower | None, str]:
+        from clipgeom.encoder.tower import Tower
+
+        try:
+            return Tower(self.core, self.projection, dtype=self.dtype), ""
+        except EncoderError as error:
+            return None, str(error)
 
     @property
     def representations(self) -> tuple[str, ...]:
@@ -108,7 +137,7 @@ class TextEncoder:
 
         Returns
         -------
-        dict of Tensor, shape (b, l, dim), on the encoder's device and in its dtype
+        dict of Tensor, shape (b, l, dim), on the encoder's device
         """
         import torch
 
@@ -135,15 +164,18 @@ class TextEncoder:
             # with a single layer, "one block earlier" is what enters it
             before = layers[-2] if len(layers) > 1 else core.get_submodule("embeddings")  # type: ignore[index, arg-type]
             handles.append(before.register_forward_hook(keep("penultimate")))
+            half = torch.autocast(
+                torch.device(self.device).type, getattr(torch, self.dtype), enabled=self.dtype != "float32"
+            )
             try:
-                core(input_ids=ids)
+                with half:
+                    core(input_ids=ids)
             finally:
                 for handle in handles:
                     handle.remove()
             if self.projection is not None and {"projected", "normalized"} & set(representations):
-                states["projected"] = states["hidden"] @ self.projection.T
+                projected = states["projected"] = states["hidden"].float() @ self.projection.T
                 if "normalized" in representations:
-                    projected = states["projected"].float()
                     states["normalized"] = projected / projected.norm(dim=-1, keepdim=True)
         return {name: states[name] for name in representations}
 
@@ -153,7 +185,7 @@ def load_text_encoder(
     *,
     subfolder: str | None = None,
     revision: str | None = None,
-    dtype: str = "auto",
+    dtype: str = "float32",
     device: str = "auto",
 ) -> TextEncoder:
     """Load a CLIP text tower from a directory or a hub id.
@@ -167,8 +199,9 @@ def load_text_encoder(
         As in transformers, for example ``text_encoder_2`` of an SDXL repository.
     revision : str, optional
         Branch, tag or commit of a hub repository.
-    dtype : {"auto", "float32", "float16", "bfloat16"}
-        Of the computation; ``auto`` is float32. Statistics are float64 in any case.
+    dtype : {"float32", "auto", "bfloat16", "float16"}
+        Of the linear maps and of attention; ``auto`` is bfloat16 where the device computes it natively, else float32.
+        LayerNorms, the residual stream and the projection are float32 and statistics float64 in any case.
     device : {"auto", "cpu", "cuda", "mps"}
 
     Raises
@@ -187,7 +220,7 @@ def load_text_encoder(
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
     device = _device(device)
-    computed = "float32" if dtype == "auto" else dtype
+    computed, reason = _native_dtype(device) if dtype == "auto" else (dtype, "")
     files = find_files(model, subfolder=subfolder, revision=revision)
     settings = read_config(files.weights)
     tensors = read_tensors(files.weights)
@@ -205,7 +238,6 @@ def load_text_encoder(
     core: torch.nn.Module = getattr(model_, "text_model", model_)
     _fill(core, tensors, files.weights)
     _check_vocabulary(core, tokens, files.tokenizer)
-    target = getattr(torch, computed)
     return TextEncoder(
         name=str(model) if subfolder is None else f"{model}/{subfolder}",
         revision=files.revision,
@@ -214,8 +246,9 @@ def load_text_encoder(
         max_positions=tokens.max_positions,
         dtype=computed,
         device=device,
-        core=core.to(device=device, dtype=target).eval().requires_grad_(False),
-        projection=None if projection is None else projection.to(device=device, dtype=target),
+        core=core.to(device).eval().requires_grad_(False),
+        projection=None if projection is None else projection.to(device, torch.float32),
+        dtype_reason=reason,
     )
 
 
@@ -250,6 +283,27 @@ def _device(device: str) -> str:
     if not there[kind]:
         raise ConfigError(f"device {device} is not available here; use --device auto")
     return device
+
+
+def _native_dtype(device: str) -> tuple[str, str]:
+    """bfloat16 where it is computed by instructions of its own, else float32; and why."""
+    import torch
+
+    kind = device.split(":", maxsplit=1)[0]
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16", f"{torch.cuda.get_device_name(device)} computes it natively"
+        return "float32", f"{torch.cuda.get_device_name(device)} has no bfloat16 of its own"
+    if kind == "cpu":
+        # without such instructions bfloat16 is emulated, and slower than float32
+        if not hasattr(torch.cpu, "get_capabilities"):
+            return "float32", f"torch {torch.__version__} does not tell what this processor has"
+        capabilities = torch.cpu.get_capabilities()
+        for name in ("amx_bf16", "avx512_bf16", "bf16"):  # the last is ARM's
+            if capabilities.get(name):
+                return "bfloat16", f"this processor has {name}"
+        return "float32", "this processor has no instructions for bfloat16"
+    return "float32", f"bfloat16 has not been tried on {kind}"
 
 
 def _fill(core: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:

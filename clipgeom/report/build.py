@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import clipgeom
+from clipgeom._progress import Progress, Quiet
 from clipgeom.centering import CenteringCheck, check_centering
+from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.positions import Position
 from clipgeom.errors import DomainError
 from clipgeom.report.collect import CaptionSpool, Collected, collect
@@ -52,10 +54,11 @@ def measure_captions(
     padded: bool = False,
     check: bool = True,
     seed: int = 0,
-    batch_size: int = 64,
+    cache: EmbeddingCache | None = None,
+    pack_size: int | None = None,
     workspace: Path,
     command: str | None = None,
-    progress: Callable[[int], None] = lambda _n: None,
+    progress: Progress | None = None,
 ) -> Measured:
     """Encode a caption set and measure it.
 
@@ -71,52 +74,52 @@ def measure_captions(
         Whether to run the centering check on each row.
     seed : int
         Of every interval.
-    batch_size : int
-        Sequences a forward pass.
+    cache : EmbeddingCache, optional
+        Where vectors are looked for and kept; without one they are encoded, and deleted afterwards.
+    pack_size : int, optional
+        Tokens run together; changes speed and memory only.
     workspace : Path
-        Folder for the vectors while they are needed, deleted afterwards: about n·d·4 bytes a row.
+        Folder for the captions while they are needed, and for the vectors without a cache: about n·d·4 bytes a row.
     command : str, optional
         Recorded as the command that reproduces the report.
-    progress : callable
-        Told the number of captions after each chunk.
+    progress : Progress, optional
+        Told what is done.
 
     Raises
     ------
     ClipGeomError
         Captions or encoder cannot be read, or too few captions have a position.
     """
-    with tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as name:
-        folder = Path(name)
-        spool = CaptionSpool(folder / "captions.jsonl")
-        try:
-            collected = collect(
-                encoder,
-                spool.passing(captions),
-                folder,
-                representations=representations,
-                positions=positions,
-                profile=profile,
-                padded=padded,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            rows = []
-            for representation in representations:
-                for place in positions:
-                    rows.append(
-                        measure_row(
-                            collected.vectors[representation, place],
-                            representation=representation,
-                            position=str(place),
-                            n_excluded=collected.n - len(collected.rows[place]),
-                            describe=_describer(spool, collected.rows[place]),
-                            seed=seed,
-                            check=check,
-                        )
+    rows = []
+    with (
+        tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
+        collect(
+            encoder,
+            captions,
+            Path(folder),
+            representations=representations,
+            positions=positions,
+            profile=profile,
+            padded=padded,
+            cache=cache,
+            pack_size=pack_size,
+            progress=progress or Quiet(),
+        ) as collected,
+    ):
+        for representation in representations:
+            for place in positions:
+                rows.append(
+                    measure_row(
+                        collected.vectors[representation, place],
+                        representation=representation,
+                        position=str(place),
+                        n_excluded=collected.n - len(collected.rows[place]),
+                        describe=_describer(collected.captions, collected.rows[place]),
+                        seed=seed,
+                        check=check,
                     )
-            profile_rows, centers = _profile(collected, representations)
-        finally:
-            spool.close()
+                )
+        profile_rows, centers = _profile(collected, representations)
     counts = asdict(captions.counts)
     sha256 = counts.pop("sha256")
     report = _report(
@@ -151,26 +154,29 @@ def check_captions(
     representations: tuple[str, ...],
     positions: tuple[Position, ...],
     seed: int = 0,
-    batch_size: int = 64,
+    cache: EmbeddingCache | None = None,
+    pack_size: int | None = None,
     workspace: Path,
-    progress: Callable[[int], None] = lambda _n: None,
+    progress: Progress | None = None,
 ) -> list[tuple[str, str, CenteringCheck]]:
     """Encode a caption set and run the centering check on each row: (representation, position, outcome).
 
     Parameters are those of `measure_captions`.
     """
-    with tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as name:
-        collected = collect(
+    checks = []
+    with (
+        tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
+        collect(
             encoder,
-            (caption.text for caption in captions),
-            Path(name),
+            captions,
+            Path(folder),
             representations=representations,
             positions=positions,
-            profile=False,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        checks = []
+            cache=cache,
+            pack_size=pack_size,
+            progress=progress or Quiet(),
+        ) as collected,
+    ):
         for representation in representations:
             for place in positions:
                 vectors = collected.vectors[representation, place]

@@ -1,75 +1,76 @@
-"""From a stream of captions to vectors on disk: what the statistics then read in blocks, as often as they need."""
+"""From captions to vectors on disk: what the statistics then read in blocks, as often as they need."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.encoder.encode import BATCH, EncodedChunk, Key, encode_chunks
+from clipgeom._progress import Progress
+from clipgeom.encoder.cache import EmbeddingCache
+from clipgeom.encoder.encode import Key, Wanted
 from clipgeom.encoder.positions import Position
-from clipgeom.vectors import FileVectors, VectorWriter
+from clipgeom.encoder.store import VectorStore
+from clipgeom.vectors import FileVectors
 
 if TYPE_CHECKING:
-    from clipgeom.captions import Caption
+    from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
 __all__ = ["PROFILE_CAPTIONS", "CaptionSpool", "Collected", "collect"]
 
-# The profile keeps the vectors of all positions for a while; this many captions bound the disk it takes (0.4 GB for
-# two representations of width 768). Its rows state their own n.
+# The profile keeps the vectors of all positions; this many captions bound the disk it takes (0.4 GB for two
+# representations of width 768). Its rows state their own n.
 PROFILE_CAPTIONS = 5000
 
 
 class CaptionSpool:
-    """The used captions in a file, read back one by one: only their offsets are kept in memory."""
+    """The used captions in a file, read back as often as needed: only their offsets are kept in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("w+b")
-        self._offsets: list[NDArray[np.int64]] = []
-        self._end = 0
+    def __init__(self, captions: CaptionStream, path: Path) -> None:
+        self._path = path
+        offsets, end = [], 0
+        with path.open("wb") as file:
+            for caption in captions:
+                offsets.append(end)
+                end += file.write(json.dumps([caption.id, caption.text]).encode() + b"\n")
+        self._offsets = np.array(offsets, dtype=np.int64)
 
-    def passing(self, captions: Iterable[Caption]) -> Iterator[str]:
-        """The texts of a stream of captions, each written down as it passes."""
-        pending: list[int] = []
-        for caption in captions:
-            pending.append(self._end)
-            self._end += self._file.write(json.dumps([caption.id, caption.text]).encode() + b"\n")
-            if len(pending) == 4096:
-                self._offsets.append(np.array(pending))
-                pending = []
-            yield caption.text
-        self._offsets.append(np.array(pending, dtype=np.int64))
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def texts(self) -> Iterator[str]:
+        """All texts, in order."""
+        with self._path.open("rb") as file:
+            for line in file:
+                yield json.loads(line)[1]
 
     def read(self, indices: Iterable[int]) -> list[tuple[str, str]]:
         """(id, text) of the captions with these indices, in the order of the indices."""
-        offsets = np.concatenate(self._offsets)
         found = []
-        for index in indices:
-            self._file.seek(int(offsets[index]))
-            identifier, text = json.loads(self._file.readline())
-            found.append((identifier, text))
+        with self._path.open("rb") as file:
+            for index in indices:
+                file.seek(int(self._offsets[index]))
+                identifier, text = json.loads(file.readline())
+                found.append((identifier, text))
         return found
 
-    def close(self) -> None:
-        """Close the file; its folder is deleted by whoever made it."""
-        self._file.close()
 
-
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Collected:
     """Vectors of a caption set by (representation, position), and what became of the captions.
 
     `rows[position]` are the indices of the captions that have the position; `lengths[k]` counts captions of k tokens.
+    `profile` holds the positions that only the first `PROFILE_CAPTIONS` captions were read at.
     """
 
+    captions: CaptionSpool
     vectors: dict[Key, FileVectors]
     profile: dict[Key, FileVectors]
     rows: dict[Position, NDArray[np.int64]]
@@ -78,98 +79,85 @@ class Collected:
     lengths: NDArray[np.int64]
 
 
-@dataclass(eq=False)
-class _Sink:
-    """Open files, one a key."""
-
-    folder: Path
-    writers: dict[Key, VectorWriter] = field(default_factory=dict)
-
-    def take(self, vectors: dict[Key, NDArray[np.float32]], keys: Iterable[Key]) -> None:
-        for key in keys:
-            rows = vectors[key]
-            if key not in self.writers:
-                name = f"{key[0]}.{str(key[1]).replace(':', '-')}.f32"
-                self.writers[key] = VectorWriter(self.folder / name, dim=rows.shape[1])
-            self.writers[key].append(rows)
-
-    @property
-    def vectors(self) -> dict[Key, FileVectors]:
-        return {key: writer.written for key, writer in self.writers.items()}
-
-    def close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
-
-
+@contextmanager
 def collect(
     encoder: TextEncoder,
-    texts: Iterable[str],
+    captions: CaptionStream,
     folder: Path,
     *,
     representations: tuple[str, ...],
     positions: tuple[Position, ...],
-    profile: bool = True,
+    progress: Progress,
+    profile: bool = False,
     padded: bool = False,
-    batch_size: int = BATCH,
-    progress: Callable[[int], None] = lambda _n: None,
-) -> Collected:
-    """Encode a stream of captions into files under `folder`.
+    cache: EmbeddingCache | None = None,
+    pack_size: int | None = None,
+) -> Iterator[Collected]:
+    """Encode a caption set, unless the cache has it, and hold its vectors for as long as the context lasts.
 
     Parameters
     ----------
     encoder : TextEncoder
-    texts : iterable of str
+    captions : CaptionStream
     folder : Path
-        An existing folder for the files.
+        An existing folder for the captions, and for the vectors where no cache keeps them.
     representations, positions
         What is wanted of every caption.
+    progress : Progress
     profile : bool
         Also keep every position of the first `PROFILE_CAPTIONS` captions.
     padded : bool
         The profile's padded population too.
-    progress : callable
-        Told how many captions each chunk held.
+    cache : EmbeddingCache, optional
+        Where vectors are looked for and kept.
+    pack_size : int, optional
+        Tokens run together.
     """
-    (folder / "profile").mkdir()
-    main, side = _Sink(folder), _Sink(folder / "profile")
-    rows: dict[Position, list[NDArray[np.int64]]] = {place: [] for place in positions}
-    lengths = np.zeros(encoder.max_positions + 1, dtype=np.int64)
-    n = n_truncated = 0
-
-    stream = iter(texts)
     everywhere = [Position("content", i) for i in range(encoder.max_positions)] if profile else []
     if profile and padded:
         everywhere += [Position("padded", i) for i in range(encoder.max_positions)]
     extra = [place for place in everywhere if place not in positions]
-    phases: list[tuple[Iterator[str], list[Position]]] = [(stream, [])]
-    if profile:
-        phases.insert(0, (islice(stream, PROFILE_CAPTIONS), extra))
+    wanted = [Wanted(place, representations) for place in positions]
+    wanted += [Wanted(place, representations, PROFILE_CAPTIONS) for place in extra]
 
-    with closing(main), closing(side):
-        for source, added in phases:
-            chunks: Iterator[EncodedChunk] = encode_chunks(
-                encoder,
-                source,
-                representations=representations,
-                positions=[*positions, *added],
-                batch_size=batch_size,
-            )
-            for chunk in chunks:
-                main.take(chunk.vectors, [(name, place) for name in representations for place in positions])
-                side.take(chunk.vectors, [(name, place) for name in representations for place in added])
-                for place in positions:
-                    rows[place].append(n + np.flatnonzero(chunk.present[place]))
-                size = len(chunk.tokens.ids)
-                n += size
-                n_truncated += int(chunk.tokens.truncated.sum())
-                lengths += np.bincount(chunk.tokens.lengths, minlength=len(lengths))
-                progress(size)
-    return Collected(
-        vectors=main.vectors,
-        profile=side.vectors,
-        rows={place: np.concatenate([*parts, np.empty(0, np.int64)]) for place, parts in rows.items()},
-        n=n,
-        n_truncated=n_truncated,
-        lengths=lengths,
-    )
+    spool = CaptionSpool(captions, folder / "captions.jsonl")
+    with _store(encoder, captions, folder / "vectors", wanted, cache, progress) as store:
+        progress.expect(len(spool))
+        store.fill(encoder, spool.texts(), wanted, pack_size=pack_size, progress=progress)
+        lengths = store.lengths
+        keys = [(name, place) for name in representations for place in positions]
+        side = [(name, place) for name in representations for place in extra]
+        yield Collected(
+            captions=spool,
+            vectors={(name, place): store.vectors(name, place) for name, place in keys},
+            profile={(name, place): store.vectors(name, place, PROFILE_CAPTIONS) for name, place in side},
+            rows={place: np.flatnonzero(place.present(lengths.eos)) for place in positions},
+            n=len(lengths.eos),
+            n_truncated=int(lengths.truncated.sum()),
+            lengths=np.bincount(lengths.tokens, minlength=encoder.max_positions + 1),
+        )
+
+
+@contextmanager
+def _store(
+    encoder: TextEncoder,
+    captions: CaptionStream,
+    folder: Path,
+    wanted: list[Wanted],
+    cache: EmbeddingCache | None,
+    progress: Progress,
+) -> Iterator[VectorStore]:
+    if cache is None:
+        yield VectorStore(folder, {}, notify=progress.note)
+        return
+    counts = captions.counts
+    with cache.open(
+        encoder,
+        wanted,
+        captions=str(captions.source),
+        captions_sha256=counts.sha256,
+        n=counts.n_used,
+        fallback=folder,
+        notify=progress.note,
+    ) as store:
+        yield store

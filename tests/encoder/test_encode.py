@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgeom import DomainError, EncoderError, encode, load_text_encoder
-from clipgeom.encoder import Position, encode_chunks
+from clipgeom.encoder import Position, Wanted, encode_chunks
 
 from .towers import make_model, save_pipeline
 
@@ -67,10 +67,12 @@ words = st.sampled_from(["the", "cat", "dog", "a", "on", "mat", "x", "é", "<|en
 @settings(max_examples=25, deadline=None)
 @given(
     texts=st.lists(st.lists(words, min_size=1, max_size=60).map(" ".join), min_size=1, max_size=12),
-    batch=st.integers(1, 9),
+    blocks=st.integers(3, 9),
 )
-def test_results_depend_on_neither_batch_nor_neighbours(tower, texts, batch):
-    together = encode(tower, texts, representations="hidden,projected", positions="eos,5,padded:30", batch_size=batch)
+def test_results_depend_on_neither_batch_nor_neighbours(tower, texts, blocks):
+    together = encode(
+        tower, texts, representations="hidden,projected", positions="eos,5,padded:30", pack_size=32 * blocks
+    )
     for key, (vectors, rows) in together.items():
         for vector, row in zip(vectors, rows, strict=True):
             alone = encode(tower, [texts[row]], representations=key[0], positions=key[1])[key][0]
@@ -83,7 +85,7 @@ def test_real_captions_through_the_real_tower(shared):
     folder = shared("models/coco-text-tiny")
     lines = shared("data/coco2014_karpathy_test_captions.txt").read_text(encoding="utf-8").splitlines()[:200]
     encoder = load_text_encoder(folder)
-    encoded = encode(encoder, lines, representations="hidden,projected", positions="eos,5", batch_size=37)
+    encoded = encode(encoder, lines, representations="hidden,projected", positions="eos,5", pack_size=96)
     model = CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batch = tokenizer(lines, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
@@ -96,12 +98,8 @@ def test_real_captions_through_the_real_tower(shared):
 
 
 def test_a_long_caption_is_cut_with_eos_kept_last_and_counted(tower):
-    [chunk] = encode_chunks(
-        tower,
-        ["the cat", "dog " * 10_000],
-        representations=["hidden"],
-        positions=[Position("eos"), Position("content", 75)],
-    )
+    wanted = [Wanted(Position("eos"), ("hidden",)), Wanted(Position("content", 75), ("hidden",))]
+    [chunk] = encode_chunks(tower, ["the cat", "dog " * 10_000], wanted)
     assert chunk.tokens.truncated.tolist() == [False, True]
     assert chunk.tokens.eos.tolist()[1] == 76
     assert chunk.tokens.ids[1][-1] == tower.tokens.eos_id

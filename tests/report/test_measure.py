@@ -183,7 +183,7 @@ from clipgeom.report.build import measure_captions
 encoder = load_text_encoder(sys.argv[1])
 for limit in (10_000, int(sys.argv[4])):
     result = measure_captions(encoder, open_captions(sys.argv[2], limit=limit), representations=("hidden", "projected"),
-                              positions=parse_positions("eos,5"), workspace=Path(sys.argv[3]), batch_size=256)
+                              positions=parse_positions("eos,5"), workspace=Path(sys.argv[3]))
     assert result.report["captions"]["n_used"] == limit
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -1,0 +1,187 @@
+"""Encoded caption sets that are kept: a folder of vector stores, one for each encoder, caption set and dtype."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgeom._download import cache_folder
+from clipgeom._extras import needs_extra
+from clipgeom.encoder.encode import Wanted
+from clipgeom.encoder.store import VectorStore
+from clipgeom.errors import ClipGeomError
+
+if TYPE_CHECKING:
+    from clipgeom.encoder.load import TextEncoder
+
+__all__ = ["CacheError", "CachedSet", "EmbeddingCache"]
+
+
+class CacheError(ClipGeomError):
+    """The cache cannot take what is to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSet:
+    """One kept caption set; `complete` is False where an encoding run was cut off."""
+
+    name: str
+    model: str
+    captions: str
+    dtype: str
+    n: int
+    size: int
+    used: datetime
+    complete: bool
+
+
+class EmbeddingCache:
+    """A folder of encoded caption sets.
+
+    Processes that want the same set take turns, by an advisory lock that a crash releases: the second finds the
+    vectors there.
+
+    Parameters
+    ----------
+    root : Path, optional
+        By default ``encodings`` in ``$CLIPGEOM_CACHE`` or the user's cache folder.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = cache_folder() / "encodings" if root is None else root
+
+    @contextmanager
+    def open(
+        self,
+        encoder: TextEncoder,
+        wanted: Sequence[Wanted],
+        *,
+        captions: str,
+        captions_sha256: str,
+        n: int,
+        fallback: Path,
+        notify: Callable[[str], None] = lambda _text: None,
+    ) -> Iterator[VectorStore]:
+        """The store of one caption set, for as long as the context lasts.
+
+        Parameters
+        ----------
+        encoder : TextEncoder
+        wanted : sequence of Wanted
+            What will be asked of the store.
+        captions, captions_sha256, n
+            Name, hash over the texts in order, and number of the captions.
+        fallback : Path
+            Folder for a store that is not kept, used where the cache cannot be written; `notify` is told.
+        notify : callable
+            Told, in a sentence, what the user should know.
+
+        Raises
+        ------
+        CacheError
+            No space left on the cache's disk.
+        """
+        with needs_extra("report", "the cache"):
+            import filelock
+
+        identity = {
+            "fingerprint": encoder.fingerprint,
+            "captions_sha256": captions_sha256,
+            "dtype": encoder.dtype,
+        }
+        name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+        folder = self.root / name
+        lock = filelock.FileLock(self.root / f"{name}.lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                notify("waiting for another process that encodes the same captions")
+                lock.acquire()
+            about = {"model": encoder.name, "captions": captions, "dtype": encoder.dtype, "n": n}
+            (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+        except OSError as error:
+            lock.release()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full(error) from error
+            kept = VectorStore(folder, identity, notify=notify)
+            if not kept.has(wanted):
+                notify(f"the cache {self.root} cannot be written ({error.strerror}); nothing is kept of this run")
+                kept = VectorStore(fallback, identity, notify=notify)
+            yield kept
+            return
+        try:
+            yield VectorStore(folder, identity, notify=notify)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full(error) from error
+            raise
+        except KeyboardInterrupt:
+            notify("interrupted; the same command goes on where this one stopped")
+            raise
+        finally:
+            lock.release()
+
+    def sets(self) -> list[CachedSet]:
+        """What is kept, the most recently used first."""
+        found = []
+        for folder in self._folders():
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            about = _about(folder)
+            found.append(
+                CachedSet(
+                    name=folder.name,
+                    model=str(about.get("model", "?")),
+                    captions=str(about.get("captions", "?")),
+                    dtype=str(about.get("dtype", "?")),
+                    n=int(about.get("n", 0)),
+                    size=sum(sizes),
+                    used=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
+                    complete=(folder / "store.json").exists() and not (folder / "partial").exists(),
+                )
+            )
+        return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+    def clear(self) -> tuple[list[str], list[str]]:
+        """Delete everything that is not in use; the names of what was deleted and of what was left."""
+        with needs_extra("report", "the cache"):
+            import filelock
+
+        deleted, left = [], []
+        for folder in self._folders():
+            lock = filelock.FileLock(self.root / f"{folder.name}.lock")
+            try:
+                with lock.acquire(timeout=0):
+                    shutil.rmtree(folder)
+                    deleted.append(folder.name)
+            except filelock.Timeout:
+                left.append(folder.name)
+        # lock files stay: to delete one that another process has open would let two hold it
+        return deleted, left
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+
+    def _full(self, error: OSError) -> CacheError:
+        free = shutil.disk_usage(self.root).free / 1e6
+        return CacheError(
+            f"no space left for the vectors in {self.root} ({free:,.0f} MB free): make room with clipgeom cache clear, "
+            "set CLIPGEOM_CACHE to a folder on another disk, or pass --no-cache"
+        )
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) else {}

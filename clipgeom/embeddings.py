@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
+from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
 from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
 
@@ -90,9 +91,7 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
             with partial.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
         elif path.suffix == ".safetensors":
-            from safetensors.numpy import save_file
-
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)
+            save_tensors(partial, arrays, metadata)
         elif path.suffix == ".parquet":
             _save_parquet(partial, arrays)
         else:

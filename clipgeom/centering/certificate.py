@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._safetensors import save_tensors
 from clipgeom.centering.check import CENTERED_MODES, MODES, CenteringCheck
 from clipgeom.centering.explain import explain, verdict
 from clipgeom.errors import CertificateError, ConfigError
@@ -159,8 +160,6 @@ class Certificate:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all; the same certificate gives the same bytes."""
-        from safetensors.numpy import save
-
         centers = {f"{e.representation}.{e.position}": np.ascontiguousarray(e.center) for e in self.entries}
         content = {
             "schema": SCHEMA,
@@ -182,15 +181,13 @@ class Certificate:
                 for e in self.entries
             ],
         }
-        # one metadata key only: the order of several would not be the same in every run
         wrapped = {"content": content, "sha256": _digest(content, centers)}
-        data = save(centers, metadata={_KEY: _canonical(wrapped)})
         target = Path(path)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
         partial = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
+            os.close(handle)
+            save_tensors(partial, centers, {_KEY: _canonical(wrapped)})
             partial.chmod(0o644)
             partial.replace(target)
         finally:

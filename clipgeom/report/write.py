@@ -6,16 +6,13 @@ import csv
 import io
 import json
 import os
-import struct
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from clipgeom._extras import needs_extra
+from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ConfigError
 from clipgeom.report.folder import output_folder
 
@@ -56,7 +53,7 @@ def write_report(measured: Measured, out: Path) -> None:
         _write(folder / "report.html", render_report(measured.report, figures))
         _write_json(folder / "report.json", measured.report)
         _write(folder / "statistics.csv", _csv(measured.report))
-        (folder / "centers.safetensors").write_bytes(_safetensors(measured.centers, _metadata(measured.report)))
+        save_tensors(folder / "centers.safetensors", measured.centers, _metadata(measured.report))
 
 
 def check_file(out: Path, *, generator: str) -> None:
@@ -161,16 +158,3 @@ def _metadata(report: dict[str, Any]) -> dict[str, str]:
     provenance = report["provenance"]
     known = {key: provenance.get(key) for key in ("fingerprint", "captions_sha256", "embeddings_sha256")}
     return {"schema": report["schema"], **{key: value for key, value in known.items() if value is not None}}
-
-
-def _safetensors(tensors: Mapping[str, NDArray[np.float64]], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file with its header in sorted order; the reference writer's order is random."""
-    from safetensors.numpy import save
-
-    written = save(
-        {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in tensors.items()}, dict(metadata)
-    )
-    (length,) = struct.unpack("<Q", written[:8])
-    header = json.dumps(json.loads(written[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + written[8 + length :]

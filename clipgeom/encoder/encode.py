@@ -223,17 +223,19 @@ def _prepare(
         last[captions] = np.maximum(last[captions], depths)
         present[entry.position] = here
         readings.append(_Reading(entry, captions, depths))
+    if encoder.tower is None:
+        return Chunk(start, tokens, present, lambda skip: _batches(encoder, tokens.ids, readings, skip))
     # a row sees no further than itself, so that nothing after the last one asked for is run
     sequences = [
-        ids[: end + 1]
-        if end < len(ids)
-        else np.pad(ids, (0, end + 1 - len(ids)), constant_values=encoder.tokens.pad_id)
-        for ids, end in zip(tokens.ids, last.tolist(), strict=True)
+        _continued(encoder, ids, end + 1)[: end + 1] for ids, end in zip(tokens.ids, last.tolist(), strict=True)
     ]
-    if encoder.tower is None:
-        return Chunk(start, tokens, present, lambda skip: _batches(encoder, sequences, last, readings, skip))
     tree = PrefixTree(sequences)
     return Chunk(start, tokens, present, lambda skip: _packs(encoder, tree, last, readings, pack_size, skip))
+
+
+def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
+    """Token ids with pad tokens after them up to a length."""
+    return np.pad(ids, (0, max(0, length - len(ids))), constant_values=encoder.tokens.pad_id)
 
 
 def _packs(
@@ -251,7 +253,7 @@ def _packs(
     idle = len(last) - len(running)  # captions that have nothing to give are done at once
     if not len(tree):
         yield Piece({}, {}, idle)
-    for number, pack in enumerate(tree.packs(pack_size)):
+    for number, pack in enumerate(_ahead(tree.packs(pack_size))):
         window = (pack.first, pack.first + pack.n)
         low, high = np.searchsorted(ends, window)
         captions = int(high - low) + (idle if number == 0 else 0)
@@ -271,36 +273,52 @@ def _packs(
         yield Piece(slots, values, captions)
 
 
-def _batches(
-    encoder: TextEncoder, sequences: Sequence[_Ints], last: _Ints, readings: Sequence[_Reading], skip: int
-) -> Iterator[Piece]:
-    """For a tower that takes no packs: whole sequences, those of similar length together."""
+def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Reading], skip: int) -> Iterator[Piece]:
+    """For a tower that takes no packs: whole sequences of one length together, so that whatever it looks at is there.
+
+    Captions in their own length come first, then those of padded positions in full length.
+    """
     import torch
 
-    order = np.argsort(last, kind="stable")
-    idle = int((last < 0).sum())
-    if idle:
-        yield Piece({}, {}, idle, skipped=skip > 0)
-    names = tuple({name: None for reading in readings for name in reading.wanted.representations})
-    at = np.empty(len(last), dtype=np.int64)  # each caption's place in the order
-    at[order] = np.arange(len(order))
-    for number, start in enumerate(range(idle, len(order), _BATCH), start=int(idle > 0)):
-        members = order[start : start + _BATCH]
-        if number < skip:
-            yield Piece({}, {}, len(members), skipped=True)
-            continue
-        ids = np.full((len(members), int(last[members[-1]]) + 1), encoder.tokens.pad_id, dtype=np.int64)
-        for row, member in enumerate(members):
-            ids[row, : len(sequences[member])] = sequences[member]
-        states = _values(encoder, encoder.forward(torch.from_numpy(ids), names), readings)
-        slots, values = {}, {}
-        for reading in readings:
-            rows = at[reading.captions] - start
-            here = (rows >= 0) & (rows < len(members))
-            slots[reading.position] = np.flatnonzero(here)
-            for name in reading.wanted.representations:
-                values[name, reading.position] = states[name][rows[here], reading.depths[here]]
-        yield Piece(slots, values, len(members))
+    padded = [reading for reading in readings if reading.position.kind == "padded"]
+    own = [reading for reading in readings if reading.position.kind != "padded"]
+    full = [_continued(encoder, row, encoder.max_positions) for row in ids]
+    continued = _captions(padded)
+    number = completed = 0
+    for group, sequences in ((own, ids), (padded, full)):
+        members = _captions(group)
+        lengths = np.array([len(sequences[member]) for member in members.tolist()], dtype=np.int64)
+        for batch in _equal_lengths(members, lengths):
+            number += 1
+            captions = len(batch) if group is padded else int((~np.isin(batch, continued)).sum())
+            completed += captions
+            if number <= skip:
+                yield Piece({}, {}, captions, skipped=True)
+                continue
+            names = tuple({name: None for reading in group for name in reading.wanted.representations})
+            stacked = torch.from_numpy(np.stack([sequences[member] for member in batch.tolist()]))
+            states = _values(encoder, encoder.forward(stacked, names), group)
+            slots, values = {}, {}
+            for reading in group:
+                rows = np.flatnonzero(np.isin(batch, reading.captions))
+                slots[reading.position] = np.searchsorted(reading.captions, batch[rows])
+                for name in reading.wanted.representations:
+                    depths = reading.depths[slots[reading.position]]
+                    values[name, reading.position] = states[name][rows, depths]
+            yield Piece(slots, values, captions)
+    yield Piece({}, {}, len(ids) - completed, skipped=number < skip)
+
+
+def _captions(readings: Sequence[_Reading]) -> _Ints:
+    """The captions that any of the readings asks for, in order."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(reading.captions for reading in readings)]))
+
+
+def _equal_lengths(members: _Ints, lengths: _Ints) -> Iterator[_Ints]:
+    """The members in batches of one length each."""
+    for length in np.unique(lengths):
+        same = members[lengths == length]
+        yield from (same[start : start + _BATCH] for start in range(0, len(same), _BATCH))
 
 
 def _values(

@@ -86,7 +86,7 @@ class TextEncoder:
 
     @property
     def unpacked(self) -> str:
-        """Why captions are run whole, in batches sorted by length; empty where they are run as a prefix tree."""
+        """Why captions are run whole, those of one length together; empty where they are run as a prefix tree."""
         return self._packing[1]
 
     @cached_property

@@ -112,7 +112,7 @@ class VectorStore:
         if not missing and "tokens.npz" in self._arrays:
             return
         if encoder.unpacked:
-            self._notify(f"captions are run whole, in batches sorted by length: {encoder.name}: {encoder.unpacked}")
+            self._notify(f"captions are run whole, those of one length together: {encoder.name}: {encoder.unpacked}")
         partial = _Partial(self.folder / "partial", encoder, missing, pack_size)
         with partial:
             lengths = partial.run(encoder, texts, pack_size, progress or Quiet())

@@ -1,8 +1,9 @@
 """The centering check and its certificate: may an encoder's embeddings be interpolated about their centre."""
 
 from clipgeom.centering.certificate import Certificate, Entry, summarize
-from clipgeom.centering.check import CENTERED_MODES, MODES, CenteringCheck, Estimate, Preference, check_centering
+from clipgeom.centering.check import CenteringCheck, Estimate, Preference, check_centering
 from clipgeom.centering.explain import LABELS, breaks, explain, verdict
+from clipgeom.centering.judging import CENTERED_MODES, MODES
 
 __all__ = [
     "CENTERED_MODES",

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._safetensors import save_tensors
-from clipgeom.centering.check import CENTERED_MODES, MODES, CenteringCheck
+from clipgeom.centering.check import CenteringCheck
 from clipgeom.centering.explain import explain, verdict
+from clipgeom.centering.judging import CENTERED_MODES, MODES
 from clipgeom.errors import CertificateError, ConfigError
 
 __all__ = ["Certificate", "Entry", "summarize"]

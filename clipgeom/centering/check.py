@@ -6,7 +6,7 @@ where both prefer it to SLERP with 95 % confidence, and the second finds SLERP's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -14,30 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.centering.classifier import Classifier, placements
-from clipgeom.centering.design import Fold, PairedRates, halves, nearest_pairs, random_pairs
-from clipgeom.centering.shells import TOLERANCE, FittedShells, Whitening
-from clipgeom.interpolate import aslerp, lerp, slerp, vslerp
+from clipgeom.centering.design import PairedRates, halves
+from clipgeom.centering.judging import CENTERED_MODES, MODES, TIMES, Judged
+from clipgeom.centering.shells import TOLERANCE
 from clipgeom.intervals import Interval, bootstrap_means, interval
 from clipgeom.shells import Shells, measure_shells
 from clipgeom.vectors import Vectors, as_vectors
 
-__all__ = ["CENTERED_MODES", "MIN_VECTORS", "MODES", "CenteringCheck", "Estimate", "Preference", "check_centering"]
+__all__ = ["MIN_VECTORS", "CenteringCheck", "Estimate", "Preference", "check_centering"]
 
 Array = NDArray[np.float64]
-
-# from the simplest to the least simple: ties go to the left
-CENTERED_MODES = ("vslerp", "vslerp_norm", "aslerp")
-MODES = ("lerp", "slerp", *CENTERED_MODES)
-
-TIMES = (0.25, 0.5, 0.75)
 
 # Fewer distinct vectors leave less than 15 real points for the second judge to be read on.
 MIN_VECTORS = 90
 # More are thinned: the intervals are narrow by then.
 MAX_VECTORS = 10_000
-
-_DRAWN = 400  # points of each mode that a figure shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +119,6 @@ class CenteringCheck:
     bounds: Array
 
 
-def interpolate(mode: str, a: Array, b: Array, t: float, center: Array) -> Array:
-    """Interpolate by the name of a mode, as the check and its figures do; a and b of shape (n, d)."""
-    functions: dict[str, Callable[[], Any]] = {
-        "lerp": lambda: lerp(a, b, t),
-        "slerp": lambda: slerp(a, b, t),
-        "vslerp": lambda: vslerp(a, b, t, center=center),
-        "vslerp_norm": lambda: vslerp(a, b, t, center=center, keep_norm=True),
-        "aslerp": lambda: aslerp(a, b, t, center=center),
-    }
-    points: Array = functions[mode]()
-    return points
-
-
 def check_centering(
     vectors: Vectors | NDArray[Any], /, *, seed: int = 0, tolerance: float = TOLERANCE, shells: Shells | None = None
 ) -> CenteringCheck:
@@ -187,7 +165,7 @@ def check_centering(
             tolerance,
             f"{n_distinct} distinct vectors are too few for a verdict: at least {MIN_VECTORS} are needed",
         )
-    parts = [_Judged.of(x, fold, tolerance, rng) for fold in halves(len(x), rng)]
+    parts = [Judged.of(x, fold, tolerance, rng) for fold in halves(len(x), rng)]
     return _verdict(known, n_distinct, len(x), seed, tolerance, parts)
 
 
@@ -210,114 +188,6 @@ def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Judged:
-    """What both judges say of one half, fitted on the other. Columns are MODES throughout."""
-
-    ceiling: NDArray[np.bool_]
-    pairs: NDArray[np.int64]
-    on_shell: Array  # (pairs, times, modes)
-    near_pairs: NDArray[np.int64]
-    near_on_shell: Array  # (near pairs, modes)
-    by_shell: Array  # (modes, 3)
-    real_placed: Array  # (real, 1 + modes): the first column is the control
-    made_placed: Array  # (parents' pairs, 1 + modes)
-    moved: Array  # (modes,)
-    variance: Array  # (modes,)
-    radius: Array  # (modes, 3)
-    drawn: dict[str, Array]
-    bounds: Array
-
-    @classmethod
-    def of(cls, x: Array, fold: Fold, tolerance: float, rng: np.random.Generator) -> _Judged:
-        fitted, judged = x[fold.fitted], x[fold.judged]
-        whitening = Whitening.fit(fitted)
-        real = whitening.radii(judged)
-        shells = FittedShells.of(real, tolerance=tolerance)
-
-        pairs = random_pairs(len(judged))
-        near = nearest_pairs(judged)
-        axis = whitening.center / max(float(np.linalg.norm(whitening.center)), np.finfo(float).tiny)
-        along = judged @ axis
-        on_shell = np.empty((len(pairs), len(TIMES), len(MODES)))
-        near_on_shell = np.empty((len(near), len(MODES)))
-        by_shell, radius = np.empty((len(MODES), 3)), np.empty((len(MODES), 3))
-        moved, variance = np.empty(len(MODES)), np.empty(len(MODES))
-        drawn = {"real": real[:_DRAWN] / shells.mean}
-        for m, mode in enumerate(MODES):
-            alone = np.zeros(3)
-            for k, t in enumerate(TIMES):
-                # pair by pair of partners, so that no more than one point a vector is held at once
-                for start in range(0, len(pairs), len(judged)):
-                    some = pairs[start : start + len(judged)]
-                    points = interpolate(mode, judged[some[:, 0]], judged[some[:, 1]], t, whitening.center)
-                    radii = whitening.radii(points)
-                    held = shells.hold(radii)
-                    on_shell[start : start + len(some), k, m] = held.all(axis=1)
-                    alone += held.sum(axis=0)
-                    if t == 0.5 and start == 0:
-                        radius[m] = np.median(radii / shells.mean, axis=0)
-                        moved[m] = (points @ axis).mean() - along.mean()
-                        variance[m] = (points @ axis).var() / along.var()
-                        drawn[mode] = radii[:_DRAWN] / shells.mean
-            by_shell[m] = alone / (len(pairs) * len(TIMES))
-            held_near = [
-                shells.hold(
-                    whitening.radii(interpolate(mode, judged[near[:, 0]], judged[near[:, 1]], t, whitening.center))
-                ).all(axis=1)
-                for t in TIMES
-            ]
-            near_on_shell[:, m] = np.mean(held_near, axis=0)
-        real_placed, made_placed = _classified(fitted, judged, whitening)
-        return cls(
-            ceiling=np.asarray(shells.hold(real).all(axis=1)),
-            pairs=pairs,
-            on_shell=on_shell,
-            near_pairs=near,
-            near_on_shell=near_on_shell,
-            by_shell=by_shell,
-            real_placed=real_placed,
-            made_placed=made_placed,
-            moved=moved / along.std(),
-            variance=variance,
-            radius=radius,
-            drawn=drawn,
-            bounds=np.stack([shells.low / shells.mean, shells.high / shells.mean], axis=1),
-        )
-
-
-def _classified(fitted: Array, judged: Array, whitening: Whitening) -> tuple[Array, Array]:
-    """Placements of real and made points of the judged half, by classifiers trained on the fitted half.
-
-    In either half a third are real points and two thirds are parents, each used once; in training each pair gives one
-    point, t going round, and in judging one for each t, their placements averaged. The control's made points are real.
-    """
-
-    def parts(half: Array) -> tuple[Array, Array, Array]:
-        third = len(half) // 3
-        return half[:third], half[third : 2 * third], half[2 * third : 3 * third]
-
-    real, first, second = parts(fitted)
-    real_out, first_out, second_out = parts(judged)
-    times = np.resize(TIMES, len(first))
-    real_placed, made_placed = [], []
-    for mode in ("real", *MODES):
-        if mode == "real":
-            made, out = first, [first_out]
-        else:
-            made = np.empty_like(first)
-            for t in TIMES:
-                mine = times == t
-                made[mine] = interpolate(mode, first[mine], second[mine], t, whitening.center)
-            out = [interpolate(mode, first_out, second_out, t, whitening.center) for t in TIMES]
-        classifier = Classifier.fit(whitening, real, made)
-        scores = classifier.scores(real_out)
-        placed = [placements(scores, classifier.scores(points)) for points in out]
-        real_placed.append(np.mean([above for above, _ in placed], axis=0))
-        made_placed.append(np.mean([below for _, below in placed], axis=0))
-    return np.stack(real_placed, axis=1), np.stack(made_placed, axis=1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Aucs:
     """AUC of the control and of each mode, with paired replicates over captions."""
 
@@ -325,7 +195,7 @@ class _Aucs:
     replicates: Array
 
     @classmethod
-    def of(cls, parts: Sequence[_Judged], seed: int) -> _Aucs:
+    def of(cls, parts: Sequence[Judged], seed: int) -> _Aucs:
         values = np.mean([part.made_placed.mean(axis=0) for part in parts], axis=0)
         # deviations from each half's own AUC: the halves' classifiers differ
         real = np.concatenate([part.real_placed - part.real_placed.mean(axis=0) for part in parts])
@@ -339,7 +209,7 @@ class _Aucs:
 
 
 def _verdict(
-    shells: Shells, n_distinct: int, n_judged: int, seed: int, tolerance: float, parts: Sequence[_Judged]
+    shells: Shells, n_distinct: int, n_judged: int, seed: int, tolerance: float, parts: Sequence[Judged]
 ) -> CenteringCheck:
     offsets = np.cumsum([0, *(len(part.ceiling) for part in parts)])
     shifted = list(zip(parts, offsets, strict=False))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from clipgeom.centering.check import CENTERED_MODES, CenteringCheck, Estimate
+from clipgeom.centering.check import CenteringCheck, Estimate
+from clipgeom.centering.judging import CENTERED_MODES
 from clipgeom.shells import Shells
 
 __all__ = ["LABELS", "breaks", "explain", "verdict"]

@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m clipgeom.miniworld.train", description=__doc__)
     parser.add_argument("stages", nargs="*", help="clip, autoencoder, readers, diffusion; default: all of them")
     parser.add_argument("--folder", type=Path, default=Path("miniworld-training"), help="checkpoints and pools")
+    parser.add_argument("--pack", type=Path, help="only write the weights that the folder holds, here")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: torch's own choice")
     options = parser.parse_args(arguments)
     try:
@@ -21,6 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         from clipgeom.miniworld.train.recipe import STAGES, run_stage
 
+        if options.pack is not None:
+            from clipgeom.miniworld.train.pack import pack
+
+            print(f"{options.pack}: {pack(options.folder, options.pack):,} bytes")
+            return 0
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         for name in options.stages or STAGES:

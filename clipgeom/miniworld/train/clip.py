@@ -35,10 +35,8 @@ __all__ = [
 _SEED = 201
 _GROUPS, _GROUP = 10_000, 4  # a scene, and three that differ from it in one factor each
 _GROUPS_A_BATCH = 16
-_FOCUSED = (
-    0.5  # share of batches whose captions speak of the same one or two things: shapes and places are learnt by them
-)
-_PLAIN = 0.5  # share of the other captions that say everything, and of those in the plainest words
+_ALONE = 0.5  # weight of captions that say one thing: pictures choose among all values of each factor
+_PLAIN = 0.5  # share of captions that say everything, and of those in the plainest words
 _LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 _PATCH = 8  # pixels a side
 _PLACE_STD = 0.1
@@ -120,7 +118,6 @@ def train_clip(
         for part in (model.text_model, model.text_projection):
             part.requires_grad_(False)
     training = Training(model, plan, folder)
-
     codes = np.array([[values.index(scene[name]) for name, values in FACTORS.items()] for scene in factors])
 
     def loss(step: int) -> dict[str, torch.Tensor]:
@@ -129,18 +126,23 @@ def train_clip(
         rows = (groups[:, None] * _GROUP + np.arange(_GROUP)).ravel()
         said = _subjects(rng, len(rows))
         texts = [_words(factors[row], subjects, rng) for row, subjects in zip(rows, said, strict=True)]
-        distinct, places = np.unique(texts, return_inverse=True)
-        images = image_features(model, torch.from_numpy(normalized(pictures[rows])))
-        words = text_features(model, tokenize(tokenizer, distinct.tolist()))[torch.from_numpy(places)]
-        scale = model.logit_scale.exp().clamp(max=_LARGEST_SCALE)
+        alone = [draw_caption({name: v}, rng, said=[name]) for name, values in FACTORS.items() for v in values]
         unit = torch.nn.functional.normalize
-        logits = scale * unit(words) @ unit(images).T
+        images = unit(image_features(model, torch.from_numpy(normalized(pictures[rows]))))
+        words, alone_words = (unit(text_features(model, tokenize(tokenizer, some))) for some in (texts, alone))
+        scale = model.logit_scale.exp().clamp(max=_LARGEST_SCALE)
+        logits = scale * words @ images.T
         fits = torch.from_numpy(agreement(codes[rows], said)).float()
         cross = torch.nn.functional.cross_entropy
-        both = (cross(logits, fits / fits.sum(1, keepdim=True)) + cross(logits.T, (fits / fits.sum(0)).T)) / 2
-        found = fits[torch.arange(len(rows)), logits.argmax(1)].mean()
-        floor = (torch.log(fits.sum(1)).mean() + torch.log(fits.sum(0)).mean()) / 2  # of the loss, where many fit
-        return {"loss": both, "excess": both - floor, "scale": scale, "right": found}
+        pairs = (cross(logits, fits / fits.sum(1, keepdim=True)) + cross(logits.T, (fits / fits.sum(0)).T)) / 2
+        floor = (torch.log(fits.sum(1)).mean() + torch.log(fits.sum(0)).mean()) / 2  # of it, where many fit
+        terms = {"excess": pairs - floor, "scale": scale}
+        singles = []
+        for column, similar in enumerate((scale * images @ alone_words.T).split([len(v) for v in FACTORS.values()], 1)):
+            right = torch.from_numpy(codes[rows, column])
+            singles.append(cross(similar, right))
+            terms[list(FACTORS)[column]] = (similar.argmax(1) == right).float().mean()
+        return {"loss": pairs + _ALONE * torch.stack(singles).sum(), **terms}
 
     yield from training.run(loss)
 
@@ -174,11 +176,8 @@ def agreement(codes: NDArray[np.int64], said: NDArray[np.bool_], /) -> NDArray[n
 
 
 def _subjects(rng: np.random.Generator, n: int) -> NDArray[np.bool_]:
-    """What the captions of a batch say: in some batches all the same one or two things, else each what it likes."""
+    """What each caption of a batch says."""
     said = np.zeros((n, len(FACTORS)), dtype=bool)
-    if rng.random() < _FOCUSED:
-        said[:, rng.choice(len(FACTORS), int(rng.integers(1, 3)), replace=False)] = True
-        return said
     for row in range(n):
         subjects = FACTORS if rng.random() < _PLAIN else draw_said(rng)
         said[row] = [name in subjects for name in FACTORS]

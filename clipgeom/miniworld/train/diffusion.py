@@ -18,7 +18,7 @@ from clipgeom.miniworld.train.autoencoder import encode, latent_statistics
 from clipgeom.miniworld.train.clip import WIDTH, draw_groups, text_states, tokenize
 from clipgeom.miniworld.train.loop import Plan, Record, Training, generator_of
 
-__all__ = ["Cached", "build_scheduler", "build_unet", "prepare", "sample", "train_diffusion"]
+__all__ = ["Cached", "build_scheduler", "build_unet", "prepare", "sample", "scaling_factor", "train_diffusion"]
 
 _SEED = 401
 _BATCH = 32
@@ -53,6 +53,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # of no effect with trailing steps; the pipeline asks for it
         prediction_type="v_prediction",
         timestep_spacing="trailing",
         rescale_betas_zero_snr=True,
@@ -90,9 +91,13 @@ def prepare(pool_folder: Path, autoencoder: AutoencoderKL, clip: CLIPModel, toke
             states[i : i + len(ids)] = text_states(clip, ids).numpy()
         states.flush()
         partial.replace(states_path)
-    latents = torch.from_numpy(np.load(latents_path))
-    factor = 1 / latent_statistics(latents)[1]
-    return Cached(latents * factor, np.load(states_path, mmap_mode="r"), factor)
+    factor = scaling_factor(pool_folder)
+    return Cached(torch.from_numpy(np.load(latents_path)) * factor, np.load(states_path, mmap_mode="r"), factor)
+
+
+def scaling_factor(pool_folder: Path, /) -> float:
+    """What brings the latents of the training pictures to a standard deviation of 1."""
+    return 1 / latent_statistics(torch.from_numpy(np.load(pool_folder / "latents.npy")))[1]
 
 
 def train_diffusion(folder: Path, plan: Plan, cached: Cached, /) -> Iterator[Record]:

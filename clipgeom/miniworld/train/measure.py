@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from clipgeom.miniworld.characters import NEW_CHARACTERS
 from clipgeom.miniworld.factors import FACTORS
 from clipgeom.miniworld.readers import FactorReaders, entropy
 from clipgeom.miniworld.scenery import scenes
 from clipgeom.miniworld.train.autoencoder import decode, encode, psnr
-from clipgeom.miniworld.train.clip import recall_at_1, text_states, tokenize
+from clipgeom.miniworld.train.clip import recall_at_1, tokenize
 from clipgeom.miniworld.train.diffusion import sample
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "measure_clip",
     "measure_diffusion",
     "measure_readers",
+    "measure_speed",
 ]
 
 TEST_SEED = 3  # fixed before anything was trained
@@ -44,17 +46,24 @@ class Generator:
         self,
         unet: UNet2DConditionModel,
         autoencoder: AutoencoderKL,
-        clip: CLIPModel,
+        text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         scaling_factor: float,
     ) -> None:
-        self.unet, self.autoencoder, self.clip, self.tokenizer = unet, autoencoder, clip, tokenizer
+        self.unet, self.autoencoder, self.text_encoder, self.tokenizer = unet, autoencoder, text_encoder, tokenizer
         self.scaling_factor = scaling_factor
 
+    @classmethod
+    def of(cls, pipeline: Any, /) -> Generator:
+        """With the parts of a `StableDiffusionPipeline`."""
+        factor = pipeline.vae.config.scaling_factor
+        return cls(pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, factor)
+
+    @torch.no_grad()
     def states(self, texts: Sequence[str]) -> torch.Tensor:
         """What conditions the U-Net, shape (n, 77, width)."""
         ids = tokenize(self.tokenizer, texts, whole=True)
-        return torch.cat([text_states(self.clip, part) for part in ids.split(100)])
+        return torch.cat([self.text_encoder(input_ids=part).last_hidden_state for part in ids.split(100)])
 
     def draw(
         self, texts: Sequence[str], *, seed: int, guidance: float = GUIDANCE, steps: int = _STEPS
@@ -116,11 +125,11 @@ def measure_diffusion(
     return figures
 
 
-def measure_speed(pipeline: object, /, *, n: int = 64, steps: int = _STEPS) -> dict[str, float]:
+def measure_speed(pipeline: Any, /, *, n: int = 64, steps: int = _STEPS) -> dict[str, float]:
     """Pictures a second through the pipeline itself, and the share of the time that its U-Net takes."""
     captions = list(scenes(n, TEST_SEED, said=tuple(FACTORS)).captions)
     spent = 0.0
-    unet = pipeline.unet  # type: ignore[attr-defined]
+    unet = pipeline.unet
     forward = unet.forward
 
     def timed(*args: object, **kwargs: object) -> object:
@@ -133,9 +142,7 @@ def measure_speed(pipeline: object, /, *, n: int = 64, steps: int = _STEPS) -> d
     unet.forward = timed
     try:
         start = time.perf_counter()
-        pipeline(  # type: ignore[operator]
-            captions, num_inference_steps=steps, guidance_scale=GUIDANCE, height=64, width=64, output_type="np"
-        )
+        pipeline(captions, num_inference_steps=steps, guidance_scale=GUIDANCE, height=64, width=64, output_type="np")
         whole = time.perf_counter() - start
     finally:
         unet.forward = forward

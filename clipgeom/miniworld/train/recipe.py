@@ -33,8 +33,8 @@ __all__ = [
 
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "clip": Plan(steps=2000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, weight_decay=0.05),
-        "autoencoder": Plan(steps=4200, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
+        "clip": Plan(steps=1300, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, weight_decay=0.05),
+        "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
         "readers": Plan(steps=1500, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
         "diffusion": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
     }
@@ -101,7 +101,7 @@ def _clip(folder: Path, plan: Plan) -> Iterator[Record]:
     tokenizer = build_tokenizer()
     for record in train_clip(folder / "clip", plan, folder / "pools", tokenizer):
         yield record
-        if record.step % (2 * plan.save_every) == 0 or record.step == plan.steps:
+        if record.step % (4 * plan.save_every) == 0 or record.step == plan.steps:
             model, _ = trained_clip(folder)
             recall = recall_at_1(model, tokenizer, 1000, _VALIDATION)
             append_line(folder / "clip" / "recall.jsonl", {"step": record.step, "recall": recall})

@@ -178,7 +178,7 @@ def test_pools_are_kept_and_know_their_marks(tmp_path):
 
 
 def test_stages_need_their_forerunners(tmp_path):
-    with pytest.raises(ConfigError, match=r"no stage 'vae'.*clip, autoencoder, readers, diffusion"):
+    with pytest.raises(ConfigError, match=r"no stage 'vae'.*clip, autoencoder, readers, diffusion, vision, decoder"):
         next(run_stage("vae", tmp_path))
     with pytest.raises(ConfigError, match="'autoencoder' has not run"):
         next(run_stage("readers", tmp_path))

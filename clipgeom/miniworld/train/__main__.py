@@ -12,7 +12,9 @@ from clipgeom.errors import ClipGeomError
 def main(arguments: list[str] | None = None) -> int:
     """Run stages in their order; each goes on from its checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m clipgeom.miniworld.train", description=__doc__)
-    parser.add_argument("stages", nargs="*", help="clip, autoencoder, readers, diffusion; default: all of them")
+    parser.add_argument(
+        "stages", nargs="*", help="clip, autoencoder, readers, diffusion, vision, decoder; default: all"
+    )
     parser.add_argument("--folder", type=Path, default=Path("miniworld-training"), help="checkpoints and pools")
     parser.add_argument("--pack", type=Path, help="only write the weights that the folder holds, here")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: torch's own choice")

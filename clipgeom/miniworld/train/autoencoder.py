@@ -24,6 +24,7 @@ _WHOLE, _CROPS = 6, 24  # pictures a step, or crops of a quarter of their size
 _CROP = 32  # pixels a side
 _ON_FIGURE = 0.7  # share of crops that hold the figure: the hard part of a picture, and a tenth of it
 _ENDING = 0.85  # share of the steps on crops; the rest sees whole pictures, as does everyone after
+_SECOND_ROUND = 1_000_000  # steps of a second round draw other batches than those of the first
 _KL = 5e-4  # of the mean over latents: holds them near the unit Gaussian; larger values cost detail
 _SQUARE = 4.0  # weight of the squared error beside the absolute one
 
@@ -44,20 +45,22 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def train_autoencoder(
-    folder: Path, plan: Plan, pool_folder: Path, /, *, decoder_only: bool = False
+    folder: Path, plan: Plan, pool_folder: Path, /, *, trained: AutoencoderKL | None = None
 ) -> Iterator[Record]:
-    """Train it, in `folder`; `decoder_only` leaves latents as they are."""
+    """Train it, in `folder`: from nothing, or the decoder of a `trained` one, whose latents stay as they are."""
     pictures, factors = draw_pool(pool_folder, _POOL, _SEED, new_characters=_NEW)
     centers = np.array([middle(scene["position"]) for scene in factors])
     torch.manual_seed(_SEED)
     model = build_autoencoder()
-    if decoder_only:
+    if trained is not None:
+        model.load_state_dict(trained.state_dict())
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
+    first = 0 if trained is None else _SECOND_ROUND
     training = Training(model, plan, folder)
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = generator_of(_SEED, step)
+        rng = generator_of(_SEED, first + step)
         cropped = step < _ENDING * plan.steps
         rows = np.sort(rng.choice(_POOL, _CROPS if cropped else _WHOLE, replace=False))
         batch = torch.from_numpy(normalized(_crops(pictures[rows], centers[rows], rng) if cropped else pictures[rows]))

@@ -37,6 +37,7 @@ _GROUPS, _GROUP = 10_000, 4  # a scene, and three that differ from it in one fac
 _GROUPS_A_BATCH = 16
 _ALONE = 0.5  # weight of captions that say one thing: pictures choose among all values of each factor
 _PLAIN = 0.5  # share of captions that say everything, and of those in the plainest words
+_SECOND_ROUND = 1_000_000  # steps of a second round draw other batches than those of the first
 _LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 _PATCH = 8  # pixels a side
 _PLACE_STD = 0.1
@@ -108,20 +109,22 @@ def text_states(model: CLIPModel, ids: torch.Tensor, /) -> torch.Tensor:
 
 
 def train_clip(
-    folder: Path, plan: Plan, pool_folder: Path, tokenizer: CLIPTokenizer, /, *, vision_only: bool = False
+    folder: Path, plan: Plan, pool_folder: Path, tokenizer: CLIPTokenizer, /, *, trained: CLIPModel | None = None
 ) -> Iterator[Record]:
-    """Train it, in `folder`; `vision_only` leaves the text tower and its projection as they are."""
+    """Train it, in `folder`: from nothing, or the image tower of a `trained` one, whose text tower stays as it is."""
     pictures, factors = draw_groups(pool_folder)
     torch.manual_seed(_SEED)
     model = build_clip(tokenizer)
-    if vision_only:
+    if trained is not None:
+        model.load_state_dict(trained.state_dict())
         for part in (model.text_model, model.text_projection):
             part.requires_grad_(False)
+    first = 0 if trained is None else _SECOND_ROUND
     training = Training(model, plan, folder)
     codes = np.array([[values.index(scene[name]) for name, values in FACTORS.items()] for scene in factors])
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = generator_of(_SEED, step)
+        rng = generator_of(_SEED, first + step)
         groups = np.sort(rng.choice(_GROUPS, _GROUPS_A_BATCH, replace=False))
         rows = (groups[:, None] * _GROUP + np.arange(_GROUP)).ravel()
         said = _subjects(rng, len(rows))

@@ -35,8 +35,11 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
     {
         "clip": Plan(steps=1300, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, weight_decay=0.05),
         "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
-        "readers": Plan(steps=1500, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
+        "readers": Plan(steps=1200, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
         "diffusion": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
+        # second rounds, of what may still change once the generator is trained on texts and latents
+        "vision": Plan(steps=1500, rate=5e-4, matrix_rate=0.01, warmup=50, save_every=100, weight_decay=0.05),
+        "decoder": Plan(steps=2000, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
     }
 )
 _CURVE = "curve.jsonl"
@@ -62,39 +65,50 @@ def run_stage(name: str, folder: Path, /, *, plan: Plan | None = None) -> Iterat
 
 
 def trained_clip(folder: Path, /) -> tuple[CLIPModel, CLIPTokenizer]:
-    """CLIP as its last checkpoint has it."""
+    """CLIP as its last checkpoint has it, that of the second round if there is one."""
     tokenizer = build_tokenizer()
     model = build_clip(tokenizer)
-    model.load_state_dict(_weights(folder / "clip", "module."))
+    model.load_state_dict(_weights(_latest(folder / "vision", folder / "clip")))
     return model.train(False).requires_grad_(False), tokenizer
 
 
 def trained_autoencoder(folder: Path, /) -> AutoencoderKL:
-    """The autoencoder, weights averaged."""
+    """The autoencoder, weights averaged; with the decoder of the second round if there is one."""
     model = build_autoencoder()
-    model.load_state_dict(_weights(folder / "autoencoder", "average."))
+    model.load_state_dict(_weights(_latest(folder / "decoder", folder / "autoencoder")))
     return model.eval().requires_grad_(False)
 
 
 def trained_readers(folder: Path, /) -> FactorReaders:
     """The readers, weights averaged."""
     network = build_network()
-    network.load_state_dict(_weights(folder / "readers", "average."))
+    network.load_state_dict(_weights(folder / "readers"))
     return FactorReaders(network)
 
 
 def trained_unet(folder: Path, /) -> UNet2DConditionModel:
     """The U-Net, weights averaged."""
     model = build_unet()
-    model.load_state_dict(_weights(folder / "diffusion", "average."))
+    model.load_state_dict(_weights(folder / "diffusion"))
     return model.eval().requires_grad_(False)
 
 
-def _weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
+def _latest(second: Path, first: Path) -> Path:
+    return second if latest_step(second) else first
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint, averaged where an average is kept."""
     if not latest_step(folder):
         raise ConfigError(f"the stage {folder.name!r} has not run yet: {folder} holds no checkpoint.")
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
-        return {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+        keys = list(file.keys())
+        return {
+            key.removeprefix(prefix): file.get_tensor(key)
+            for prefix in ("module.", "average.")  # what is averaged comes second and stays
+            for key in keys
+            if key.startswith(prefix)
+        }
 
 
 def _clip(folder: Path, plan: Plan) -> Iterator[Record]:
@@ -111,6 +125,23 @@ def _autoencoder(folder: Path, plan: Plan) -> Iterator[Record]:
     yield from train_autoencoder(folder / "autoencoder", plan, folder / "pools")
 
 
+def _vision(folder: Path, plan: Plan) -> Iterator[Record]:
+    tokenizer = build_tokenizer()
+    model = build_clip(tokenizer)
+    model.load_state_dict(_weights(folder / "clip"))
+    for record in train_clip(folder / "vision", plan, folder / "pools", tokenizer, trained=model):
+        yield record
+        if record.step == plan.steps:
+            recall = recall_at_1(trained_clip(folder)[0], tokenizer, 1000, _VALIDATION)
+            append_line(folder / "vision" / "recall.jsonl", {"step": record.step, "recall": recall})
+
+
+def _decoder(folder: Path, plan: Plan) -> Iterator[Record]:
+    model = build_autoencoder()
+    model.load_state_dict(_weights(folder / "autoencoder"))
+    yield from train_autoencoder(folder / "decoder", plan, folder / "pools", trained=model)
+
+
 def _readers(folder: Path, plan: Plan) -> Iterator[Record]:
     yield from train_readers(folder / "readers", plan, folder / "pools", trained_autoencoder(folder))
 
@@ -122,5 +153,12 @@ def _diffusion(folder: Path, plan: Plan) -> Iterator[Record]:
 
 
 STAGES: Mapping[str, Callable[[Path, Plan], Iterator[Record]]] = MappingProxyType(
-    {"clip": _clip, "autoencoder": _autoencoder, "readers": _readers, "diffusion": _diffusion}
+    {
+        "clip": _clip,
+        "autoencoder": _autoencoder,
+        "readers": _readers,
+        "diffusion": _diffusion,
+        "vision": _vision,
+        "decoder": _decoder,
+    }
 )

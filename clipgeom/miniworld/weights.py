@@ -115,6 +115,5 @@ def load_pipeline(*, root: Path | None = None) -> Any:
         import torch
         from diffusers import StableDiffusionPipeline
 
-    return StableDiffusionPipeline.from_pretrained(
-        folder, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return pipeline.to(torch.float32)  # the argument for it has changed its name between versions

@@ -141,7 +141,8 @@ def train_clip(
         floor = (torch.log(fits.sum(1)).mean() + torch.log(fits.sum(0)).mean()) / 2  # of it, where many fit
         terms = {"excess": pairs - floor, "scale": scale}
         singles = []
-        for column, similar in enumerate((scale * images @ alone_words.T).split([len(v) for v in FACTORS.values()], 1)):
+        sizes = [len(values) for values in FACTORS.values()]
+        for column, similar in enumerate(torch.split(scale * images @ alone_words.T, sizes, 1)):
             right = torch.from_numpy(codes[rows, column])
             singles.append(cross(similar, right))
             terms[list(FACTORS)[column]] = (similar.argmax(1) == right).float().mean()

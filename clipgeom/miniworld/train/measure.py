@@ -63,7 +63,7 @@ class Generator:
     def states(self, texts: Sequence[str]) -> torch.Tensor:
         """What conditions the U-Net, shape (n, 77, width)."""
         ids = tokenize(self.tokenizer, texts, whole=True)
-        return torch.cat([self.text_encoder(input_ids=part).last_hidden_state for part in ids.split(100)])
+        return torch.cat([self.text_encoder(input_ids=part).last_hidden_state for part in torch.split(ids, 100)])
 
     def draw(
         self, texts: Sequence[str], *, seed: int, guidance: float = GUIDANCE, steps: int = _STEPS

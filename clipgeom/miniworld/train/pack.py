@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.canvas import SIZE
@@ -66,11 +66,11 @@ def _write(folder: Path, target: Path) -> None:
     clip, tokenizer = trained_clip(folder)
     autoencoder = trained_autoencoder(folder)
     autoencoder.register_to_config(scaling_factor=scaling_factor(folder / "pools"))
-    text = CLIPTextModel(clip.config.text_config)
+    text = CLIPTextModel(CLIPTextConfig(**clip.text_model.config.to_dict()))
     text.load_state_dict(clip.text_model.state_dict())
     pipeline = StableDiffusionPipeline(
         vae=autoencoder.half(),
-        text_encoder=text.half(),
+        text_encoder=text.half(),  # type: ignore[no-untyped-call]
         tokenizer=tokenizer,
         unet=trained_unet(folder).half(),
         scheduler=build_scheduler(),
@@ -79,7 +79,7 @@ def _write(folder: Path, target: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(target / "pipeline", safe_serialization=True)
-    clip.half().save_pretrained(target / "clip")
+    clip.half().save_pretrained(target / "clip")  # type: ignore[no-untyped-call]
     tokenizer.save_pretrained(target / "clip")
     (target / "clip" / "preprocessor_config.json").write_text(
         json.dumps(_PREPROCESSOR, indent=2) + "\n", encoding="utf-8"

@@ -13,6 +13,7 @@ __all__ = [
     "EncoderError",
     "MissingExtraError",
     "ShapeError",
+    "WeightsError",
 ]
 
 
@@ -46,3 +47,7 @@ class CertificateError(ClipGeomError):
 
 class MissingExtraError(ClipGeomError, ImportError):
     """An optional dependency is missing; the message names the extra that installs it."""
+
+
+class WeightsError(ClipGeomError):
+    """The weights that come with the package are missing or damaged; the message says how to get them back."""

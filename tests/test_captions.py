@@ -594,6 +594,18 @@ def test_a_hub_that_fails_is_one_sentence(datasets: Any, monkeypatch: pytest.Mon
         open_captions("owner/name")
 
 
+def test_the_embedded_world_captions_its_own_pictures() -> None:
+    from clipgeom.miniworld.default import SEED
+    from clipgeom.miniworld.scenery import captions
+
+    stream = open_captions("miniworld", limit=40)
+    read = list(stream)
+    assert [caption.text for caption in read] == list(captions(40, SEED))
+    assert [caption.id for caption in read] == [caption.image_id for caption in read] == [str(i) for i in range(40)]
+    assert stream.source == "miniworld"
+    assert [c.text for c in stream] == [c.text for c in read]
+
+
 # --- the wrong source, the wrong option -------------------------------------------------------------------------------
 
 
@@ -601,7 +613,6 @@ def test_a_hub_that_fails_is_one_sentence(datasets: Any, monkeypatch: pytest.Mon
     ("source", "message"),
     [
         ("", "is empty; expected a file"),
-        ("miniworld", "comes with a later release.*--captions"),
         ("coco2014", "coco2014:val, coco2014:train"),
         ("coco2014:test", "coco2014:val, coco2014:train"),
         ("coco2017:val", "coco2014:val, coco2014:train"),
@@ -633,6 +644,8 @@ def test_a_source_that_is_none(source: str, message: str, tmp_path: Path, monkey
         ("captions.csv", {"split": "train"}, "split='train' does not apply"),
         ("coco2014:val", {"split": "val"}, "part of the name"),
         ("coco2014:val", {"column": "caption"}, "no columns"),
+        ("miniworld", {"column": "text"}, "drawn, not read from a table"),
+        ("miniworld", {"split": "train"}, "it is one set"),
         ("captions.txt", {"per_image": "first"}, "no image ids.*COCO captions.*image_id"),
         ("plain.csv", {"per_image": "first"}, "no image ids"),
         ("captions.txt", {"per_image": "second"}, "per_image must be one of 'all', 'first'"),

@@ -12,6 +12,7 @@ from typing import SupportsIndex, get_args
 from clipgeom.captions.coco import CocoCaptions, captions_member, coco_2014
 from clipgeom.captions.hub import HubTable
 from clipgeom.captions.lines import TextLines
+from clipgeom.captions.miniworld import MiniworldCaptions
 from clipgeom.captions.stream import CaptionStream, PerImage, Sample, Selection, Source
 from clipgeom.captions.tables import CsvTable, JsonLines, ParquetTable, Table, TableCaptions
 from clipgeom.errors import CaptionError, ConfigError
@@ -21,7 +22,7 @@ __all__ = ["open_captions"]
 _COCO_SPLITS = ("val", "train")
 _SUFFIXES = (".txt", ".json", ".zip", ".csv", ".tsv", ".jsonl", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_KINDS = f"a file ({', '.join(_SUFFIXES)}), coco2014:val, or a hub data set, whose id looks like owner/name"
+_KINDS = f"a file ({', '.join(_SUFFIXES)}), miniworld, coco2014:val, or a hub data set, whose id looks like owner/name"
 _HAVE_IMAGES = (
     "COCO captions (.json, .zip, coco2014:val), and tables and data sets with a column image_id, or another one given "
     "as --image-column,"
@@ -51,6 +52,7 @@ def open_captions(
     source : str or path
         One of
 
+        - ``miniworld``: captions of the embedded drawn world, each of a picture of its own;
         - ``coco2014:val`` or ``coco2014:train``: MS-COCO 2014, fetched once from the official archive (253 MB) into
           ``$CLIPGEOM_CACHE`` or the user's cache folder;
         - a COCO captions file, ``.json``, or a ``.zip`` that holds one; ``FILE.zip::member`` selects one of several;
@@ -146,10 +148,9 @@ def _named(source: str, options: _ColumnOptions, split: str | None) -> Source | 
     if not source:
         raise ConfigError(f"The caption source is empty; expected {_KINDS}.")
     if source == "miniworld":
-        raise ConfigError(
-            "The source 'miniworld', the embedded default world, comes with a later release; until then pass "
-            f"--captions with {_KINDS}."
-        )
+        _refuse("split", split, source, "it is one set")
+        options.refuse(source, "it is drawn, not read from a table")
+        return MiniworldCaptions()
     if "://" in source:
         raise ConfigError(f"{source}: addresses are not fetched; download the file and give its path, or {_KINDS}.")
     name, colon, coco_split = source.partition(":")

@@ -1,0 +1,43 @@
+"""The embedded default of the commands: which scenes, and their pictures through the image tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom.miniworld.weights import load_clip
+
+__all__ = ["N_SCENES", "SEED", "image_embeddings"]
+
+SEED = 5  # of the scenes that reports speak of; no training used it
+N_SCENES = 20_000
+_BATCH = 100
+
+
+def image_embeddings(ids: Sequence[str], /) -> NDArray[np.float64]:
+    """Projected embeddings, un-normalised, of the pictures of some of the default scenes.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Their numbers, which are the ids of their captions.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, d)
+    """
+    import torch
+
+    from clipgeom.miniworld.scenery import picture
+
+    model, _ = load_clip()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(ids), _BATCH):
+            drawn = np.stack([picture(int(number), SEED) for number in ids[start : start + _BATCH]])
+            pixels = torch.from_numpy(np.moveaxis(drawn, -1, 1).astype(np.float32) / 127.5 - 1)
+            pooled = model.vision_model(pixel_values=pixels).pooler_output
+            parts.append(model.visual_projection(pooled).double().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,161 @@
+"""Factor readers: what a picture shows, told by a small network that never took part in training the generator.
+
+One trunk of convolutions, and for every factor a classifier of its own upon it. Beside the factors that captions can
+say, the marks of the new characters are read: the pattern of the body, the emblem, whether the headgear has two tones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom._extras import needs_extra
+from clipgeom.errors import ShapeError
+from clipgeom.miniworld.canvas import SIZE
+from clipgeom.miniworld.characters import EMBLEMS, PATTERNS
+from clipgeom.miniworld.factors import FACTORS
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["MARKS", "READ", "FactorReaders", "build_network", "entropy", "load_readers"]
+
+MARKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"pattern": ("plain", *PATTERNS), "emblem": ("none", *EMBLEMS), "two_tone": ("no", "yes")}
+)
+READ: Mapping[str, tuple[str, ...]] = MappingProxyType({**FACTORS, **MARKS})  # everything that is read, and its values
+
+_WIDTHS = (24, 48, 96, 96)
+_SQUEEZED = 8  # channels that a classifier looks at, place by place
+_HIDDEN = 64
+_BATCH = 128
+
+
+def build_network() -> torch.nn.Module:
+    """The untrained network: pictures (n, 3, 64, 64) in −1 … 1 to the logits of everything, in the order of `READ`."""
+    from torch import nn
+
+    def layer(before: int, after: int, stride: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, stride=stride, padding=1), nn.GroupNorm(8, after), nn.SiLU(inplace=True)
+        )
+
+    side = SIZE // 8
+    first, second, third, fourth = _WIDTHS
+    trunk = nn.Sequential(layer(3, first, 2), layer(first, second, 2), layer(second, third, 2), layer(third, fourth, 1))
+    heads = nn.ModuleDict(
+        {
+            name: nn.Sequential(
+                nn.Conv2d(fourth, _SQUEEZED, 1),
+                nn.SiLU(inplace=True),
+                nn.Flatten(),
+                nn.Linear(_SQUEEZED * side * side, _HIDDEN),
+                nn.SiLU(inplace=True),
+                nn.Linear(_HIDDEN, len(values)),
+            )
+            for name, values in READ.items()
+        }
+    )
+    return nn.ModuleDict({"trunk": trunk, "heads": heads})
+
+
+class FactorReaders:
+    """The trained readers.
+
+    Parameters
+    ----------
+    network : Module
+        As `build_network` makes it.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def probabilities(self, pictures: NDArray[np.uint8], /) -> dict[str, NDArray[np.float32]]:
+        """The probability of every value of everything that is read.
+
+        Parameters
+        ----------
+        pictures : ndarray of uint8, shape (n, 64, 64, 3)
+
+        Returns
+        -------
+        dict of ndarray, shape (n, values)
+            For every name in `READ`.
+
+        Raises
+        ------
+        ShapeError
+            Not pictures of this world's size.
+        """
+        import torch
+
+        if pictures.ndim != 4 or pictures.shape[1:] != (SIZE, SIZE, 3) or pictures.dtype != np.uint8:
+            raise ShapeError(
+                f"expected pictures as uint8 of shape (n, {SIZE}, {SIZE}, 3), got {pictures.dtype} of {pictures.shape}"
+            )
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in READ}
+        with torch.inference_mode():
+            for start in range(0, len(pictures), _BATCH):
+                batch = np.moveaxis(pictures[start : start + _BATCH], -1, 1).astype(np.float32) / 127.5 - 1
+                for name, logits in apply_network(self.network, torch.from_numpy(batch)).items():
+                    parts[name].append(logits.softmax(-1))
+        return {
+            name: torch.cat(rows).numpy() if rows else np.empty((0, len(READ[name])), dtype=np.float32)
+            for name, rows in parts.items()
+        }
+
+    def read(self, pictures: NDArray[np.uint8], /) -> dict[str, list[str]]:
+        """The likeliest value of everything that is read, for every picture."""
+        return {
+            name: [READ[name][index] for index in rows.argmax(1)] for name, rows in self.probabilities(pictures).items()
+        }
+
+    def accuracy(self, pictures: NDArray[np.uint8], factors: Sequence[Mapping[str, str]], /) -> dict[str, float]:
+        """For every factor that all of `factors` know, the share of pictures in which it is read as they say."""
+        seen = self.read(pictures)
+        known = [name for name in READ if all(name in scene for scene in factors)]
+        return {
+            name: float(np.mean([a == scene[name] for a, scene in zip(seen[name], factors, strict=True)]))
+            for name in known
+        }
+
+
+def apply_network(network: torch.nn.Module, pictures: torch.Tensor, /) -> dict[str, torch.Tensor]:
+    """Logits of everything that is read."""
+    shared = network["trunk"](pictures)  # type: ignore[index]
+    return {name: head(shared) for name, head in network["heads"].items()}  # type: ignore[index]
+
+
+def entropy(values: Sequence[str], /) -> float:
+    """Entropy of a sample's distribution, in bits (plug-in estimate)."""
+    _, counts = np.unique(list(values), return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def load_readers(folder: Path | None = None, /) -> FactorReaders:
+    """The readers of the package, or those in a folder.
+
+    Raises
+    ------
+    WeightsError
+        The file is missing or damaged.
+    MissingExtraError
+        torch is not installed.
+    """
+    from clipgeom.miniworld.weights import checked_folder
+
+    with needs_extra("report", "reading pictures"):
+        import torch
+        from safetensors.torch import load_file
+
+    path = (checked_folder("readers") if folder is None else folder) / "readers.safetensors"
+    network = build_network()
+    network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in load_file(path).items()})
+    return FactorReaders(network)

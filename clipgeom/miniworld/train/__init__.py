@@ -1,0 +1,1 @@
+"""The recipe: every network of the world from nothing, seeded and resumable."""

@@ -1,0 +1,149 @@
+"""The figures that the world is judged by, on scenes of seeds that no stage trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from numpy.typing import NDArray
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from clipgeom.miniworld.characters import NEW_CHARACTERS
+from clipgeom.miniworld.factors import FACTORS
+from clipgeom.miniworld.readers import FactorReaders, entropy
+from clipgeom.miniworld.scenery import scenes
+from clipgeom.miniworld.train.autoencoder import decode, encode, psnr
+from clipgeom.miniworld.train.clip import recall_at_1, tokenize
+from clipgeom.miniworld.train.diffusion import sample
+
+__all__ = [
+    "GUIDANCE",
+    "TEST_SEED",
+    "Generator",
+    "measure_autoencoder",
+    "measure_clip",
+    "measure_diffusion",
+    "measure_readers",
+    "measure_speed",
+]
+
+TEST_SEED = 3  # fixed before anything was trained
+GUIDANCE = 3.0
+_HELD_OUT = 2000
+_PROMPTS = 500
+_STEPS = 30
+_UNSAID = ("position", "background", "facing")
+
+
+class Generator:
+    """Text to pictures with the parts of the pipeline, in large batches."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        autoencoder: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scaling_factor: float,
+    ) -> None:
+        self.unet, self.autoencoder, self.text_encoder, self.tokenizer = unet, autoencoder, text_encoder, tokenizer
+        self.scaling_factor = scaling_factor
+
+    @classmethod
+    def of(cls, pipeline: Any, /) -> Generator:
+        """With the parts of a `StableDiffusionPipeline`."""
+        factor = pipeline.vae.config.scaling_factor
+        return cls(pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, factor)
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> torch.Tensor:
+        """What conditions the U-Net, shape (n, 77, width)."""
+        ids = tokenize(self.tokenizer, texts, whole=True)
+        return torch.cat([self.text_encoder(input_ids=part).last_hidden_state for part in torch.split(ids, 100)])
+
+    def draw(
+        self, texts: Sequence[str], *, seed: int, guidance: float = GUIDANCE, steps: int = _STEPS
+    ) -> NDArray[np.uint8]:
+        """A picture for every text."""
+        latents = sample(self.unet, self.states(texts), self.states([""]), seed=seed, guidance=guidance, steps=steps)
+        return decode(self.autoencoder, latents / self.scaling_factor)
+
+
+def measure_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, /) -> dict[str, float]:
+    """Picture to caption, among 1,000 fully specified ones."""
+    return {"recall_at_1": recall_at_1(clip, tokenizer, 1000, TEST_SEED)}
+
+
+def measure_autoencoder(autoencoder: AutoencoderKL, /) -> dict[str, float]:
+    """Mean PSNR of held-out scenes, and of new characters, in decibels."""
+    plain = scenes(_HELD_OUT // 4, TEST_SEED).pictures
+    new = np.concatenate([scenes(40, TEST_SEED, character=name).pictures for name in NEW_CHARACTERS])
+    return {
+        name: float(psnr(pictures, decode(autoencoder, encode(autoencoder, pictures))).mean())
+        for name, pictures in (("psnr", plain), ("psnr_new_characters", new))
+    }
+
+
+def measure_readers(readers: FactorReaders, autoencoder: AutoencoderKL, /) -> dict[str, dict[str, float]]:
+    """Share of held-out scenes read right, for each factor: renders, reconstructions, and both of new characters."""
+    plain = scenes(_HELD_OUT, TEST_SEED)
+    figures = {}
+    new = [scenes(40, TEST_SEED, character=name) for name in NEW_CHARACTERS]
+    pictures = np.concatenate([drawn.pictures for drawn in new])
+    factors = [scene for drawn in new for scene in drawn.factors]
+    for name, (shown, true) in {"": (plain.pictures, plain.factors), "new_": (pictures, factors)}.items():
+        figures[name + "renders"] = readers.accuracy(shown, true)
+        figures[name + "reconstructions"] = readers.accuracy(decode(autoencoder, encode(autoencoder, shown)), true)
+    return figures
+
+
+def measure_diffusion(
+    generator: Generator,
+    readers: FactorReaders,
+    /,
+    *,
+    prompts: int = _PROMPTS,
+    guidance: float = GUIDANCE,
+    steps: int = _STEPS,
+    unsaid: bool = True,
+) -> dict[str, Mapping[str, float]]:
+    """Accuracy of each factor under full captions; entropy, relative to uniform, of each factor that is not said."""
+    full = scenes(prompts, TEST_SEED, said=tuple(FACTORS))
+    drawn = generator.draw(full.captions, seed=TEST_SEED, guidance=guidance, steps=steps)
+    figures: dict[str, Mapping[str, float]] = {"accuracy": readers.accuracy(drawn, full.factors)}
+    if unsaid:
+        ratios = {}
+        for name in _UNSAID:
+            silent = scenes(prompts, TEST_SEED + 1, said=[factor for factor in FACTORS if factor != name])
+            pictures = generator.draw(silent.captions, seed=TEST_SEED + 1, guidance=guidance, steps=steps)
+            ratios[name] = entropy(readers.read(pictures)[name]) / float(np.log2(len(FACTORS[name])))
+        figures["unsaid_entropy"] = ratios
+    return figures
+
+
+def measure_speed(pipeline: Any, /, *, n: int = 64, steps: int = _STEPS) -> dict[str, float]:
+    """Pictures a second through the pipeline itself, and the share of the time that its U-Net takes."""
+    captions = list(scenes(n, TEST_SEED, said=tuple(FACTORS)).captions)
+    spent = 0.0
+    unet = pipeline.unet
+    forward = unet.forward
+
+    def timed(*args: object, **kwargs: object) -> object:
+        nonlocal spent
+        start = time.perf_counter()
+        out = forward(*args, **kwargs)
+        spent += time.perf_counter() - start
+        return out
+
+    unet.forward = timed
+    try:
+        start = time.perf_counter()
+        pipeline(captions, num_inference_steps=steps, guidance_scale=GUIDANCE, height=64, width=64, output_type="np")
+        whole = time.perf_counter() - start
+    finally:
+        unet.forward = forward
+    return {"pictures_per_second": n / whole, "unet_share": spent / whole}

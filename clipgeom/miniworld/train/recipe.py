@@ -1,0 +1,164 @@
+"""The stages in their order, each with its plan, and how a stage finds what earlier ones made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
+from transformers import CLIPModel, CLIPTokenizer
+
+from clipgeom.errors import ConfigError
+from clipgeom.miniworld.readers import FactorReaders, build_network
+from clipgeom.miniworld.train.autoencoder import build_autoencoder, train_autoencoder
+from clipgeom.miniworld.train.clip import build_clip, recall_at_1, train_clip
+from clipgeom.miniworld.train.diffusion import build_unet, prepare, train_diffusion
+from clipgeom.miniworld.train.loop import Plan, Record, append_line, latest_step
+from clipgeom.miniworld.train.readers import train_readers
+from clipgeom.miniworld.train.tokenizer import build_tokenizer
+
+__all__ = [
+    "PLANS",
+    "STAGES",
+    "run_stage",
+    "trained_autoencoder",
+    "trained_clip",
+    "trained_readers",
+    "trained_unet",
+]
+
+PLANS: Mapping[str, Plan] = MappingProxyType(
+    {
+        "clip": Plan(steps=1300, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, weight_decay=0.05),
+        "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
+        "readers": Plan(steps=1200, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
+        "diffusion": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
+        # second rounds, of what may still change once the generator is trained on texts and latents
+        "vision": Plan(steps=1500, rate=5e-4, matrix_rate=0.01, warmup=50, save_every=100, weight_decay=0.05),
+        "decoder": Plan(steps=2000, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
+    }
+)
+_CURVE = "curve.jsonl"
+_EVERY = 20  # steps between two points of a curve
+_VALIDATION = 2  # seed of the scenes that are looked at while CLIP trains
+
+
+def run_stage(name: str, folder: Path, /, *, plan: Plan | None = None) -> Iterator[Record]:
+    """Train one stage to the end of its plan, from its checkpoint if there is one; its curve grows beside that.
+
+    Raises
+    ------
+    ConfigError
+        No such stage, or one that it needs has not run.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"no stage {name!r}; there are: {', '.join(STAGES)}.")
+    plan = PLANS[name] if plan is None else plan
+    for record in STAGES[name](folder, plan):
+        if record.step % _EVERY == 0 or record.step == plan.steps:
+            append_line(folder / name / _CURVE, asdict(record))
+        yield record
+
+
+def trained_clip(folder: Path, /) -> tuple[CLIPModel, CLIPTokenizer]:
+    """CLIP as its last checkpoint has it, that of the second round if there is one."""
+    tokenizer = build_tokenizer()
+    model = build_clip(tokenizer)
+    model.load_state_dict(_weights(_latest(folder / "vision", folder / "clip")))
+    return model.train(False).requires_grad_(False), tokenizer
+
+
+def trained_autoencoder(folder: Path, /) -> AutoencoderKL:
+    """The autoencoder, weights averaged; with the decoder of the second round if there is one."""
+    model = build_autoencoder()
+    model.load_state_dict(_weights(_latest(folder / "decoder", folder / "autoencoder")))
+    return model.eval().requires_grad_(False)
+
+
+def trained_readers(folder: Path, /) -> FactorReaders:
+    """The readers, weights averaged."""
+    network = build_network()
+    network.load_state_dict(_weights(folder / "readers"))
+    return FactorReaders(network)
+
+
+def trained_unet(folder: Path, /) -> UNet2DConditionModel:
+    """The U-Net, weights averaged."""
+    model = build_unet()
+    model.load_state_dict(_weights(folder / "diffusion"))
+    return model.eval().requires_grad_(False)
+
+
+def _latest(second: Path, first: Path) -> Path:
+    return second if latest_step(second) else first
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint, averaged where an average is kept."""
+    if not latest_step(folder):
+        raise ConfigError(f"the stage {folder.name!r} has not run yet: {folder} holds no checkpoint.")
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+        keys = list(file.keys())
+        return {
+            key.removeprefix(prefix): file.get_tensor(key)
+            for prefix in ("module.", "average.")  # what is averaged comes second and stays
+            for key in keys
+            if key.startswith(prefix)
+        }
+
+
+def _clip(folder: Path, plan: Plan) -> Iterator[Record]:
+    tokenizer = build_tokenizer()
+    for record in train_clip(folder / "clip", plan, folder / "pools", tokenizer):
+        yield record
+        if record.step % (4 * plan.save_every) == 0 or record.step == plan.steps:
+            model, _ = trained_clip(folder)
+            recall = recall_at_1(model, tokenizer, 1000, _VALIDATION)
+            append_line(folder / "clip" / "recall.jsonl", {"step": record.step, "recall": recall})
+
+
+def _autoencoder(folder: Path, plan: Plan) -> Iterator[Record]:
+    yield from train_autoencoder(folder / "autoencoder", plan, folder / "pools")
+
+
+def _vision(folder: Path, plan: Plan) -> Iterator[Record]:
+    tokenizer = build_tokenizer()
+    model = build_clip(tokenizer)
+    model.load_state_dict(_weights(folder / "clip"))
+    for record in train_clip(folder / "vision", plan, folder / "pools", tokenizer, trained=model):
+        yield record
+        if record.step == plan.steps:
+            recall = recall_at_1(trained_clip(folder)[0], tokenizer, 1000, _VALIDATION)
+            append_line(folder / "vision" / "recall.jsonl", {"step": record.step, "recall": recall})
+
+
+def _decoder(folder: Path, plan: Plan) -> Iterator[Record]:
+    model = build_autoencoder()
+    model.load_state_dict(_weights(folder / "autoencoder"))
+    yield from train_autoencoder(folder / "decoder", plan, folder / "pools", trained=model)
+
+
+def _readers(folder: Path, plan: Plan) -> Iterator[Record]:
+    yield from train_readers(folder / "readers", plan, folder / "pools", trained_autoencoder(folder))
+
+
+def _diffusion(folder: Path, plan: Plan) -> Iterator[Record]:
+    clip, tokenizer = trained_clip(folder)
+    cached = prepare(folder / "pools", trained_autoencoder(folder), clip, tokenizer)
+    yield from train_diffusion(folder / "diffusion", plan, cached)
+
+
+STAGES: Mapping[str, Callable[[Path, Plan], Iterator[Record]]] = MappingProxyType(
+    {
+        "clip": _clip,
+        "autoencoder": _autoencoder,
+        "readers": _readers,
+        "diffusion": _diffusion,
+        "vision": _vision,
+        "decoder": _decoder,
+    }
+)

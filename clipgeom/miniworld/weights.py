@@ -1,0 +1,119 @@
+"""The weights that come with the package: where they lie, that they are whole, and how to load them.
+
+Nothing is written beside them, so a read-only package folder is fine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from clipgeom._extras import needs_extra
+from clipgeom.errors import WeightsError
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, CLIPTokenizer
+
+__all__ = ["CHECKSUMS", "Part", "checked_folder", "digests", "load_clip", "load_pipeline", "weights_folder"]
+
+CHECKSUMS = "checksums.json"
+Part = Literal["clip", "pipeline", "readers"]
+
+_REINSTALL = (
+    "Install clipgeom again (pip install --force-reinstall --no-deps clipgeom; in a clone: "
+    "git checkout -- clipgeom/miniworld/weights)."
+)
+
+
+def weights_folder() -> Path:
+    """The folder of all weights, unchecked."""
+    return Path(str(files("clipgeom.miniworld") / "weights"))
+
+
+def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
+    """The folder of one part, every file of it there and as it was made.
+
+    Parameters
+    ----------
+    part : {"clip", "pipeline", "readers"}
+        A transformers `CLIPModel` directory; a diffusers `StableDiffusionPipeline` directory; the factor readers.
+    root : Path, optional
+        Another folder of weights than the package's.
+
+    Raises
+    ------
+    WeightsError
+        A file is missing or has changed; the message names it and says how to get it back.
+    """
+    root = weights_folder() if root is None else root
+    try:
+        expected: dict[str, str] = json.loads((root / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"miniworld's weights are not whole: {root / CHECKSUMS} cannot be read. {_REINSTALL}"
+        ) from error
+    names = [name for name in expected if name.startswith(f"{part}/")]
+    if not names:
+        raise WeightsError(f"miniworld's weights have no part {part!r}: {root / CHECKSUMS} lists none. {_REINSTALL}")
+    for name in names:
+        path = root / name
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise WeightsError(
+                f"miniworld's weights are not whole: {path} cannot be read ({error.strerror}). {_REINSTALL}"
+            ) from error
+        if found != expected[name]:
+            raise WeightsError(
+                f"miniworld's weights are damaged: {path} has SHA-256 {found[:12]}…, expected {expected[name][:12]}…. "
+                f"{_REINSTALL}"
+            )
+    return root / part
+
+
+def digests(root: Path, /) -> dict[str, str]:
+    """SHA-256 of every file below a folder by its relative name, the list of checksums itself left out."""
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def load_clip(*, root: Path | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
+    """The world's CLIP, both towers, in float32 and frozen, and its tokenizer.
+
+    Raises
+    ------
+    WeightsError
+        A file is missing or damaged.
+    MissingExtraError
+        torch or transformers is not installed.
+    """
+    folder = checked_folder("clip", root=root)
+    with needs_extra("report", "loading miniworld's CLIP"):
+        import torch
+        from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.train(False).requires_grad_(False), tokenizer
+
+
+def load_pipeline(*, root: Path | None = None) -> Any:
+    """The world's `StableDiffusionPipeline`, in float32; pictures are 64 × 64.
+
+    Raises
+    ------
+    WeightsError
+        A file is missing or damaged.
+    MissingExtraError
+        diffusers is not installed.
+    """
+    folder = checked_folder("pipeline", root=root)
+    with needs_extra("pti", "loading miniworld's diffusion model"):
+        import torch
+        from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return pipeline.to(torch.float32)  # the argument for it has changed its name between versions

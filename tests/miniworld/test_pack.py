@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from clipgeom import load_text_encoder
-from clipgeom.errors import ConfigError
+from clipgeom.errors import ConfigError, WeightsError
 from clipgeom.miniworld import load_clip, load_pipeline
 from clipgeom.miniworld.readers import build_network, load_readers
 from clipgeom.miniworld.train import pack as packing
@@ -17,7 +17,7 @@ from clipgeom.miniworld.train.diffusion import build_unet
 from clipgeom.miniworld.train.loop import Plan, Training
 from clipgeom.miniworld.train.measure import Generator, measure_speed
 from clipgeom.miniworld.train.tokenizer import build_tokenizer
-from clipgeom.miniworld.weights import CHECKSUMS, digests
+from clipgeom.miniworld.weights import CHECKSUMS, checked_folder, digests
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,10 @@ def test_too_much_is_refused_and_the_old_weights_stay(trained, packed, monkeypat
     with pytest.raises(ConfigError, match="more than 1,000"):
         packing.pack(trained, packed)
     assert digests(packed) == before
+
+
+def test_weights_that_are_not_there_are_told_from_damaged_ones(tmp_path):
+    with pytest.raises(WeightsError, match="this version comes without them"):
+        checked_folder("clip", root=tmp_path / "absent")
+    with pytest.raises(WeightsError, match="not whole"):
+        checked_folder("clip", root=tmp_path)

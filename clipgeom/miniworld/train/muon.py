@@ -1,6 +1,6 @@
 """Muon: momentum whose update is made orthogonal (Jordan et al., 2024), for matrices and filters.
 
-On these networks and processors it needs about half the steps of AdamW for the same error, and a tenth more time a step.
+Taken after one trial on the autoencoder, a minute each on the same pictures: 18.6 dB against AdamW's 17.3.
 """
 
 from __future__ import annotations

@@ -235,7 +235,8 @@ def _prepare(
 
 def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
     """Token ids with pad tokens after them up to a length."""
-    return np.pad(ids, (0, max(0, length - len(ids))), constant_values=encoder.tokens.pad_id)
+    lacking = length - len(ids)
+    return ids if lacking <= 0 else np.pad(ids, (0, lacking), constant_values=encoder.tokens.pad_id)
 
 
 def _packs(
@@ -282,7 +283,7 @@ def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Rea
 
     padded = [reading for reading in readings if reading.position.kind == "padded"]
     own = [reading for reading in readings if reading.position.kind != "padded"]
-    full = [_continued(encoder, row, encoder.max_positions) for row in ids]
+    full = [_continued(encoder, row, encoder.max_positions) for row in ids] if padded else []
     continued = _captions(padded)
     number = completed = 0
     for group, sequences in ((own, ids), (padded, full)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
 from clipgeom.miniworld.render import Jitter, render
 from clipgeom.miniworld.scenery import scenes
 from clipgeom.miniworld.train.loop import Plan, Record, Training, generator_of
-from clipgeom.miniworld.train.pools import Pool, normalized
+from clipgeom.miniworld.train.pools import Pool, kept_pool, normalized
 from clipgeom.miniworld.train.tokenizer import MAX_LENGTH
 
 __all__ = [
@@ -196,23 +195,8 @@ def _words(scene: Scene, said: NDArray[np.bool_], rng: np.random.Generator) -> s
 
 def draw_groups(folder: Path, /) -> Pool:
     """Groups of scenes that differ in one factor, drawn once."""
-    pictures_path, factors_path = folder / f"groups-{_SEED}.npy", folder / f"groups-{_SEED}.json"
-    if not factors_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"groups-{_SEED}.partial"
-        pictures = np.lib.format.open_memmap(
-            partial, mode="w+", dtype=np.uint8, shape=(_GROUPS * _GROUP, SIZE, SIZE, 3)
-        )
-        factors = []
-        for group in range(_GROUPS):
-            for member, (scene, picture) in enumerate(_group(group)):
-                pictures[group * _GROUP + member] = picture
-                factors.append(list(scene.values()))
-        pictures.flush()
-        partial.replace(pictures_path)
-        factors_path.write_text(json.dumps(factors), encoding="utf-8")
-    rows = json.loads(factors_path.read_text(encoding="utf-8"))
-    return np.load(pictures_path, mmap_mode="r"), [dict(zip(FACTORS, row, strict=True)) for row in rows]
+    drawn = (member for group in range(_GROUPS) for member in _group(group))
+    return kept_pool(folder, f"groups-{_SEED}", _GROUPS * _GROUP, drawn)
 
 
 def _group(group: int) -> list[tuple[Scene, NDArray[np.uint8]]]:

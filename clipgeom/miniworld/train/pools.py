@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,27 @@ from clipgeom.miniworld.characters import draw_character
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
 from clipgeom.miniworld.render import Jitter, render
 
-__all__ = ["Pool", "draw_pool", "draw_pool_scene", "normalized", "pool_marks"]
+__all__ = ["Pool", "draw_pool", "draw_pool_scene", "kept_pool", "normalized", "pool_marks"]
 
 Pool = tuple[NDArray[np.uint8], list[Scene]]
 
 
 def draw_pool(folder: Path, n: int, seed: int, /, *, new_characters: float) -> Pool:
     """`n` pictures and their factors, a share of them of new characters drawn at random, kept in `folder`."""
-    pictures_path, factors_path = folder / f"pool-{seed}-{n}.npy", folder / f"pool-{seed}-{n}.json"
+    drawn = (draw_pool_scene(seed, index, new_characters) for index in range(n))
+    return kept_pool(folder, f"pool-{seed}-{n}", n, drawn)
+
+
+def kept_pool(folder: Path, name: str, n: int, drawn: Iterable[tuple[Scene, NDArray[np.uint8]]], /) -> Pool:
+    """`n` scenes and their pictures under a name in `folder`; drawn only where they are not there yet."""
+    pictures_path, factors_path = folder / f"{name}.npy", folder / f"{name}.json"
     if not factors_path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (pictures_path.name + ".partial")
+        partial = folder / f"{name}.npy.partial"
         pictures = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(n, SIZE, SIZE, 3))
         factors = []
-        for index in range(n):
-            scene, look = draw_pool_scene(seed, index, new_characters)
-            pictures[index] = look
+        for index, (scene, picture) in enumerate(drawn):
+            pictures[index] = picture
             factors.append(list(scene.values()))
         pictures.flush()
         partial.replace(pictures_path)

@@ -8,6 +8,9 @@ import torch
 
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.captions import vocabulary
+from clipgeom.miniworld.factors import FACTORS
+from clipgeom.miniworld.render import middle
+from clipgeom.miniworld.train import details, patches
 from clipgeom.miniworld.train.autoencoder import build_autoencoder, latent_statistics, psnr
 from clipgeom.miniworld.train.clip import agreement, build_clip, text_features, text_states, tokenize
 from clipgeom.miniworld.train.diffusion import build_scheduler, build_unet, sample
@@ -178,17 +181,37 @@ def test_pools_are_kept_and_know_their_marks(tmp_path):
 
 
 def test_stages_need_their_forerunners(tmp_path):
-    with pytest.raises(ConfigError, match=r"no stage 'vae'.*clip, autoencoder, readers, diffusion, vision, decoder"):
+    with pytest.raises(ConfigError, match=r"no stage 'vae'.*patches, clip, autoencoder, details, readers, diffusion"):
         next(run_stage("vae", tmp_path))
-    with pytest.raises(ConfigError, match="'autoencoder' has not run"):
+    with pytest.raises(ConfigError, match="'details' has not run"):
         next(run_stage("readers", tmp_path))
 
 
 def test_figures_are_measured_on_seeds_that_no_stage_trained_on():
     from clipgeom.miniworld import default
-    from clipgeom.miniworld.train import autoencoder, clip, diffusion, measure, readers, recipe
+    from clipgeom.miniworld.train import autoencoder, clip, details, diffusion, measure, patches, readers, recipe
 
-    trained = {module._SEED for module in (autoencoder, clip, diffusion, readers)}
-    judged = {default.SEED, measure.TEST_SEED, measure.TEST_SEED + 1, recipe._VALIDATION}
-    assert len(trained) == len(judged) == 4
+    trained = {module._SEED for module in (autoencoder, clip, details, diffusion, patches, readers)}
+    judged = {default.SEED, *(measure.TEST_SEED + i for i in range(3)), recipe._VALIDATION}
+    assert (len(trained), len(judged)) == (6, 5)
     assert not trained & judged
+
+
+def test_patches_are_told_where_the_figure_is():
+    covered = patches._covered().reshape(-1, 8, 8)
+    assert covered.shape[0] == len(FACTORS["position"])
+    for position, patch in zip(FACTORS["position"], covered, strict=True):
+        x, y = middle(position)
+        assert patch[int(y // 8), int(x // 8)], position
+        assert 6 <= patch.sum() <= 16, position
+        rows, columns = torch.nonzero(patch, as_tuple=True)
+        assert abs(8 * (rows.double().mean() + 0.5) - y) <= 4
+        assert abs(8 * (columns.double().mean() + 0.5) - x) <= 4
+
+
+def test_errors_on_the_figure_weigh_more():
+    weights = details._weights(torch.tensor([[14.0, 18.5], [50.0, 48.5]]))
+    assert weights.shape == (2, 1, 64, 64)
+    torch.testing.assert_close(weights.mean(dim=(1, 2, 3)), torch.ones(2))
+    assert weights[0, 0, 18, 14] == details._FIGURE_WEIGHT * weights[0, 0, 63, 63]
+    assert weights[1, 0, 48, 50] == details._FIGURE_WEIGHT * weights[1, 0, 0, 0]

@@ -13,9 +13,22 @@ from numpy.typing import NDArray
 from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.render import middle
 from clipgeom.miniworld.train.loop import Plan, Record, Training, generator_of
-from clipgeom.miniworld.train.pools import draw_pool, normalized
+from clipgeom.miniworld.train.pools import Pool, draw_pool, normalized
 
-__all__ = ["build_autoencoder", "decode", "encode", "latent_statistics", "psnr", "train_autoencoder"]
+__all__ = [
+    "KL",
+    "SQUARE",
+    "build_autoencoder",
+    "decode",
+    "draw_pictures",
+    "encode",
+    "latent_statistics",
+    "psnr",
+    "train_autoencoder",
+]
+
+KL = 5e-4  # of the mean over latents: holds them near the unit Gaussian; larger values cost detail
+SQUARE = 4.0  # weight of the squared error beside the absolute one
 
 _SEED = 101
 _CELL = 8  # pixels a side that one latent stands for
@@ -24,9 +37,6 @@ _WHOLE, _CROPS = 6, 24  # pictures a step, or crops of a quarter of their size
 _CROP = 32  # pixels a side
 _ON_FIGURE = 0.7  # share of crops that hold the figure: the hard part of a picture, and a tenth of it
 _ENDING = 0.85  # share of the steps on crops; the rest sees whole pictures, as does everyone after
-_SECOND_ROUND = 1_000_000  # steps of a second round draw other batches than those of the first
-_KL = 5e-4  # of the mean over latents: holds them near the unit Gaussian; larger values cost detail
-_SQUARE = 4.0  # weight of the squared error beside the absolute one
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -44,23 +54,21 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(
-    folder: Path, plan: Plan, pool_folder: Path, /, *, trained: AutoencoderKL | None = None
-) -> Iterator[Record]:
-    """Train it, in `folder`: from nothing, or the decoder of a `trained` one, whose latents stay as they are."""
-    pictures, factors = draw_pool(pool_folder, _POOL, _SEED, new_characters=_NEW)
+def draw_pictures(pool_folder: Path, /) -> Pool:
+    """What the autoencoder trains on: scenes, a third of them of new characters."""
+    return draw_pool(pool_folder, _POOL, _SEED, new_characters=_NEW)
+
+
+def train_autoencoder(folder: Path, plan: Plan, pool_folder: Path, /) -> Iterator[Record]:
+    """Train it, in `folder`."""
+    pictures, factors = draw_pictures(pool_folder)
     centers = np.array([middle(scene["position"]) for scene in factors])
     torch.manual_seed(_SEED)
     model = build_autoencoder()
-    if trained is not None:
-        model.load_state_dict(trained.state_dict())
-        model.encoder.requires_grad_(False)
-        model.quant_conv.requires_grad_(False)
-    first = 0 if trained is None else _SECOND_ROUND
     training = Training(model, plan, folder)
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = generator_of(_SEED, first + step)
+        rng = generator_of(_SEED, step)
         cropped = step < _ENDING * plan.steps
         rows = np.sort(rng.choice(_POOL, _CROPS if cropped else _WHOLE, replace=False))
         batch = torch.from_numpy(normalized(_crops(pictures[rows], centers[rows], rng) if cropped else pictures[rows]))
@@ -73,7 +81,7 @@ def train_autoencoder(
             difference.abs().mean(),
             posterior.kl().mean() / posterior.mean[0].numel(),
         )
-        return {"loss": absolute + _SQUARE * square + _KL * kl, "square": square, "absolute": absolute, "kl": kl}
+        return {"loss": absolute + SQUARE * square + KL * kl, "square": square, "absolute": absolute, "kl": kl}
 
     yield from training.run(loss)
 

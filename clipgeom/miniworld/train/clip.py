@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from clipgeom.miniworld.train.pools import Pool, kept_pool, normalized
 from clipgeom.miniworld.train.tokenizer import MAX_LENGTH
 
 __all__ = [
+    "PATCH",
+    "WIDTH",
     "agreement",
     "build_clip",
     "draw_groups",
@@ -36,13 +38,12 @@ _GROUPS, _GROUP = 10_000, 4  # a scene, and three that differ from it in one fac
 _GROUPS_A_BATCH = 16
 _ALONE = 0.5  # weight of captions that say one thing: pictures choose among all values of each factor
 _PLAIN = 0.5  # share of captions that say everything, and of those in the plainest words
-_SECOND_ROUND = 1_000_000  # steps of a second round draw other batches than those of the first
 _LARGEST_SCALE = 100.0  # of the logits, as in CLIP
-_PATCH = 8  # pixels a side
 _PLACE_STD = 0.1
 
 VISION_LAYERS = TEXT_LAYERS = 3
 WIDTH = 128
+PATCH = 8  # pixels a side
 
 
 def build_clip(tokenizer: CLIPTokenizer, /) -> CLIPModel:
@@ -65,7 +66,7 @@ def build_clip(tokenizer: CLIPTokenizer, /) -> CLIPModel:
         "max_position_embeddings": MAX_LENGTH,
         "num_hidden_layers": TEXT_LAYERS,
     }
-    vision = {**tower, "image_size": SIZE, "patch_size": _PATCH, "num_hidden_layers": VISION_LAYERS}
+    vision = {**tower, "image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": VISION_LAYERS}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
     _lay_out(model)
     return model
@@ -78,7 +79,7 @@ def _lay_out(model: CLIPModel) -> None:
     From transformers' start (0.02 each) the tower had not begun to tell places or shapes after 1,600 steps.
     """
     table = model.vision_model.embeddings.position_embedding.weight
-    side = SIZE // _PATCH
+    side = SIZE // PATCH
     rows, columns = (_PLACE_STD * torch.randn(side, WIDTH) for _ in range(2))
     table[1:] += (rows[:, None] + columns[None, :]).reshape(side * side, WIDTH)
 
@@ -108,22 +109,24 @@ def text_states(model: CLIPModel, ids: torch.Tensor, /) -> torch.Tensor:
 
 
 def train_clip(
-    folder: Path, plan: Plan, pool_folder: Path, tokenizer: CLIPTokenizer, /, *, trained: CLIPModel | None = None
+    folder: Path,
+    plan: Plan,
+    pool_folder: Path,
+    tokenizer: CLIPTokenizer,
+    /,
+    *,
+    seeing: Mapping[str, torch.Tensor],
 ) -> Iterator[Record]:
-    """Train it, in `folder`: from nothing, or the image tower of a `trained` one, whose text tower stays as it is."""
+    """Train it, in `folder`, from an image tower that is `seeing`: its state, from the stage before."""
     pictures, factors = draw_groups(pool_folder)
     torch.manual_seed(_SEED)
     model = build_clip(tokenizer)
-    if trained is not None:
-        model.load_state_dict(trained.state_dict())
-        for part in (model.text_model, model.text_projection):
-            part.requires_grad_(False)
-    first = 0 if trained is None else _SECOND_ROUND
+    model.vision_model.load_state_dict(seeing)
     training = Training(model, plan, folder)
     codes = np.array([[values.index(scene[name]) for name, values in FACTORS.items()] for scene in factors])
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = generator_of(_SEED, first + step)
+        rng = generator_of(_SEED, step)
         groups = np.sort(rng.choice(_GROUPS, _GROUPS_A_BATCH, replace=False))
         rows = (groups[:, None] * _GROUP + np.arange(_GROUP)).ravel()
         said = _subjects(rng, len(rows))

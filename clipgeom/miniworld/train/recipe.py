@@ -16,8 +16,10 @@ from clipgeom.errors import ConfigError
 from clipgeom.miniworld.readers import FactorReaders, build_network
 from clipgeom.miniworld.train.autoencoder import build_autoencoder, train_autoencoder
 from clipgeom.miniworld.train.clip import build_clip, recall_at_1, train_clip
+from clipgeom.miniworld.train.details import train_details
 from clipgeom.miniworld.train.diffusion import build_unet, prepare, train_diffusion
 from clipgeom.miniworld.train.loop import Plan, Record, append_line, latest_step
+from clipgeom.miniworld.train.patches import train_patches
 from clipgeom.miniworld.train.readers import train_readers
 from clipgeom.miniworld.train.tokenizer import build_tokenizer
 
@@ -33,13 +35,12 @@ __all__ = [
 
 PLANS: Mapping[str, Plan] = MappingProxyType(
     {
-        "clip": Plan(steps=1300, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, weight_decay=0.05),
+        "patches": Plan(steps=1200, rate=1e-3, warmup=50, save_every=100, weight_decay=0.05),
+        "clip": Plan(steps=1600, rate=1e-3, warmup=100, save_every=100, weight_decay=0.05),
         "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
+        "details": Plan(steps=2500, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
         "readers": Plan(steps=1200, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
         "diffusion": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
-        # second rounds, of what may still change once the generator is trained on texts and latents
-        "vision": Plan(steps=1500, rate=5e-4, matrix_rate=0.01, warmup=50, save_every=100, weight_decay=0.05),
-        "decoder": Plan(steps=2000, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
     }
 )
 _CURVE = "curve.jsonl"
@@ -65,17 +66,17 @@ def run_stage(name: str, folder: Path, /, *, plan: Plan | None = None) -> Iterat
 
 
 def trained_clip(folder: Path, /) -> tuple[CLIPModel, CLIPTokenizer]:
-    """CLIP as its last checkpoint has it, that of the second round if there is one."""
+    """CLIP as its last checkpoint has it."""
     tokenizer = build_tokenizer()
     model = build_clip(tokenizer)
-    model.load_state_dict(_weights(_latest(folder / "vision", folder / "clip")))
+    model.load_state_dict(_weights(folder / "clip"))
     return model.train(False).requires_grad_(False), tokenizer
 
 
 def trained_autoencoder(folder: Path, /) -> AutoencoderKL:
-    """The autoencoder, weights averaged; with the decoder of the second round if there is one."""
+    """The autoencoder of the second round, weights averaged."""
     model = build_autoencoder()
-    model.load_state_dict(_weights(_latest(folder / "decoder", folder / "autoencoder")))
+    model.load_state_dict(_weights(folder / "details"))
     return model.eval().requires_grad_(False)
 
 
@@ -93,10 +94,6 @@ def trained_unet(folder: Path, /) -> UNet2DConditionModel:
     return model.eval().requires_grad_(False)
 
 
-def _latest(second: Path, first: Path) -> Path:
-    return second if latest_step(second) else first
-
-
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     """Weights of a checkpoint, averaged where an average is kept."""
     if not latest_step(folder):
@@ -111,9 +108,20 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
         }
 
 
+def _tower(folder: Path) -> dict[str, torch.Tensor]:
+    """The image tower that has been taught patches."""
+    prefix = "tower."
+    found = _weights(folder / "patches")
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+
+def _patches(folder: Path, plan: Plan) -> Iterator[Record]:
+    yield from train_patches(folder / "patches", plan, folder / "pools")
+
+
 def _clip(folder: Path, plan: Plan) -> Iterator[Record]:
     tokenizer = build_tokenizer()
-    for record in train_clip(folder / "clip", plan, folder / "pools", tokenizer):
+    for record in train_clip(folder / "clip", plan, folder / "pools", tokenizer, seeing=_tower(folder)):
         yield record
         if record.step % (4 * plan.save_every) == 0 or record.step == plan.steps:
             model, _ = trained_clip(folder)
@@ -125,21 +133,11 @@ def _autoencoder(folder: Path, plan: Plan) -> Iterator[Record]:
     yield from train_autoencoder(folder / "autoencoder", plan, folder / "pools")
 
 
-def _vision(folder: Path, plan: Plan) -> Iterator[Record]:
-    tokenizer = build_tokenizer()
-    model = build_clip(tokenizer)
-    model.load_state_dict(_weights(folder / "clip"))
-    for record in train_clip(folder / "vision", plan, folder / "pools", tokenizer, trained=model):
-        yield record
-        if record.step == plan.steps:
-            recall = recall_at_1(trained_clip(folder)[0], tokenizer, 1000, _VALIDATION)
-            append_line(folder / "vision" / "recall.jsonl", {"step": record.step, "recall": recall})
-
-
-def _decoder(folder: Path, plan: Plan) -> Iterator[Record]:
-    model = build_autoencoder()
-    model.load_state_dict(_weights(folder / "autoencoder"))
-    yield from train_autoencoder(folder / "decoder", plan, folder / "pools", trained=model)
+def _details(folder: Path, plan: Plan) -> Iterator[Record]:
+    autoencoder, tower = build_autoencoder(), build_clip(build_tokenizer()).vision_model
+    autoencoder.load_state_dict(_weights(folder / "autoencoder"))
+    tower.load_state_dict(_tower(folder))
+    yield from train_details(folder / "details", plan, folder / "pools", autoencoder, tower)
 
 
 def _readers(folder: Path, plan: Plan) -> Iterator[Record]:
@@ -154,11 +152,11 @@ def _diffusion(folder: Path, plan: Plan) -> Iterator[Record]:
 
 STAGES: Mapping[str, Callable[[Path, Plan], Iterator[Record]]] = MappingProxyType(
     {
+        "patches": _patches,
         "clip": _clip,
         "autoencoder": _autoencoder,
+        "details": _details,
         "readers": _readers,
         "diffusion": _diffusion,
-        "vision": _vision,
-        "decoder": _decoder,
     }
 )

@@ -19,7 +19,7 @@ __all__ = ["train_readers"]
 
 _SEED = 301
 _POOL, _NEW = 24_000, 0.4
-_REBUILT = 6_000  # the first so many are kept as the autoencoder rebuilds them, too
+_REBUILT = 12_000  # the first so many are kept as the autoencoder rebuilds them, too
 _BATCH = 64
 _NOISE = 0.12  # largest standard deviation of added noise, of a range of 2
 _SMOOTHING = 0.05  # of the labels, so that confidences stay readable

@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     torch.manual_seed(0)
     networks = {
         "clip": build_clip(build_tokenizer()),
-        "autoencoder": build_autoencoder(),
+        "decoder": build_autoencoder(),
         "readers": build_network(),
         "diffusion": build_unet(),
     }
@@ -95,8 +95,8 @@ def test_too_much_is_refused_and_the_old_weights_stay(trained, packed, monkeypat
     assert digests(packed) == before
 
 
-def test_weights_that_are_not_there_are_told_from_damaged_ones(tmp_path):
-    with pytest.raises(WeightsError, match="this version comes without them"):
+def test_a_folder_that_is_not_there_is_told_from_one_that_is_not_whole(tmp_path):
+    with pytest.raises(WeightsError, match="are not there"):
         checked_folder("clip", root=tmp_path / "absent")
     with pytest.raises(WeightsError, match="not whole"):
         checked_folder("clip", root=tmp_path)

@@ -71,6 +71,29 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert latest_step(tmp_path) == 2
 
 
+def test_parts_side_by_side_make_the_step_of_the_whole_batch(tmp_path):
+    def trained(name, split):
+        module = small_network()
+        training = Training(module, Plan(steps=4, rate=1e-2, matrix_rate=0.02, warmup=2, save_every=9), tmp_path / name)
+
+        def loss(step):
+            batch = torch.from_numpy(generator_of(7, step).standard_normal((4, 2, 5, 5), dtype=np.float32))
+
+            def part(rows):
+                return {"loss": (module(rows) - rows.flip(1)).square().mean()}
+
+            return [lambda rows=rows: part(rows) for rows in batch.chunk(2)] if split else part(batch)
+
+        losses = [record.losses["loss"] for record in training.run(loss)]
+        return torch.cat([p.detach().flatten() for p in module.parameters()]), losses
+
+    whole, losses = trained("whole", False)
+    halves, others = trained("halves", True)
+    torch.testing.assert_close(halves, whole, atol=1e-5, rtol=1e-4)
+    assert others == pytest.approx(losses, rel=1e-4)
+    assert torch.equal(halves, trained("again", True)[0])
+
+
 def test_rates_rise_then_fall():
     plan = Plan(steps=100, rate=1.0, warmup=10)
     shares = [plan.share_at(step) for step in range(100)]
@@ -181,9 +204,11 @@ def test_pools_are_kept_and_know_their_marks(tmp_path):
 
 
 def test_stages_need_their_forerunners(tmp_path):
-    with pytest.raises(ConfigError, match=r"no stage 'vae'.*patches, clip, autoencoder, details, readers, diffusion"):
+    with pytest.raises(
+        ConfigError, match=r"no stage 'vae'.*patches, clip, autoencoder, details, decoder, readers, diffusion"
+    ):
         next(run_stage("vae", tmp_path))
-    with pytest.raises(ConfigError, match="'details' has not run"):
+    with pytest.raises(ConfigError, match="'decoder' has not run"):
         next(run_stage("readers", tmp_path))
 
 
@@ -193,7 +218,8 @@ def test_figures_are_measured_on_seeds_that_no_stage_trained_on():
 
     trained = {module._SEED for module in (autoencoder, clip, details, diffusion, patches, readers)}
     judged = {default.SEED, *(measure.TEST_SEED + i for i in range(3)), recipe._VALIDATION}
-    assert (len(trained), len(judged)) == (6, 5)
+    trained.add(details._DECODER_SEED)
+    assert (len(trained), len(judged)) == (7, 5)
     assert not trained & judged
 
 

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run stages in their order; each goes on from its checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m clipgeom.miniworld.train", description=__doc__)
     parser.add_argument(
-        "stages", nargs="*", help="patches, clip, autoencoder, details, readers, diffusion; default: all"
+        "stages", nargs="*", help="patches, clip, autoencoder, details, decoder, readers, diffusion; default: all"
     )
     parser.add_argument("--folder", type=Path, default=Path("miniworld-training"), help="checkpoints and pools")
     parser.add_argument("--pack", type=Path, help="only write the weights that the folder holds, here")

@@ -1,8 +1,9 @@
-"""Second round of the autoencoder: whole pictures, with an eye for the figure.
+"""Later rounds of the autoencoder: whole pictures, with an eye for the figure.
 
 After the first round the pictures are right to 26 dB and the headgear, a few pixels wide, is read wrong in a tenth of
 them. Here errors on the figure weigh more than those beside it, and what the image tower of CLIP sees at every patch
-has to stay (a perceptual loss; the readers, which measure the result, have no part in it).
+has to stay (a perceptual loss; the readers, which measure the result, have no part in it). The last round trains the
+decoder alone, for latents that no longer change, so that the generator can be trained on them meanwhile.
 """
 
 from __future__ import annotations
@@ -24,24 +25,36 @@ from clipgeom.miniworld.train.pools import normalized
 
 __all__ = ["train_details"]
 
-_SEED = 102
+_SEED, _DECODER_SEED = 102, 103
 _BATCH = 6
 _FIGURE_WEIGHT = 4.0  # of errors on the figure, beside 1 elsewhere
 _REACH = (10.0, 14.0)  # of the figure from its middle, in pixels, (x, y)
-_SEEN = 0.1  # weight of the perceptual loss, against a mean absolute error of 0.05
+_SEEN, _SEEN_LAST = 0.1, 0.4  # weight of the perceptual loss, against a mean absolute error of 0.05; in the last round
 
 
 def train_details(
-    folder: Path, plan: Plan, pool_folder: Path, autoencoder: AutoencoderKL, tower: CLIPVisionModel, /
+    folder: Path,
+    plan: Plan,
+    pool_folder: Path,
+    autoencoder: AutoencoderKL,
+    tower: CLIPVisionModel,
+    /,
+    *,
+    decoder_only: bool = False,
 ) -> Iterator[Record]:
-    """Train the autoencoder on, in `folder`."""
+    """Train the autoencoder on, in `folder`; or its decoder alone."""
     pictures, scenes = draw_pictures(pool_folder)
     centers = np.array([middle(scene["position"]) for scene in scenes], dtype=np.float32)
     tower.requires_grad_(False)
-    training = Training(autoencoder.train().requires_grad_(True), plan, folder)
+    autoencoder.train().requires_grad_(True)
+    if decoder_only:
+        autoencoder.encoder.requires_grad_(False)
+        autoencoder.quant_conv.requires_grad_(False)
+    seed, seen_weight = (_DECODER_SEED, _SEEN_LAST) if decoder_only else (_SEED, _SEEN)
+    training = Training(autoencoder, plan, folder)
 
     def loss(step: int) -> dict[str, torch.Tensor]:
-        rng = generator_of(_SEED, step)
+        rng = generator_of(seed, step)
         rows = np.sort(rng.choice(len(pictures), _BATCH, replace=False))
         batch = torch.from_numpy(normalized(pictures[rows]))
         posterior = autoencoder.encode(batch).latent_dist
@@ -56,7 +69,7 @@ def train_details(
             wanted = _seen(tower, batch)
         seen = (_seen(tower, back) - wanted).square().mean()
         terms = {"square": difference.square().mean(), "absolute": absolute, "seen": seen, "kl": kl}
-        return {"loss": absolute + SQUARE * square + _SEEN * seen + KL * kl, **terms}
+        return {"loss": absolute + SQUARE * square + seen_weight * seen + KL * kl, **terms}
 
     yield from training.run(loss)
 

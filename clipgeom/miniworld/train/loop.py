@@ -10,7 +10,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from clipgeom.errors import ConfigError
 from clipgeom.miniworld.train.muon import Muon
 
 __all__ = ["Plan", "Record", "Training", "append_line", "generator_of", "latest_step"]
+
+Terms = Mapping[str, torch.Tensor]  # of a loss: ``loss`` itself, and what else is to be seen
 
 _BETAS = (0.9, 0.99)
 _CLIP = 1.0  # largest norm of a gradient
@@ -126,8 +129,12 @@ class Training:
                 return optimizer.state[parameter]
         return {}
 
-    def run(self, loss: Callable[[int], Mapping[str, torch.Tensor]]) -> Iterator[Record]:
+    def run(self, loss: Callable[[int], Terms | Sequence[Callable[[], Terms]]]) -> Iterator[Record]:
         """Train to the end of the plan, yielding after every step; `loss` gives the terms, of which ``loss`` is walked.
+
+        Where it gives several functions instead, each works out the terms of an equal part of the batch, side by side in
+        threads: on small networks two cores do more that way than by sharing every operation. Two gradients add up
+        to the same whichever comes first.
 
         Raises
         ------
@@ -140,14 +147,11 @@ class Training:
             for optimizer, rate in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * rate
-            terms = loss(self.step)
-            if not torch.isfinite(terms["loss"]):
-                raise ConfigError(
-                    f"the loss of step {self.step + 1} is {terms['loss'].item()}; lower the learning rate."
-                )
             for optimizer, _ in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            terms["loss"].backward()  # type: ignore[no-untyped-call]
+            losses = self._losses(loss(self.step))
+            if not math.isfinite(losses["loss"]):
+                raise ConfigError(f"the loss of step {self.step + 1} is {losses['loss']}; lower the learning rate.")
             torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), _CLIP)
             for optimizer, _ in self.optimizers:
                 optimizer.step()
@@ -155,8 +159,15 @@ class Training:
             self._follow()
             if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
                 self.save()
-            losses = {name: float(value.detach()) for name, value in terms.items()}
             yield Record(self.step, losses, share * self.plan.rate, time.monotonic() - start)
+
+    def _losses(self, found: Terms | Sequence[Callable[[], Terms]]) -> dict[str, float]:
+        """Terms as numbers, their gradients added to those of the parameters."""
+        if isinstance(found, Mapping):
+            return _backward(found)
+        with ThreadPoolExecutor(len(found)) as pool:
+            parts = list(pool.map(lambda part: _backward(part(), 1 / len(found)), found))
+        return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -194,6 +205,12 @@ class Training:
             for name, parameter in self.parameters.items():
                 if id(parameter) in owned and f"optimizer.{keys[0]}.{name}" in tensors:
                     optimizer.state[parameter] = {key: tensors[f"optimizer.{key}.{name}"] for key in keys}
+
+
+def _backward(terms: Terms, share: float = 1.0) -> dict[str, float]:
+    if torch.isfinite(terms["loss"]):
+        (share * terms["loss"]).backward()  # type: ignore[no-untyped-call]
+    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def latest_step(folder: Path, /) -> int:

@@ -39,6 +39,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "clip": Plan(steps=1600, rate=1e-3, warmup=100, save_every=100, weight_decay=0.05),
         "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
         "details": Plan(steps=2500, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
+        "decoder": Plan(steps=1500, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
         "readers": Plan(steps=1600, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
         "diffusion": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
     }
@@ -74,9 +75,9 @@ def trained_clip(folder: Path, /) -> tuple[CLIPModel, CLIPTokenizer]:
 
 
 def trained_autoencoder(folder: Path, /) -> AutoencoderKL:
-    """The autoencoder of the second round, weights averaged."""
+    """The autoencoder after its last round, weights averaged."""
     model = build_autoencoder()
-    model.load_state_dict(_weights(folder / "details"))
+    model.load_state_dict(_weights(folder / "decoder"))
     return model.eval().requires_grad_(False)
 
 
@@ -140,6 +141,13 @@ def _details(folder: Path, plan: Plan) -> Iterator[Record]:
     yield from train_details(folder / "details", plan, folder / "pools", autoencoder, tower)
 
 
+def _decoder(folder: Path, plan: Plan) -> Iterator[Record]:
+    autoencoder, tower = build_autoencoder(), build_clip(build_tokenizer()).vision_model
+    autoencoder.load_state_dict(_weights(folder / "details"))
+    tower.load_state_dict(_tower(folder))
+    yield from train_details(folder / "decoder", plan, folder / "pools", autoencoder, tower, decoder_only=True)
+
+
 def _readers(folder: Path, plan: Plan) -> Iterator[Record]:
     yield from train_readers(folder / "readers", plan, folder / "pools", trained_autoencoder(folder))
 
@@ -156,6 +164,7 @@ STAGES: Mapping[str, Callable[[Path, Plan], Iterator[Record]]] = MappingProxyTyp
         "clip": _clip,
         "autoencoder": _autoencoder,
         "details": _details,
+        "decoder": _decoder,
         "readers": _readers,
         "diffusion": _diffusion,
     }

@@ -110,6 +110,7 @@ def _report(
                     workspace=folder,
                     command=_command(),
                     progress=progress,
+                    images=inputs.images,
                 )
     write_report(measured, out)
     _summarize(measured.report)

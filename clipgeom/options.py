@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -17,6 +18,7 @@ from clipgeom.errors import ConfigError
 if TYPE_CHECKING:
     from clipgeom.encoder import Position, TextEncoder
     from clipgeom.encoder.cache import EmbeddingCache
+    from clipgeom.report.build import ImageEmbedder
 
 __all__ = [
     "OUTPUT_PANEL",
@@ -33,8 +35,11 @@ _INPUT, _CAPTIONS, _ENCODER = "Input", "Which captions", "Encoder"
 OUTPUT_PANEL = "Measurement and output"
 
 Model = Annotated[
-    str | None,
-    typer.Option(help="Encoder: a directory or hub id, a Stable Diffusion repository too.", rich_help_panel=_INPUT),
+    str,
+    typer.Option(
+        help="Encoder: miniworld (embedded), a directory or hub id, a Stable Diffusion repository too.",
+        rich_help_panel=_INPUT,
+    ),
 ]
 Subfolder = Annotated[
     str | None,
@@ -42,9 +47,10 @@ Subfolder = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", rich_help_panel=_INPUT)]
 Captions = Annotated[
-    str | None,
+    str,
     typer.Option(
-        help="coco2014:val, a COCO captions .json or its .zip, .txt, .csv, .tsv, .jsonl, .parquet, or a hub data set.",
+        help="miniworld (embedded), coco2014:val, a COCO captions .json or its .zip, .txt, .csv, .tsv, .jsonl, .parquet, "
+        "or a hub data set.",
         rich_help_panel=_INPUT,
     ),
 ]
@@ -106,10 +112,10 @@ Seed = Annotated[int, typer.Option(help="Of the sample and of every interval.", 
 class EncodingOptions:
     """Every option that says which captions are encoded, how, and what is read off."""
 
-    model: Model = None
+    model: Model = "miniworld"
     subfolder: Subfolder = None
     revision: Revision = None
-    captions: Captions = None
+    captions: Captions = "miniworld"
     column: Column = None
     image_column: ImageColumn = None
     split: Split = None
@@ -137,12 +143,6 @@ class EncodingOptions:
         from clipgeom.encoder.cache import EmbeddingCache
         from clipgeom.encoder.encode import check_pack_size
 
-        if self.model is None or self.captions is None:
-            lacking = " and ".join(f"--{n}" for n in ("model", "captions") if getattr(self, n) is None)
-            raise ConfigError(
-                f"{lacking} is needed: the embedded default world is not part of this version yet. For example: "
-                "clipgeom report --model openai/clip-vit-large-patch14 --captions coco2014:val"
-            )
         names = None if self.representation is None else parse_representations(self.representation)
         parse_positions(self.positions)
         stream = open_captions(
@@ -166,7 +166,16 @@ class EncodingOptions:
         encoder.require(names)
         check_pack_size(self.pack_size, encoder.max_positions)
         positions = parse_positions(self.positions, max_positions=encoder.max_positions)
-        return Inputs(encoder, stream, names, positions, EmbeddingCache() if self.cache else None)
+        cache = EmbeddingCache() if self.cache else None
+        return Inputs(encoder, stream, names, positions, cache, self._images())
+
+    def _images(self) -> ImageEmbedder | None:
+        """The pictures of the captions, where both are the embedded world's."""
+        if (self.model, self.captions) != ("miniworld", "miniworld") or Path(self.model).exists():
+            return None
+        from clipgeom.miniworld.default import image_embeddings
+
+        return image_embeddings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +187,7 @@ class Inputs:
     representations: tuple[str, ...]
     positions: tuple[Position, ...]
     cache: EmbeddingCache | None
+    images: ImageEmbedder | None = None
 
 
 def takes_encoding_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -110,7 +110,6 @@ def bad_inputs(tmp_path, model):
     base = ["report", "--model", model, "--captions"]
     vectors = ["report", "--representation", "projected", "--embeddings"]
     return [
-        ("no input", ["report"], "--model and --captions"),
         ("missing file", [*base, "absent.txt"], "no file absent.txt"),
         ("empty set", [*base, "empty.txt"], "holds no captions"),
         ("only spaces", [*base, "blank.txt"], "all of them blank"),

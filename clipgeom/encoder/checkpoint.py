@@ -18,8 +18,9 @@ from clipgeom.errors import EncoderError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EncoderFiles", "find_files", "read_config", "read_tensors"]
+__all__ = ["MINIWORLD", "EncoderFiles", "find_files", "read_config", "read_tensors"]
 
+MINIWORLD = "miniworld"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth", "flax_model.msgpack", "tf_model.h5")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -40,12 +41,23 @@ class EncoderFiles:
 def find_files(model: str | Path, *, subfolder: str | None = None, revision: str | None = None) -> EncoderFiles:
     """Folders of an encoder given as a directory or a hub id, downloading the few files needed in the second case.
 
+    ``miniworld`` is the encoder of the embedded world, unless a directory of that name lies here.
+
     Raises
     ------
     EncoderError
         No such directory; a hub that cannot be reached; no weights in safetensors; no tokenizer.
+    WeightsError
+        The embedded world's weights are missing or damaged.
     """
     local = Path(model).expanduser()
+    if str(model) == MINIWORLD and not local.exists():
+        if subfolder is not None or revision is not None:
+            given = "--subfolder" if subfolder is not None else "--revision"
+            raise EncoderError(f"{given} does not apply to {MINIWORLD}: its encoder comes with the package")
+        from clipgeom.miniworld.weights import checked_folder
+
+        return _within(checked_folder("clip"), None, None)
     if local.is_dir():
         if revision is not None:
             raise EncoderError(f"--revision applies to a hub id; {local} is a directory")

@@ -50,10 +50,7 @@ def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
     """
     root = weights_folder() if root is None else root
     if not root.is_dir():
-        raise WeightsError(
-            f"miniworld's weights are not there: this version comes without them, and {root} does not exist. They are made, "
-            "in hours, by python -m clipgeom.miniworld.train, and then put there by the same with --pack FOLDER."
-        )
+        raise WeightsError(f"miniworld's weights are not there: {root} does not exist. {_REINSTALL}")
     try:
         expected: dict[str, str] = json.loads((root / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

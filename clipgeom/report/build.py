@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,15 +24,19 @@ from clipgeom.errors import DomainError
 from clipgeom.report.collect import CaptionSpool, Collected, collect
 from clipgeom.report.folder import SCHEMA
 from clipgeom.report.measure import Row, RowArrays, json_ready, measure_profile, measure_row, require_samples
-from clipgeom.vectors import Vectors
+from clipgeom.vectors import ArrayVectors, Vectors
 
 if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
-__all__ = ["Measured", "check_captions", "measure_captions", "measure_embeddings"]
+__all__ = ["ImageEmbedder", "Measured", "check_captions", "measure_captions", "measure_embeddings"]
 
+PICTURES = 2000  # that are embedded at most, where captions have pictures
 _VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
+
+
+ImageEmbedder = Callable[[Sequence[str]], NDArray[np.float64]]  # ids of captions to projected embeddings of pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,7 @@ def measure_captions(
     workspace: Path,
     command: str | None = None,
     progress: Progress | None = None,
+    images: ImageEmbedder | None = None,
 ) -> Measured:
     """Encode a caption set and measure it.
 
@@ -84,6 +89,9 @@ def measure_captions(
         Recorded as the command that reproduces the report.
     progress : Progress, optional
         Told what is done.
+    images : ImageEmbedder, optional
+        Embeds the captions' own pictures, for a row of their own and a comparison with ``projected`` at EOS. Without
+        that row there is nothing to compare with, and no picture is embedded.
 
     Raises
     ------
@@ -120,6 +128,11 @@ def measure_captions(
                     )
                 )
         profile_rows, centers = _profile(collected, representations)
+        modality = None
+        texts = collected.vectors.get(("projected", Position("eos")))
+        if images is not None and texts is not None:
+            row, modality = _pictured(images, texts, collected.captions, seed, check, progress or Quiet())
+            rows.append(row)
     counts = asdict(captions.counts)
     sha256 = counts.pop("sha256")
     report = _report(
@@ -143,6 +156,7 @@ def measure_captions(
         },
         rows=rows,
         profile=profile_rows,
+        modality=modality,
     )
     return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
 
@@ -227,6 +241,28 @@ def measure_embeddings(
         modality=modality,
     )
     return Measured(report, _centers(rows), [row.arrays for row in rows])
+
+
+def _pictured(
+    images: ImageEmbedder, texts: Vectors, captions: CaptionSpool, seed: int, check: bool, progress: Progress
+) -> tuple[Row, dict[str, Any]]:
+    """The row of the pictures of the first captions, and what compares them with these."""
+    from clipgeom.modality import compare_modalities
+
+    n = min(texts.n, PICTURES)
+    described = captions.read(range(n))
+    progress.note(f"embedding the pictures of {n:,} captions")
+    vectors = images([identifier for identifier, _ in described])
+    row = measure_row(
+        ArrayVectors(vectors),
+        representation="projected",
+        position="image",
+        n_excluded=0,
+        describe=lambda indices: [{"id": described[i][0], "text": described[i][1]} for i in map(int, indices)],
+        seed=seed,
+        check=check,
+    )
+    return row, asdict(compare_modalities(vectors, _whole(texts)[:n], seed=seed))
 
 
 def _given(vectors: Vectors, representation: str, position: str, seed: int, check: bool) -> Row:

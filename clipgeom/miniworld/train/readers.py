@@ -1,4 +1,4 @@
-"""Training the factor readers: renders, noise, blur, and what the autoencoder makes of renders."""
+"""Training the factor readers: renders under noise and blur, and what the autoencoder makes of renders."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = ["train_readers"]
 _SEED = 301
 _POOL, _NEW = 24_000, 0.4
 _REBUILT = 12_000  # the first so many are kept as the autoencoder rebuilds them, too
+_REBUILT_SHARE = 0.6  # of the batches
 _BATCH = 64
 _NOISE = 0.12  # largest standard deviation of added noise, of a range of 2
 _SMOOTHING = 0.05  # of the labels, so that confidences stay readable
@@ -42,13 +43,13 @@ def train_readers(
 
     def loss(step: int) -> dict[str, torch.Tensor]:
         rng = generator_of(_SEED, step)
-        if rebuilt is not None and rng.random() < 0.5:
+        if rebuilt is not None and rng.random() < _REBUILT_SHARE:
             rows = np.sort(rng.choice(_REBUILT, _BATCH, replace=False))
-            batch = torch.from_numpy(normalized(rebuilt[rows]))
+            batch = torch.from_numpy(normalized(rebuilt[rows]))  # as blurred as they come
         else:
             rows = np.sort(rng.choice(_POOL, _BATCH, replace=False))
-            batch = torch.from_numpy(normalized(pictures[rows]))
-        logits = apply_network(network, _disturbed(batch, rng))
+            batch = _disturbed(torch.from_numpy(normalized(pictures[rows])), rng)
+        logits = apply_network(network, batch)
         wanted = {name: labels[name][torch.from_numpy(rows)] for name in READ}
         terms = {
             name: torch.nn.functional.cross_entropy(logits[name], wanted[name], label_smoothing=_SMOOTHING)

@@ -85,7 +85,7 @@ class Engine:
         dtype = _HALF.get(self.settings.mixed_precision, torch.float32)
         model.vae.to(self.device)  # stays in float32: SDXL's overflows in half precision
         for network in (model.unet, *(encoder.network for encoder in model.encoders)):
-            network.to(device=self.device, dtype=dtype)
+            torch.nn.Module.to(network, device=self.device, dtype=dtype)  # diffusers' own warns of what it does
         if self.settings.gradient_checkpointing:
             # both recompute in training mode only; no published pipeline has a dropout that this would wake
             model.unet.enable_gradient_checkpointing()

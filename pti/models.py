@@ -165,7 +165,6 @@ def load_model(
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first}") from error
-    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     prediction = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):
@@ -185,7 +184,8 @@ def load_model(
         alphas=pipeline.scheduler.alphas_cumprod.detach().clone().float(),
     )
     for network in model.networks():
-        network.requires_grad_(False).eval()
+        # not diffusers' own `to`, which warns of what it does
+        torch.nn.Module.to(network, dtype=torch.float32).requires_grad_(False).eval()
     return model
 
 

@@ -1,6 +1,8 @@
 """Pipelines of a few thousand weights, in the layouts of Stable Diffusion 1.x, 2.x and XL, and small configurations."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -13,8 +15,11 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from clipgeom._progress import Quiet
 from clipgeom.miniworld.train.tokenizer import build_tokenizer
 from pti.config import read_config
+from pti.finetune import Finetuning
+from pti.run import _Session
 
 SIDE = 8  # of a picture, whose latents are 4 × 4
 
@@ -150,6 +155,11 @@ def configuration(model, folder, *changes):
     )
 
 
+def session(config):
+    """A run before its first step: engine, model with its pivot, latents."""
+    return _Session(config, Path(config.run.folder), Quiet(), None)
+
+
 def write_pictures(folder, captions, *, suffix=".png"):
     """An image folder with metadata.jsonl."""
     import numpy as np
@@ -164,3 +174,15 @@ def write_pictures(folder, captions, *, suffix=".png"):
         lines.append(json.dumps({"file_name": name, "text": caption}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def tuning_of(config, *, decide=True):
+    """Stage 2 of a run whose pivot has never been inverted, before its first step."""
+    made = session(config)
+    rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.pivot.rows]
+    model = replace(made.model, pivot=made.model.pivot.with_rows(rows))
+    tuning = Finetuning(
+        made.engine, model, made.latents, made.config, decision=made._gate(model) if decide else None
+    )
+    made._own_pictures(tuning)
+    return tuning

@@ -20,8 +20,6 @@ def main() -> None:
         app()
     except ClipGeomError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise

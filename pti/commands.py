@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -117,6 +118,7 @@ def _sample(
 
     if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
+    _silence()
     run = load_run(folder, device=device)
     defaults = run.config.sampling
     count = defaults.count if count is None else count
@@ -146,6 +148,18 @@ def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Co
 def _execute(config: Config, stages: tuple[str, ...]) -> None:
     from pti.run import execute
 
-    with Progress("trained", "steps") as progress:
+    _silence()
+    with Progress("trained", "steps", speaker="pti") as progress:
         folder = execute(config, stages, progress=progress)
-    print(f"run: {folder}")
+    if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
+        print(f"run: {folder}")
+
+
+def _silence() -> None:
+    """No bars for every file that is loaded, and no advice to programmers."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

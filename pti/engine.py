@@ -59,6 +59,8 @@ class Engine:
             raise ConfigError(
                 f"engine.mixed_precision = {settings.mixed_precision!r} does not work here: {error}"
             ) from error
+        if settings.mixed_precision == "fp16" and self.device.type == "cpu":  # accelerate would not scale the loss
+            raise ConfigError("engine.mixed_precision = 'fp16' does not work here: processors take bf16")
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +93,8 @@ class Engine:
             model.unet.enable_gradient_checkpointing()
             model.unet.train()
             for encoder in model.encoders:
-                encoder.network.gradient_checkpointing_enable()
+                network = encoder.network  # transformers 5 gives the same another name
+                getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
                 encoder.network.train()
         return model
 

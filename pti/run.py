@@ -136,14 +136,13 @@ class _Session:
     """Both training stages of one run, in one process of it."""
 
     def __init__(self, config: Config, folder: Path, progress: Progress, root: Path | None) -> None:
-        self.folder, self.progress = folder, progress
-        self.checkpoints = folder / "checkpoints"
-        pictures = read_pictures(config.data)
-        for note in pictures.notes:
-            progress.note(note)
-        model, self.config = _prepared(config, pictures, root)
-        self.pictures = pictures
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.engine = Engine(config.engine, folder)
+        self.progress = progress if self.engine.is_main else Quiet()
+        self.pictures = pictures = read_pictures(config.data)
+        for note in pictures.notes:
+            self.progress.note(note)
+        model, self.config = _prepared(config, pictures, root)
         self._refuse_other_settings()
         self.model = self.engine.place(model)
         self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
@@ -257,7 +256,7 @@ class _Session:
             kept = checkpoint.latest(self.checkpoints, stage.stage)
             where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}"
             raise TrainingError(
-                f"{stage.stage}: {error}; {where}. Lower the learning rate ({stage.stage} stopped)"
+                f"{stage.stage}: {error}; {where}. Try a lower learning rate"
             ) from error
         if self.engine.is_main:
             self.log.write_table()

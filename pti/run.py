@@ -255,9 +255,7 @@ class _Session:
         except TrainingError as error:
             kept = checkpoint.latest(self.checkpoints, stage.stage)
             where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}"
-            raise TrainingError(
-                f"{stage.stage}: {error}; {where}. Try a lower learning rate"
-            ) from error
+            raise TrainingError(f"{stage.stage}: {error}; {where}. Try a lower learning rate") from error
         if self.engine.is_main:
             self.log.write_table()
         self.engine.wait()

@@ -181,8 +181,6 @@ def tuning_of(config, *, decide=True):
     made = session(config)
     rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.pivot.rows]
     model = replace(made.model, pivot=made.model.pivot.with_rows(rows))
-    tuning = Finetuning(
-        made.engine, model, made.latents, made.config, decision=made._gate(model) if decide else None
-    )
+    tuning = Finetuning(made.engine, model, made.latents, made.config, decision=made._gate(model) if decide else None)
     made._own_pictures(tuning)
     return tuning

@@ -72,7 +72,9 @@ def test_damaged_files_are_named(tmp_path):
 def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_path):
     folder = execute(configuration(sd, tmp_path / "run"), ("invert", "tune"))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    with pytest.raises(CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."):
+    with pytest.raises(
+        CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
+    ):
         execute(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
     with pytest.raises(CheckpointError, match="tuning.rank was 2, is 3"):
         execute(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
@@ -118,7 +120,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
     honest = module.denoising_loss
     monkeypatch.setattr(module, "denoising_loss", spoiled)
     config = configuration(sd, tmp_path / "run")
-    with pytest.raises(TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"):
+    with pytest.raises(
+        TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"
+    ):
         execute(config, ("invert", "tune"))
     found = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", stage))
     assert found.state["step"] == 2

@@ -25,7 +25,9 @@ def test_the_commented_file_holds_the_defaults_and_explains_every_setting(tmp_pa
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    config = read_config(None, ("tuning.rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.size=64", "run.folder=7"))
+    config = read_config(
+        None, ("tuning.rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.size=64", "run.folder=7")
+    )
     assert config.tuning.rate == 1e-7
     assert config.sampling.prompts == ('a "b"', "é")
     assert config.run.folder == "7"

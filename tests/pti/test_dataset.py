@@ -166,7 +166,9 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
         assert shuffled.caption(view) == CAPTIONS[view.sample]
         with torch.no_grad():
             image = samples[view.sample].decode()
-            array, _ = pixels(image, 8, "random", np.random.default_rng((3, view.sample, view.crop)), mirrored=view.mirrored)
+            array, _ = pixels(
+                image, 8, "random", np.random.default_rng((3, view.sample, view.crop)), mirrored=view.mirrored
+            )
             by_hand = model.vae.encode(array[None]).latent_dist.mean[0] * 0.5
         torch.testing.assert_close(together[row], by_hand)
         assert sizes[row, :2].tolist() == [image.height, image.width]

@@ -71,7 +71,7 @@ def test_whatever_moves_is_noticed(tune):
 
 
 def test_distances_of_weights_and_of_predictions(tune):
-    tuning, records = tune("tuning.alpha=3", "tuning.targets=[\"to_q\", \"to_v\", \"conv1\"]", "tuning.rate=0.05")
+    tuning, records = tune("tuning.alpha=3", 'tuning.targets=["to_q", "to_v", "conv1"]', "tuning.rate=0.05")
     total = 0.0
     for layer in tuning.lora.layers:
         change = layer.get_delta_weight("default").detach().double()

@@ -51,7 +51,10 @@ INVERT = {
     "inversion.norm_decay": ("0.5", ("inversion.norm=decay", "inversion.rate=0.1")),
     "inversion.max_distance": ("0.01", ()),
     "inversion.plateau": ("1", ("inversion.plateau_gain=1.0", "inversion.steps=4")),
-    "inversion.plateau_gain": ("1.0", ("inversion.plateau=1", "inversion.plateau_gain=0.0", "inversion.steps=4", "engine.seed=2")),
+    "inversion.plateau_gain": (
+        "1.0",
+        ("inversion.plateau=1", "inversion.plateau_gain=0.0", "inversion.steps=4", "engine.seed=2"),
+    ),
     "engine.seed": ("1", ()),
     "engine.mixed_precision": ("bf16", ()),
     "engine.accumulation": ("2", ()),
@@ -323,5 +326,7 @@ def test_checkpoints_and_their_folder(sd, tmp_path):
         (1, 1): ["invert-0000003"],
         (1, 3): ["invert-0000001", "invert-0000002", "invert-0000003"],
     }
-    folder = execute(configuration(sd, tmp_path / "2-9", *changes[:1], "run.keep=9", "sampling.prompts=[]"), ("invert",))
+    folder = execute(
+        configuration(sd, tmp_path / "2-9", *changes[:1], "run.keep=9", "sampling.prompts=[]"), ("invert",)
+    )
     assert sorted(p.stem for p in (folder / "checkpoints").iterdir()) == ["invert-0000002", "invert-0000003"]

@@ -23,7 +23,7 @@ from clipgeom._progress import Quiet
 from pti.config import read_config
 from pti.finetune import Finetuning
 from pti.models import load_model
-from pti.run import _Session
+from pti.session import Session
 
 
 def random_pipeline(folder):
@@ -81,10 +81,9 @@ def ours(model, batch, rank, folder, *changes):
             *changes,
         ),
     )
-    session = _Session(config, folder, Quiet(), None)
-    tuning = Finetuning(
-        session.engine, session.model, session.latents, session.config, decision=session._gate(session.model)
-    )
+    session = Session(config, folder, Quiet(), None)
+    session.prepare_tuning()
+    tuning = Finetuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
     return tuning._one
 
 

@@ -85,17 +85,17 @@ def _tune(config: Source = None, settings: Settings = None, out: Out = None) -> 
 @app.command("evaluate")
 def _evaluate(folder: Folder) -> None:
     """Measure a run."""
-    from pti.evaluate import evaluate_run
+    from pti.run import finish
 
-    evaluate_run(folder)
+    finish("evaluate", folder)
 
 
 @app.command("export")
 def _export(folder: Folder) -> None:
     """Write the files that other tools load."""
-    from pti.export import export_run
+    from pti.run import finish
 
-    export_run(folder)
+    finish("export", folder)
 
 
 @app.command("sample")
@@ -113,7 +113,8 @@ def _sample(
     out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
 ) -> None:
     """Draw pictures with what a run has learnt."""
-    from pti.run import load_run, save_grid
+    from pti.previews import save_grid
+    from pti.run import load_run
     from pti.sampling import draw
 
     if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():

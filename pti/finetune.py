@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from pti.captioned import Captioned
 from pti.conditioning import Conditions, concatenate, encode
 from pti.draws import Draw, Share, draw_part
 from pti.engine import Descent, Engine, Group
 from pti.errors import TrainingError
 from pti.gate import Decision
 from pti.latents import Latents, View
-from pti.locality import Route, difference, midpoint, routes_of
+from pti.locality import difference
 from pti.lora import add_lora, base_digest
 from pti.models import Model
 from pti.objective import denoising_loss, min_snr_weights, noised, offset_noise, predict, target_of
@@ -87,6 +88,8 @@ class Finetuning:
     config : Config
     decision : Decision or None
         The gate's; None leaves the regulariser out.
+    digest : str, optional
+        `base_digest` of the model, where it is known already.
 
     Attributes
     ----------
@@ -106,6 +109,7 @@ class Finetuning:
         config: Config,
         *,
         decision: Decision | None = None,
+        digest: str | None = None,
     ) -> None:
         assert model.pivot is not None
         self.engine, self.model, self.latents, self.config = engine, model, latents, config
@@ -113,9 +117,10 @@ class Finetuning:
         self.own: Drawn | None = None
         self.prior: Latents | Drawn | None = None
         self.decision = decision if config.locality.mode != "none" and config.locality.weight > 0 else None
-        self._digest = base_digest(model)
+        self._digest = digest or base_digest(model)
         self._frozen_rows = [row.clone() for row in model.pivot.rows]
         self.lora = add_lora(model, config.tuning, seed=config.engine.seed)
+        self.conditions = Captioned(model, self.lora, config.locality, self.decision)
         text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
         rest = {n: p for n, p in self.lora.parameters.items() if n not in text}
         settings = self.settings
@@ -128,9 +133,7 @@ class Finetuning:
             weight_decay=settings.weight_decay,
         )
         self.stopped = ""
-        self._conditions: dict[tuple[str, str], Conditions] = {}
         self._probes: tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor, torch.Tensor] | None = None
-        self._routes: dict[str, tuple[Route, ...]] = {}
 
     @property
     def step(self) -> int:
@@ -197,7 +200,7 @@ class Finetuning:
         captions = [self.latents.caption(view) for view in draw.views]
         times, noise = draw.times.to(device), offset_noise(draw.noise, draw.offset, objective.noise_offset).to(device)
         noisy = noised(alphas, clean, noise, times)
-        batches = [(noisy, times, self._of_captions(captions, "token").with_sizes(sizes))]
+        batches = [(noisy, times, self.conditions.of(captions, "token").with_sizes(sizes))]
         targets = [target_of(self.model.prediction, alphas, clean, noise, times)]
 
         if self.prior is not None:
@@ -264,52 +267,10 @@ class Finetuning:
             noisy, sizes = noisy[chosen], sizes[chosen]
         between = draw.between[chosen].to(device) if locality.time_drawn else None
         with torch.no_grad(), self.lora.frozen():
-            base = self.midpoints(texts, between).with_sizes(sizes)
+            base = self.conditions.midpoints(texts, between).with_sizes(sizes)
             frozen = predict(self.model, noisy, times, base)
-        tuned = self.midpoints(texts, between).with_sizes(sizes) if self.lora.in_text else base
+        tuned = self.conditions.midpoints(texts, between).with_sizes(sizes) if self.lora.in_text else base
         return (noisy, times, tuned), frozen
-
-    def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
-        """Conditions midway between captions with the token and with the class word, shape as `encode`'s.
-
-        By the text encoders as they are: with their changes, or without them inside ``lora.frozen()``.
-        """
-        live = self.lora.in_text and torch.is_grad_enabled()
-        if times is None and not live:
-            key = "midpoint"
-            for caption in dict.fromkeys(captions):
-                if (key, caption) not in self._conditions:
-                    self._conditions[key, caption] = self._midpoint([caption], None).detached()
-            return concatenate([self._conditions[key, caption] for caption in captions])
-        return self._midpoint(captions, times)
-
-    def _midpoint(self, captions: Sequence[str], times: torch.Tensor | None) -> Conditions:
-        assert self.decision is not None
-        for caption in captions:
-            if caption not in self._routes:
-                (self._routes[caption],) = routes_of(self.model, [caption], self.config.locality.positions)
-        if times is None:
-            times = torch.full((len(captions),), self.config.locality.time, device=self.engine.device)
-        return midpoint(
-            self.model,
-            self.decision,
-            [self._routes[caption] for caption in captions],
-            self._of_captions(captions, "token"),
-            self._of_captions(captions, "class"),
-            times,
-        )
-
-    def _of_captions(self, captions: Sequence[str], word: str) -> Conditions:
-        """Conditions of captions, by the text encoders as they are; kept where those are frozen."""
-        write = self.pivot.in_prompt if word == "token" else self.pivot.in_class
-        if self.lora.in_text and torch.is_grad_enabled():
-            return encode(self.model, [write(caption) for caption in captions])
-        # without gradients they are asked for inside lora.frozen() only, or no text encoder is changed at all
-        for caption in dict.fromkeys(captions):
-            if (word, caption) not in self._conditions:
-                with torch.no_grad(), self.lora.frozen():
-                    self._conditions[word, caption] = encode(self.model, [write(caption)]).detached()
-        return concatenate([self._conditions[word, caption] for caption in captions])
 
     def _prior(self, part: int) -> tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]:
         assert self.prior is not None
@@ -324,7 +285,7 @@ class Finetuning:
             captions = [self.prior.caption(view) for view in draw.views]
         times = draw.times.to(device)
         noise = offset_noise(draw.noise, draw.offset, self.config.objective.noise_offset).to(device)
-        conditions = self._of_captions(captions, "class").with_sizes(sizes)
+        conditions = self.conditions.of(captions, "class").with_sizes(sizes)
         target = target_of(self.model.prediction, alphas, clean, noise, times)
         return noised(alphas, clean, noise, times), times, conditions, target
 
@@ -346,7 +307,7 @@ class Finetuning:
             some = texts[start : start + _DRAWN_AT_ONCE]
             noise = starting_noise(self.model, seed, len(some), size=side, first=start, stream=stream)
             with self.engine.autocast(), self.lora.frozen():
-                conditions = self.midpoints(some) if stream == "own" else self._of_captions(some, "class")
+                conditions = self.conditions.midpoints(some) if stream == "own" else self.conditions.of(some, "class")
                 parts.append(
                     draw_latents(
                         self.model,
@@ -391,14 +352,14 @@ class Finetuning:
             noisy = noised(self.model.alphas, clean, draw.noise.to(self.engine.device), times)
             captions = [self.latents.caption(view) for view in draw.views]
             with self.engine.autocast(), self.lora.frozen():
-                base = predict(self.model, noisy, times, self._of_captions(captions, "token").with_sizes(sizes))
+                base = predict(self.model, noisy, times, self.conditions.of(captions, "token").with_sizes(sizes))
             self._probes = (noisy, times, captions, sizes, base)
         noisy, times, captions, sizes, base = self._probes
         with self.engine.autocast():
             if self.lora.in_text:
                 conditions = encode(self.model, [self.pivot.in_prompt(caption) for caption in captions])
             else:
-                conditions = self._of_captions(captions, "token")
+                conditions = self.conditions.of(captions, "token")
             said = predict(self.model, noisy, times, conditions.with_sizes(sizes))
         return float((said.float() - base.float()).flatten(1).norm(dim=1).mean())
 

@@ -16,7 +16,7 @@ from clipgeom.errors import ConfigError
 from pti.models import Model
 from pti.sections import TuningSection
 
-__all__ = ["Lora", "add_lora", "base_digest"]
+__all__ = ["Lora", "add_lora", "base_digest", "check_targets"]
 
 
 class Lora:
@@ -99,25 +99,21 @@ def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
     """
     from peft import LoraConfig
 
-    networks = {"unet": (model.unet, tuning.targets)}
-    if tuning.text_encoder:
-        networks |= {encoder.name: (encoder.network, tuning.text_targets) for encoder in model.encoders}
-    for name, (network, targets) in networks.items():
-        key = "tuning.targets" if name == "unet" else "tuning.text_targets"
+    check_targets(model, tuning)
+    for name, (network, targets) in _changed(model, tuning).items():
         wanted = LoraConfig(
             r=tuning.rank,
             lora_alpha=tuning.rank if tuning.alpha is None else tuning.alpha,  # type: ignore[arg-type]  # only divided
             target_modules=list(targets),
         )
-        absent = [t for t in targets if not any(n == t or n.endswith(f".{t}") for n, _ in network.named_modules())]
-        if absent or not targets:
-            raise ConfigError(f"{key} names {', '.join(map(repr, absent)) or 'nothing'}, but {name} has no such layer")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 network.add_adapter(wanted)
             except ValueError as error:  # a layer that is no linear map or convolution
-                raise ConfigError(f"{key} cannot be changed: {str(error).splitlines()[0]}") from error
+                raise ConfigError(
+                    f"{_setting(name)} of {name} cannot be changed: {str(error).splitlines()[0]}"
+                ) from error
     lora = Lora(model)
     for parameter in lora.parameters.values():
         parameter.data = parameter.data.float()
@@ -125,10 +121,36 @@ def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
     return lora
 
 
+def check_targets(model: Model, tuning: TuningSection) -> None:
+    """Refuse names of layers that are not there.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for name, (network, targets) in _changed(model, tuning).items():
+        absent = [t for t in targets if not any(n == t or n.endswith(f".{t}") for n, _ in network.named_modules())]
+        if absent or not targets:
+            named = ", ".join(map(repr, absent)) or "nothing"
+            raise ConfigError(f"{_setting(name)} names {named}, but {name} has no such layer")
+
+
+def _changed(model: Model, tuning: TuningSection) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """Networks that get changes, each with the ends of its layers' names."""
+    networks = {"unet": (model.unet, tuning.targets)}
+    if tuning.text_encoder:
+        networks |= {encoder.name: (encoder.network, tuning.text_targets) for encoder in model.encoders}
+    return networks
+
+
+def _setting(network: str) -> str:
+    return "tuning.targets" if network == "unet" else "tuning.text_targets"
+
+
 def base_digest(model: Model) -> str:
-    """SHA-256 over every frozen weight of the UNet and the text encoders, in the order of their names."""
+    """SHA-256 over every frozen weight of all networks, in the order of their names."""
     total = hashlib.sha256()
-    for network in (model.unet, *(encoder.network for encoder in model.encoders)):
+    for network in model.networks():
         for name, parameter in sorted(network.state_dict().items()):
             if "lora_" not in name:
                 values = parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

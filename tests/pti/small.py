@@ -19,7 +19,7 @@ from clipgeom._progress import Quiet
 from clipgeom.miniworld.train.tokenizer import build_tokenizer
 from pti.config import read_config
 from pti.finetune import Finetuning
-from pti.run import _Session
+from pti.session import Session
 
 SIDE = 8  # of a picture, whose latents are 4 × 4
 
@@ -157,7 +157,7 @@ def configuration(model, folder, *changes):
 
 def session(config):
     """A run before its first step: engine, model with its pivot, latents."""
-    return _Session(config, Path(config.run.folder), Quiet(), None)
+    return Session(config, Path(config.run.folder), Quiet(), None)
 
 
 def write_pictures(folder, captions, *, suffix=".png"):
@@ -176,11 +176,12 @@ def write_pictures(folder, captions, *, suffix=".png"):
     return folder
 
 
-def tuning_of(config, *, decide=True):
+def tuning_of(config):
     """Stage 2 of a run whose pivot has never been inverted, before its first step."""
     made = session(config)
+    made.prepare_tuning()
     rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.pivot.rows]
     model = replace(made.model, pivot=made.model.pivot.with_rows(rows))
-    tuning = Finetuning(made.engine, model, made.latents, made.config, decision=made._gate(model) if decide else None)
+    tuning = Finetuning(made.engine, model, made.latents, made.config, decision=made.decision)
     made._own_pictures(tuning)
     return tuning

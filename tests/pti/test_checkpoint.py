@@ -76,7 +76,7 @@ def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_pa
         CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
     ):
         execute(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
-    with pytest.raises(CheckpointError, match="tuning.rank was 2, is 3"):
+    with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
         execute(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
     with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
         execute(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))

@@ -78,11 +78,13 @@ def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
     code, _, err = pti("run", file)
     assert code == 0, err
     assert called == [("evaluate", tmp_path / "run"), ("export", tmp_path / "run")]
+    assert pti("run", file)[0] == 0
+    assert len(called) == 2  # done already, for this checkpoint
     pti("evaluate", "run")
     pti("export", "run")
     assert [stage for stage, _ in called] == ["evaluate", "export"] * 2
     stages = json.loads((tmp_path / "run" / "record.json").read_text())["stages"]
-    assert list(stages) == ["invert", "tune"]
+    assert list(stages) == ["invert", "tune", "evaluate", "export"]
 
 
 def test_flags_override_and_a_stage_can_be_the_last(pti, file, tmp_path):

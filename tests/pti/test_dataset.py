@@ -81,7 +81,7 @@ def test_one_picture_is_trained_on_with_a_word_of_warning(tmp_path):
     (note,) = read(folder).notes
     assert "single picture" in note
     assert read(write_pictures(tmp_path / "two", CAPTIONS[:2])).notes == ()
-    with pytest.raises(ConfigError, match="data.held_out = 1 leaves nothing to train on"):
+    with pytest.raises(ConfigError, match=r"data\.held_out = 1 leaves nothing to train on"):
         read(folder, held_out=1)
 
 

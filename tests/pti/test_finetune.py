@@ -119,9 +119,9 @@ def test_changes_start_at_nothing_and_follow_the_seed(tune):
 
 
 def test_targets_that_are_not_there_are_named(tune):
-    with pytest.raises(ConfigError, match="tuning.targets names 'to_w', but unet has no such layer"):
+    with pytest.raises(ConfigError, match=r"tuning\.targets names 'to_w', but unet has no such layer"):
         tune('tuning.targets=["to_q", "to_w"]')
-    with pytest.raises(ConfigError, match="tuning.text_targets names 'to_q', but text_encoder has no such layer"):
+    with pytest.raises(ConfigError, match=r"tuning\.text_targets names 'to_q', but text_encoder has no such layer"):
         tune("tuning.text_encoder=true", 'tuning.text_targets=["to_q"]')
     with pytest.raises(ConfigError, match="names nothing"):
         tune("tuning.targets=[]")

@@ -117,8 +117,8 @@ def test_an_override_is_loud(model, fingerprint, tmp_path):
     assert decide(replace(settings, certificates=(other,)), model, PLACES).overridden
     fine = certificate(tmp_path / "e", fingerprint, *(entry("hidden", p, "vslerp") for p in ("2", "eos")))
     assert not decide(replace(settings, certificates=(fine,)), model, PLACES).overridden
+    small = certificate(tmp_path / "g", fingerprint, *(entry("hidden", p, "vslerp", dim=5) for p in ("2", "eos")))
     with pytest.raises(CertificateError, match="has dimension 5, the encoder's states have 16"):
-        small = certificate(tmp_path / "g", fingerprint, *(entry("hidden", p, "vslerp", dim=5) for p in ("2", "eos")))
         decide(replace(settings, certificates=(small,)), model, PLACES)
     with pytest.raises(ConfigError, match="overrides nothing with mode 'auto'"):
         decide(LocalitySection(override_certificate=True), model, PLACES)
@@ -169,4 +169,4 @@ def test_centres_reach_the_midpoints(sd, fingerprint, tmp_path, mode):
     changes = (f"locality.mode={mode}", f'locality.certificates="{path}"')
     about, plain = (tuning_of(configuration(sd, tmp_path / "run", *c)) for c in (changes, ("locality.mode=slerp",)))
     caption = [about.latents._samples[0].caption]
-    assert not torch.equal(about.midpoints(caption).states, plain.midpoints(caption).states)
+    assert not torch.equal(about.conditions.midpoints(caption).states, plain.conditions.midpoints(caption).states)

@@ -108,7 +108,7 @@ def test_a_step_is_cut_on_its_own_line():
 
 
 def test_a_plateau_stops(invert):
-    inversion, records = invert("inversion.steps=60", "inversion.plateau=5", "inversion.plateau_gain=0.5")
+    _, records = invert("inversion.steps=60", "inversion.plateau=5", "inversion.plateau_gain=0.5")
     assert "a plateau" in records[-1].stopped
     assert 10 <= len(records) < 60
     losses = [record.loss for record in records]

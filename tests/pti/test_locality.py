@@ -116,7 +116,7 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     model.unet.double()
     captions = [tuning.latents.caption(view) for view in tuning.draw("tune", tuning.latents, 0).views]
     noisy, times = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.tensor([20, 70])
-    conditions = tuning.midpoints(captions)
+    conditions = tuning.conditions.midpoints(captions)
     with torch.no_grad(), tuning.lora.frozen():
         base = predict(model, noisy, times, conditions)
 
@@ -193,13 +193,13 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
         changes = (f"locality.weight={weight}", "tuning.steps=25", "locality.one_in=1")
         stages.append(tuning_of(configuration(sd, tmp_path / str(weight), *changes)))
         list(stages[-1].run())
-    stages[1].decision = stages[0].decision
+    stages[1].conditions.decision = stages[0].decision
     moved = []
     for tuning in stages:
         captions = [sample.caption for sample in tuning.latents._samples]
         noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
         with torch.no_grad():
-            conditions = tuning.midpoints(captions)
+            conditions = tuning.conditions.midpoints(captions)
             tuned = predict(tuning.model, noisy, times, conditions)
             with tuning.lora.frozen():
                 base = predict(tuning.model, noisy, times, conditions)
@@ -244,12 +244,12 @@ def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
     tuning = tuning_of(configuration(sdxl, tmp_path / "run", "tuning.text_encoder=true", "tuning.rate=0.05"))
     list(tuning.run())
     caption = [tuning.latents.caption(tuning.draw("tune", tuning.latents, 0).views[0])]
-    tuned = tuning.midpoints(caption)
+    tuned = tuning.conditions.midpoints(caption)
     with torch.no_grad(), tuning.lora.frozen():
-        base = tuning.midpoints(caption)
+        base = tuning.conditions.midpoints(caption)
     assert (tuned.states - base.states).abs().max() > 1e-4
     fresh = add_pivot(load_model(str(sdxl)), "<tok>", "dragon")
     with torch.no_grad():
         states = encode(fresh, [tuning.pivot.in_class(caption[0])]).states
         with tuning.lora.frozen():
-            assert torch.equal(tuning._of_captions(caption, "class").states, states)
+            assert torch.equal(tuning.conditions.of(caption, "class").states, states)

@@ -43,7 +43,7 @@ def test_the_gradient_reaches_the_parameter_itself_and_nothing_else(model):
     """Trap 3: no detached copy. Trap 4: no table that an optimiser could move."""
     row = torch.nn.Parameter(model.pivot.rows[0].clone())
     before = model.encoders[0].table.weight.clone()
-    encode(model, ["a {token}".format(token=model.pivot.written)], rows=[row]).states.square().sum().backward()
+    encode(model, [f"a {model.pivot.written}"], rows=[row]).states.square().sum().backward()
     assert row.grad is not None
     assert (row.grad.abs().sum(dim=-1) > 0).all()
     assert model.encoders[0].table.weight.grad is None
@@ -87,7 +87,7 @@ def test_initialisers_of_one_word_or_a_word_each(sd):
     assert torch.equal(one.pivot.rows[0][0], one.pivot.rows[0][1])
     each = add_pivot(load_model(str(sd)), "<tok>", "red knight", initializer="ghost crown", vectors=2)
     assert not torch.equal(each.pivot.rows[0][0], each.pivot.rows[0][1])
-    with pytest.raises(ConfigError, match="needs one, or as many as concept.vectors = 2"):
+    with pytest.raises(ConfigError, match=r"needs one, or as many as concept\.vectors = 2"):
         add_pivot(load_model(str(sd)), "<tok>", "red knight", initializer="ghost crown sea", vectors=2)
 
 

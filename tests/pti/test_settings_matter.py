@@ -210,7 +210,7 @@ def test_other_pipelines(outcome, sd_v):
 
 
 def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
-    with pytest.raises(ConfigError, match="model.revision applies to a hub id"):
+    with pytest.raises(ConfigError, match=r"model\.revision applies to a hub id"):
         outcome("model.revision=main")
     with pytest.raises(ClipGeomError, match="fp16"):
         outcome("model.variant=fp16")
@@ -257,7 +257,7 @@ def test_half_precision_that_the_device_lacks():
 
     if torch.cuda.is_available():
         pytest.skip("this device has it")
-    with pytest.raises(ConfigError, match="engine.mixed_precision = 'fp16' does not work here"):
+    with pytest.raises(ConfigError, match=r"engine\.mixed_precision = 'fp16' does not work here"):
         Engine(read_config(None, ("engine.mixed_precision=fp16",)).engine)
 
 
@@ -299,7 +299,7 @@ def test_trackers(sd, tmp_path, monkeypatch):
         def finish(self):
             told.append("finished")
 
-    with pytest.raises(ConfigError, match="names 'tensorbord'; accelerate knows .*tensorboard"):
+    with pytest.raises(ConfigError, match=r"names 'tensorbord'; accelerate knows .*tensorboard"):
         execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorbord"), ("invert",))
     monkeypatch.setattr(tracking, "get_available_trackers", list)
     with pytest.raises(ConfigError, match="'wandb', whose package is not installed: pip install wandb"):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +28,7 @@ __all__ = [
     "Leakage",
     "attribute_distribution",
     "attribute_rate",
+    "compare",
     "diversity",
     "entropy_ratio",
     "image_similarity",
@@ -95,7 +97,7 @@ def image_similarity(
     /,
     *,
     seed: int,
-) -> tuple[Estimate, Float[NDArray[np.float64], " n"]]:
+) -> Estimate:
     """Mean cosine between every generated and every training picture: CLIP-I, or DINO, by whose embeddings they are.
 
     Parameters
@@ -104,12 +106,6 @@ def image_similarity(
     training : ndarray, shape (m, d)
         Need not be of unit length.
     seed : int
-
-    Returns
-    -------
-    Estimate
-    ndarray, shape (n,)
-        The mean cosine of each generated picture.
 
     Raises
     ------
@@ -120,8 +116,7 @@ def image_similarity(
     """
     left, right = _unit(generated, "generated"), _unit(training, "training")
     _same_width(left, right)
-    scores = left @ right.mean(axis=0)
-    return mean_estimate(scores, seed=seed), scores
+    return mean_estimate(left @ right.mean(axis=0), seed=seed)
 
 
 def text_similarity(
@@ -130,8 +125,8 @@ def text_similarity(
     /,
     *,
     seed: int,
-) -> tuple[Estimate, Float[NDArray[np.float64], " n"]]:
-    """Mean cosine between each picture and its own text (CLIP-T), and the cosine of each.
+) -> Estimate:
+    """Mean cosine between each picture and its own text: CLIP-T.
 
     The text of a token's picture is its prompt with the class word in the token's place: a judge does not know the token.
     What the class word's own pictures reach is the reference.
@@ -147,8 +142,7 @@ def text_similarity(
     _same_width(left, right)
     if len(left) != len(right):
         raise ShapeError(f"expected a text for each of {len(left)} pictures, got {len(right)}")
-    scores = np.einsum("nd,nd->n", left, right)
-    return mean_estimate(scores, seed=seed), scores
+    return mean_estimate(np.einsum("nd,nd->n", left, right), seed=seed)
 
 
 def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> Estimate:
@@ -185,21 +179,19 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "n d"]], /, *, seed: i
         raise DomainError("expected a prompt with at least two pictures, got none; draw more pictures of each prompt")
     grams = [unit @ unit.T for unit in units]
     n = sum(len(unit) for unit in units)
-    value = float(np.mean([_apart(gram, np.ones(len(gram))) for gram in grams]))
+    value = float(np.mean([_apart(gram, np.ones((1, len(gram)))) for gram in grams]))
     if len(units) == 1 and len(units[0]) == 2:
         return Estimate(value, (0.0, 2.0), n)
     rng = np.random.default_rng(seed)
-    replicates: list[float] = []
-    while len(replicates) < RESAMPLES:
-        apart = []
-        for index in rng.integers(len(grams), size=len(grams)):
-            gram = grams[index]
-            counts = np.bincount(rng.integers(len(gram), size=len(gram)), minlength=len(gram)).astype(np.float64)
-            if np.count_nonzero(counts) > 1:  # one picture over and over has no pairs
-                apart.append(_apart(gram, counts))
-        if apart:
-            replicates.append(float(np.mean(apart)))
-    return Estimate(value, interval(np.asarray(replicates)), n)
+    chosen = rng.integers(len(grams), size=(RESAMPLES, len(grams)))  # prompts
+    apart = np.zeros(chosen.shape)
+    for index, gram in enumerate(grams):
+        here = chosen == index
+        apart[here] = _apart(gram, rng.multinomial(len(gram), np.full(len(gram), 1 / len(gram)), size=int(here.sum())))
+    paired = np.isfinite(apart)  # one picture over and over has no pairs
+    kept = paired.any(axis=1)
+    replicates = np.where(paired, apart, 0).sum(axis=1)[kept] / paired.sum(axis=1)[kept]
+    return Estimate(value, interval(replicates), n)
 
 
 def zero_shot(
@@ -227,6 +219,18 @@ def zero_shot(
         _same_width(units, matrix)
         read[attribute] = [names[index] for index in (units @ matrix.T).argmax(axis=1)]
     return read
+
+
+def compare(token: Estimate, class_word: Estimate, /) -> Comparison:
+    """Two estimates and their difference, its interval recovered from theirs (Zou and Donner 2008; for rates, Newcombe's).
+
+    The interval supposes that the two are independent; where they have prompts in common it is too wide rather than too
+    narrow.
+    """
+    value = token.value - class_word.value
+    down = math.hypot(token.value - token.ci95[0], class_word.ci95[1] - class_word.value)
+    up = math.hypot(token.ci95[1] - token.value, class_word.value - class_word.ci95[0])
+    return Comparison(token, class_word, Estimate(value, (value - down, value + up), min(token.n, class_word.n)))
 
 
 def attribute_distribution(values: Sequence[str], vocabulary: Sequence[str], /) -> dict[str, float]:
@@ -351,10 +355,11 @@ def _same_width(left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
         raise ShapeError(f"expected embeddings of one judge, got dimensions {left.shape[1]} and {right.shape[1]}")
 
 
-def _apart(gram: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
-    """One less the mean cosine over pairs of different pictures, each picture taken `counts` times."""
-    pairs = counts.sum() ** 2 - (counts**2).sum()
-    return float(1 - (counts @ gram @ counts - (counts**2 * np.diag(gram)).sum()) / pairs)
+def _apart(gram: NDArray[np.float64], counts: NDArray[Any]) -> NDArray[np.float64]:
+    """One less the mean cosine over pairs of different pictures, for rows of how often each is taken; NaN without pairs."""
+    pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
+    total = np.einsum("bi,ij,bj->b", counts, gram, counts, optimize=True) - counts**2 @ np.diag(gram)
+    return np.asarray(np.where(pairs > 0, 1 - total / np.maximum(pairs, 1), np.nan))
 
 
 def _hot(values: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.float64]:

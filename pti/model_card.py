@@ -13,10 +13,11 @@ from clipgeom._extras import needs_extra
 from clipgeom.centering.certificate import Certificate
 from clipgeom.errors import ConfigError
 from pti._replacing import replacing
+from pti.evaluate import Evaluation
 from pti.export import DIFFUSERS_FILE
 from pti.metrics import Estimate
 
-__all__ = ["Concept", "MetricRow", "Preview", "loading_code", "write_model_card"]
+__all__ = ["Concept", "MetricRow", "Preview", "loading_code", "metric_rows", "write_model_card"]
 
 CARD = "README.md"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -97,6 +98,34 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
     if concept.kohya_file is not None:
         lines += [f"pipeline.load_lora_weights({folder!r}, weight_name={DIFFUSERS_FILE!r})"]
     return "\n".join(lines) + "\n"
+
+
+def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
+    """The table of an evaluation."""
+    compared = (
+        ("likeness to the training pictures", evaluation.reconstruction),
+        ("likeness to the prompt", evaluation.editability),
+        ("diversity within a prompt", evaluation.diversity),
+        ("recognised", evaluation.recognition),
+    )
+    rows = [
+        MetricRow(f"{title}, {name}", comparison.token, comparison.class_word)
+        for title, comparisons in compared
+        for name, comparison in comparisons.items()
+    ]
+    rows += [
+        MetricRow(
+            f"leakage of {name}",
+            leak.distance,
+            note=f"by chance {leak.chance:.3f}; p = {leak.p_value:.2g} for more than that",
+        )
+        for name, leak in evaluation.leakage.items()
+    ]
+    rows += [
+        MetricRow(f"entropy of {name}", ratio, note="relative to the class word's")
+        for name, ratio in evaluation.entropy.items()
+    ]
+    return tuple(rows)
 
 
 def write_model_card(

@@ -154,7 +154,7 @@ def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> 
     return Estimate(float(scores.mean()), ci, len(scores))
 
 
-def diversity(groups: Sequence[Float[NDArray[np.float64], "n d"]], /, *, seed: int) -> Estimate:
+def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: int) -> Estimate:
     """One less the mean cosine between different pictures of one prompt, averaged over prompts.
 
     Parameters

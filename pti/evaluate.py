@@ -26,6 +26,7 @@ from pti.metrics import (
     entropy_ratio,
     image_similarity,
     leakage,
+    likeness_within,
     text_similarity,
 )
 from pti.vocabulary import says
@@ -70,6 +71,8 @@ class Evaluation:
     seed : int
     reconstruction, diversity : dict of Comparison
         By judge: mean cosine to the training pictures, and one less the mean cosine within a prompt.
+    ceiling : dict of Estimate
+        By judge: mean cosine between different training pictures, what `reconstruction` can hope for.
     editability : dict of Comparison
         By judge of texts: mean cosine to the prompt with the class word in it.
     recognition : dict of Comparison
@@ -88,6 +91,7 @@ class Evaluation:
     n_training: int
     seed: int
     reconstruction: dict[str, Comparison] = field(default_factory=dict)
+    ceiling: dict[str, Estimate] = field(default_factory=dict)
     editability: dict[str, Comparison] = field(default_factory=dict)
     diversity: dict[str, Comparison] = field(default_factory=dict)
     recognition: dict[str, Comparison] = field(default_factory=dict)
@@ -175,6 +179,10 @@ def _see(
     evaluation.reconstruction[judge.name] = compare(
         *(image_similarity(np.concatenate(groups), training, seed=next(seeds)) for groups in (token, class_word))
     )
+    try:
+        evaluation.ceiling[judge.name] = likeness_within(training, seed=next(seeds))
+    except DomainError:
+        evaluation.left_out[f"ceiling by {judge.name}"] = "there is one training picture alone"
     try:
         evaluation.diversity[judge.name] = compare(
             *(diversity(groups, seed=next(seeds)) for groups in (token, class_word))

@@ -33,6 +33,7 @@ __all__ = [
     "entropy_ratio",
     "image_similarity",
     "leakage",
+    "likeness_within",
     "mean_estimate",
     "text_similarity",
     "zero_shot",
@@ -192,6 +193,18 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     kept = paired.any(axis=1)
     replicates = np.where(paired, apart, 0).sum(axis=1)[kept] / paired.sum(axis=1)[kept]
     return Estimate(value, interval(replicates), n)
+
+
+def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int) -> Estimate:
+    """Mean cosine between different pictures of one set, with the interval that other pictures of their kind would give.
+
+    Raises
+    ------
+    DomainError
+        A single picture; a zero or non-finite embedding.
+    """
+    apart = diversity([pictures], seed=seed)
+    return Estimate(1 - apart.value, (1 - apart.ci95[1], 1 - apart.ci95[0]), apart.n)
 
 
 def zero_shot(

@@ -114,6 +114,10 @@ def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
         for name, comparison in comparisons.items()
     ]
     rows += [
+        MetricRow(f"likeness of the training pictures to each other, {name}", estimate)
+        for name, estimate in evaluation.ceiling.items()
+    ]
+    rows += [
         MetricRow(
             f"leakage of {name}",
             leak.distance,

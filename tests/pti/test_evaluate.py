@@ -60,6 +60,7 @@ def test_what_was_learnt_and_what_leaked():
     close = found.reconstruction["colors"]
     assert close.token.value > 0.99
     assert close.difference.ci95[0] > 0.3
+    assert found.ceiling["colors"].value == pytest.approx(1)
     assert found.editability["colors"].token.value > found.editability["colors"].class_word.value
     assert found.diversity["colors"].difference.ci95[1] < 0
     assert found.recognition["color"].token.value == 1
@@ -115,6 +116,7 @@ def test_it_is_reproducible_and_plain_json():
     single = {prompt: pictures[:1] for prompt, pictures in TOKEN.items()}
     alone = evaluate(token={PLAIN: single[PLAIN]}, pictures={PLAIN: CLASS[PLAIN][:1]})
     assert alone.to_json()["reconstruction"]["colors"]["token"]["ci95"] == [None, None]
+    assert "one training picture" in evaluate(training=TRAINING[:1]).left_out["ceiling by colors"]
     assert "at least two pictures" in alone.left_out["diversity by colors"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -233,6 +233,34 @@ def test_the_names_are_those_that_comfyui_and_a1111_look_up(bases, tmp_path):
         change = changes(trained.unet)["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"]
         np.testing.assert_allclose(scale * up @ down, change.numpy(), rtol=1e-5, atol=1e-6)
         assert all(array.shape == () for key, array in tensors.items() if key.endswith(".alpha"))
+
+
+def test_networks_wrapped_by_peft_and_half_precision_weights_export_alike(bases, tmp_path):
+    trained = load(bases["sd"], "sd")
+    wrapped = get_peft_model(trained.unet, LoraConfig(r=2, lora_alpha=2, target_modules=ATTENTION)).half()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if ".lora_B" in name:
+                parameter.fill_(0.5)
+    names = load_file(save_lora(tmp_path, wrapped).diffusers)
+    assert {array.dtype for array in names.values()} == {np.dtype(np.float32)}
+    assert all(name.startswith(("unet.down_blocks.", "unet.mid_block.", "unet.up_blocks.")) for name in names)
+    assert all((array == 0.5).all() for name, array in names.items() if name.endswith(".up.weight"))
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    path = save_embedding(tmp_path / "e.safetensors", TOKEN, np.ones((1, 16)))
+    before = path.read_bytes()
+
+    def fails(partial, *_):
+        partial.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pti.export.save_tensors", fails)
+    with pytest.raises(OSError, match="No space left"):
+        save_embedding(path, TOKEN, np.zeros((1, 16)))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["e.safetensors"]
 
 
 def test_writing_again_gives_the_same_bytes(bases, tmp_path):

@@ -18,6 +18,7 @@ from pti.metrics import (
     entropy_ratio,
     image_similarity,
     leakage,
+    likeness_within,
     mean_estimate,
     text_similarity,
     zero_shot,
@@ -83,6 +84,13 @@ def test_diversity_knows_copies_from_strangers_and_leaves_single_pictures_out():
     assert diversity([apart[:2]], seed=0).ci95 == (0.0, 2.0)
     with pytest.raises(DomainError, match="at least two pictures"):
         diversity([same[:1]], seed=0)
+
+
+def test_likeness_is_what_diversity_lacks():
+    pictures = np.random.default_rng(0).normal(size=(6, 4))
+    alike, apart = likeness_within(pictures, seed=0), diversity([pictures], seed=0)
+    assert alike.value == pytest.approx(1 - apart.value)
+    assert alike.ci95[0] < alike.value < alike.ci95[1]
 
 
 def test_the_interval_of_diversity_holds():

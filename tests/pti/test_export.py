@@ -114,8 +114,9 @@ def drawn(tmp_path_factory):
         concept = Concept(str(base), layout, TOKEN, n, "knight", PROMPT, "zork.safetensors", files.kohya.name)
         code = loading_code(concept, folder=str(out))
         ways = {"diffusers": code, "kohya": code.replace(DIFFUSERS_FILE, files.kohya.name)}
-        ways["embedding alone"] = "\n".join(line for line in code.splitlines() if "lora" not in line)
-        ways["pooled elsewhere"] = "\n".join(line for line in code.splitlines() if "eos" not in line)
+        if n == 1 or layout == "sdxl":
+            ways["embedding alone"] = "\n".join(line for line in code.splitlines() if "lora" not in line)
+            ways["pooled elsewhere"] = "\n".join(line for line in code.splitlines() if "eos" not in line)
         jobs += [[case, way, text, str(root / f"{case}.{way}.npy")] for way, text in ways.items()]
     script = f"{DRAW}\nimport json, sys\nimport numpy as np\n" + (
         "for case, way, code, path in json.load(sys.stdin):\n"
@@ -135,12 +136,16 @@ def drawn(tmp_path_factory):
 def test_a_fresh_process_draws_the_same(drawn, case, way):
     assert np.abs(drawn[case, way] - drawn[case, "trained"]).max() <= 1e-4
     assert np.abs(drawn[case, "base"] - drawn[case, "trained"]).max() > 0.02
-    assert np.abs(drawn[case, "embedding alone"] - drawn[case, "trained"]).max() > 0.02
+    if (case, "embedding alone") in drawn:
+        assert np.abs(drawn[case, "embedding alone"] - drawn[case, "trained"]).max() > 0.02
 
 
 def test_where_the_pooled_text_is_taken_from_matters_to_sdxl_alone(drawn):
     """What transformers does with the published ids once a token is added, and why the card has a line about it."""
-    apart = {case: np.abs(drawn[case, "pooled elsewhere"] - drawn[case, "trained"]).max() for case in CASES}
+    apart = {
+        case: np.abs(drawn[case, "pooled elsewhere"] - drawn[case, "trained"]).max()
+        for case in ("sd1", "sdxl-two-vectors")
+    }
     assert apart["sd1"] <= 1e-4
     assert apart["sdxl-two-vectors"] > 1e-3
 

@@ -124,6 +124,7 @@ def evaluate_pictures(
     token_pictures, class_pictures : mapping of ndarray of uint8, shape (n, height, width, 3)
         By prompt with ``{token}`` in it: pictures drawn with the token, and with the class word, in its place.
     training_pictures : ndarray of uint8, shape (m, height, width, 3)
+        Cut to one size, as the trainer sees them.
     class_word : str
     judges : Judges
     learnt : mapping, optional

@@ -5,12 +5,12 @@ The facts that decide them, from the sources of diffusers 0.42, ComfyUI and A111
 * diffusers decides how to read a U-Net's names by the *first* one: ``lora_A`` and ``lora.down`` must not be mixed. A file
   that has no alpha is read with a scale of 1.
 * ``diffusers.utils.convert_state_dict_to_kohya`` writes alpha = rank whatever the adapter's alpha is, and ``lora_te1`` for
-  SD 1.x too, which A1111 does not know. Hence names of our own.
+  SD 1.x too, where kohya's trainer writes ``lora_te``. Hence names of our own.
 * kohya's U-Net names come in two spellings: those of diffusers' modules (``down_blocks_1_attentions_0``) and, for SDXL,
   those of the original network (``input_blocks_4_1``). diffusers, ComfyUI and A1111 read both; we write the first, which
   needs no table of blocks. Only SDXL's added embedding has to be spelt the second way: diffusers knows no other.
-* From a kohya file diffusers takes one alpha for a whole network; alphas that differ between modules are mixed up. Hence one
-  alpha a network, and what differs is multiplied into the upper matrix.
+* From a kohya file diffusers takes one alpha for a whole network; where they differ between modules, loading fails. Hence
+  one alpha a network, and what differs is multiplied into the upper matrix.
 * diffusers recognises the text encoder of a kohya file by its ``out_proj`` alone. Where attention is adapted without it, a
   pair of zeros stands in.
 """

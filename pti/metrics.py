@@ -1,7 +1,8 @@
 """Measures of what was learnt and of what was spoilt, as functions of embeddings and of read attributes.
 
-Every interval is a 95 % one and says what other seeds would give with the same prompts: pictures are resampled, the
-training pictures and the prompts stand. Resampling across prompts instead of within each can only widen an interval.
+Every interval is a 95 % one and says what other seeds would give with the same prompts: pictures are drawn anew, the
+training pictures and the prompts stand. Drawing across prompts instead of within each can only widen an interval. (Only
+`diversity`, which has few pictures of each prompt, draws prompts as well.)
 
 Two of the measures are biased in small samples, and both are told with what was done about it: the distance between two
 observed distributions is above zero even where there is none between the true ones (`Leakage` has the level of chance beside
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
-from clipgeom.intervals import RESAMPLES, Interval, bootstrap_means, interval
+from clipgeom.intervals import LEVEL, RESAMPLES, Interval, bootstrap_means, interval
 
 __all__ = [
     "Comparison",
@@ -286,9 +287,10 @@ def leakage(
 ) -> Leakage:
     """The total variation distance ½ Σ|p − q| between the token's and the class word's shares of an attribute's values.
 
-    With δp and δq the errors of the shares, the observed distance is off by at most ½ Σ|δp − δq|, whose 95 % quantile the
-    bootstrap gives: distance ± quantile is an interval that holds wherever the truth lies. Percentiles of the bootstrapped
-    distance would not: near zero it is biased upward twice.
+    With δp and δq the errors of the shares, the observed distance is off by at most ½ Σ|δp − δq|: distance ± the 95 % quantile
+    of that is an interval that holds wherever the truth lies, which percentiles of a bootstrapped distance are not, for near
+    zero that is biased upward twice. The errors are drawn from the Dirichlet distribution of the true shares given the counts
+    (Jeffreys' prior), so that values which happened not to be seen count too.
 
     Parameters
     ----------
@@ -309,14 +311,10 @@ def leakage(
     """
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     observed = _variation(p.mean(axis=0), q.mean(axis=0))
-    errors = [
-        bootstrap_means(rows, seed=number) - rows.mean(axis=0)
-        for rows, number in zip((p, q), np.random.SeedSequence(seed).generate_state(2).tolist(), strict=True)
-    ]
-    margin = float(np.quantile(0.5 * np.abs(errors[0] - errors[1]).sum(axis=1), 0.95))
-    if min(len(p), len(q)) < 2:
-        margin = 1.0
-    permuted = _permuted(p, q, _labels(groups, len(p), len(q)), np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    errors = [_plausible(rows, rng) - rows.mean(axis=0) for rows in (p, q)]
+    margin = float(np.quantile(0.5 * np.abs(errors[0] - errors[1]).sum(axis=1), LEVEL))
+    permuted = _permuted(p, q, _labels(groups, len(p), len(q)), rng)
     reached = int((permuted >= observed - 1e-12).sum())
     return Leakage(
         distance=Estimate(observed, (max(0.0, observed - margin), min(1.0, observed + margin)), min(len(p), len(q))),
@@ -333,8 +331,8 @@ def entropy_ratio(
     """Entropy of an attribute over the token's pictures, relative to the class word's.
 
     An observed entropy is too small by about (k − 1)/2n nats, k values being seen (Miller 1955, Madow 1948): both are
-    corrected by that. Bootstrapped ones are too small once more, since values drop out: the interval has their spread, moved
-    to where the estimate is.
+    corrected by that. The interval has the spread of the ratio over plausible shares, drawn as in `leakage`, and stands about
+    the estimate.
 
     Raises
     ------
@@ -344,13 +342,11 @@ def entropy_ratio(
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     if (q.mean(axis=0) > 0).sum() < 2:
         raise DomainError("the class word's pictures all show one value; its entropy, to compare with, is zero")
-    value = _entropy(p.mean(axis=0), len(p)) / _entropy(q.mean(axis=0), len(q))
-    first, second = np.random.SeedSequence(seed).generate_state(2).tolist()
-    below = _entropy(bootstrap_means(q, seed=second), len(q))
-    ratios = _entropy(bootstrap_means(p, seed=first), len(p)) / np.where(below > 0, below, np.nan)
-    ratios = ratios[np.isfinite(ratios)]
-    low, high = interval(ratios + (float(value) - ratios.mean()))
-    return Estimate(float(value), (max(0.0, low), high), min(len(p), len(q)))
+    value = float(_corrected(p) / _corrected(q))
+    rng = np.random.default_rng(seed)
+    ratios = _entropy(_plausible(p, rng)) / _entropy(_plausible(q, rng))
+    low, high = interval(ratios + (value - ratios.mean()))
+    return Estimate(value, (max(0.0, low), high), min(len(p), len(q)))
 
 
 def _unit(vectors: NDArray[np.float64], name: str) -> NDArray[np.float64]:
@@ -391,10 +387,20 @@ def _variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return float(0.5 * np.abs(p - q).sum())
 
 
-def _entropy(shares: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """Entropy in nats along the last axis, corrected by (k − 1)/2n."""
-    plain = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1)
-    return np.asarray(plain + ((shares > 0).sum(axis=-1) - 1) / (2 * n))
+def _plausible(rows: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draws of the true shares given the counts, shape (resamples, values)."""
+    return rng.dirichlet(rows.sum(axis=0) + 0.5, size=RESAMPLES)
+
+
+def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy in nats along the last axis."""
+    return np.asarray(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1))
+
+
+def _corrected(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy of the observed shares, and (k − 1)/2n for what it lacks."""
+    shares = rows.mean(axis=0)
+    return np.asarray(_entropy(shares) + ((shares > 0).sum() - 1) / (2 * len(rows)))
 
 
 def _labels(groups: tuple[Sequence[str], Sequence[str]] | None, n: int, m: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -109,19 +109,19 @@ def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
         ("recognised", evaluation.recognition),
     )
     rows = [
+        MetricRow(f"likeness of the training pictures to each other, {name}", estimate)
+        for name, estimate in evaluation.ceiling.items()
+    ]
+    rows += [
         MetricRow(f"{title}, {name}", comparison.token, comparison.class_word)
         for title, comparisons in compared
         for name, comparison in comparisons.items()
     ]
     rows += [
-        MetricRow(f"likeness of the training pictures to each other, {name}", estimate)
-        for name, estimate in evaluation.ceiling.items()
-    ]
-    rows += [
         MetricRow(
             f"leakage of {name}",
             leak.distance,
-            note=f"by chance {leak.chance:.3f}; p = {leak.p_value:.2g} for more than that",
+            note=f"{leak.chance:.3f} by chance, p = {leak.p_value:.2g}",
         )
         for name, leak in evaluation.leakage.items()
     ]
@@ -139,7 +139,7 @@ def write_model_card(
     *,
     settings: Mapping[str, object],
     certificate: Certificate | None = None,
-    interpolation: str = "",
+    interpolation: str,
     metrics: Sequence[MetricRow] = (),
     previews: Sequence[Preview] = (),
     marks: Sequence[str] = (),
@@ -174,12 +174,13 @@ def write_model_card(
     for name in (*files, *(preview.file for preview in previews)):
         if not (root / name).is_file():
             raise ConfigError(f"the model card speaks of {name}, which is not in {root}")
+    shown = concept if _on_hub(concept) else replace(concept, base_model=f"path/to/{Path(concept.base_model).name}")
     parts = [
-        f"# {_code(concept.token)}, a {concept.class_word}",
+        f"# {_code(concept.token)} ({_line(concept.class_word)})",
         *(f"> [!WARNING]\n> **{_line(mark)}**" for mark in marks),
-        _summary(concept),
+        _summary(shown),
         *([_previews(previews)] if previews else []),
-        _usage(concept),
+        _usage(shown),
         *([_metrics(metrics)] if metrics else []),
         _interpolation(certificate, interpolation, marks),
         _settings(settings),
@@ -190,6 +191,11 @@ def write_model_card(
     return target
 
 
+def _on_hub(concept: Concept) -> bool:
+    """Whether the base model is a hub id; where a directory of somebody's lies is not for the card to tell."""
+    return bool(_HUB_ID.fullmatch(concept.base_model)) and not Path(concept.base_model).exists()
+
+
 def _front_matter(concept: Concept, previews: Sequence[Preview]) -> str:
     with needs_extra("pti", "writing a model card"):
         from huggingface_hub import ModelCardData
@@ -197,7 +203,7 @@ def _front_matter(concept: Concept, previews: Sequence[Preview]) -> str:
     family = "stable-diffusion-xl" if concept.layout == "sdxl" else "stable-diffusion"
     lora = ["lora", "template:sd-lora"] if concept.kohya_file else []
     more: dict[str, Any] = {}
-    hub = bool(_HUB_ID.fullmatch(concept.base_model)) and not Path(concept.base_model).exists()
+    hub = _on_hub(concept)
     if hub:
         more["base_model_relation"] = "adapter"
     if previews:
@@ -263,7 +269,7 @@ def _metrics(rows: Sequence[MetricRow]) -> str:
 
 
 def _interpolation(certificate: Certificate | None, sentence: str, marks: Sequence[str]) -> str:
-    lines = ["## Interpolation", "", sentence or "No locality regulariser was used."]
+    lines = ["## Interpolation", "", _line(sentence)]
     if certificate is None:
         lines += ["", "The run had no certificate of the centering check."]
         return "\n".join(lines)

@@ -185,8 +185,18 @@ def test_permutations_stay_within_a_prompt():
         leakage(token, class_word, "ab", seed=0, groups=(token, class_word[1:]))
 
 
-def test_a_single_picture_tells_nothing_of_leakage():
-    assert leakage(["a"], ["b"], "ab", seed=0).distance.ci95 == (0.0, 1.0)
+def test_few_pictures_that_all_agree_are_not_certainty():
+    """Eight of eight: the other value may still have a fifth of each, on one side or on both."""
+    agreed = leakage(["a"] * 8, ["a"] * 8, "ab", seed=0).distance
+    assert agreed.value == 0
+    assert 0.15 < agreed.ci95[1] < 0.4
+    assert 0.01 < leakage(["a"] * 100, ["a"] * 100, "ab", seed=0).distance.ci95[1] < 0.04
+    low, high = leakage(["a"], ["b"], "ab", seed=0).distance.ci95
+    assert low < 0.5
+    assert high == 1
+    collapsed = entropy_ratio(["a"] * 8, ["a", "b"] * 4, "ab", seed=0)
+    assert collapsed.value == 0
+    assert 0.1 < collapsed.ci95[1] < 0.8
 
 
 def entropy(shares):

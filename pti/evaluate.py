@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -103,6 +103,17 @@ class Evaluation:
         """As plain JSON: intervals as lists, an unknown bound as null."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], /) -> Self:
+        """What `to_json` gave, with anything that it did not give passed over."""
+        compared = ("reconstruction", "editability", "diversity", "recognition")
+        kinds: dict[str, type] = {**dict.fromkeys(compared, Comparison), "leakage": Leakage}
+        kinds |= dict.fromkeys(("ceiling", "entropy"), Estimate)
+        given = {entry.name: content[entry.name] for entry in dataclasses.fields(cls)}
+        for name, kind in kinds.items():
+            given[name] = {key: _typed(kind, value) for key, value in given[name].items()}
+        return cls(**{**given, "prompts": tuple(given["prompts"])})
 
 
 def evaluate_pictures(
@@ -286,6 +297,15 @@ def _seeds(seed: int) -> Iterator[int]:
     rng = np.random.default_rng(seed)
     while True:
         yield int(rng.integers(2**32))
+
+
+def _typed(kind: type, value: Mapping[str, Any]) -> Any:
+    """A dataclass of measures from its JSON."""
+    if kind is Estimate:
+        low, high = (math.nan if bound is None else bound for bound in value["ci95"])
+        return Estimate(value["value"], (low, high), value["n"])
+    nested = {entry.name for entry in dataclasses.fields(kind) if entry.type in (Estimate, "Estimate")}
+    return kind(**{key: _typed(Estimate, part) if key in nested else part for key, part in value.items()})
 
 
 def _plain(value: Any) -> Any:

@@ -116,9 +116,9 @@ def execute(
 
 def finish(stage: str, folder: Path) -> None:
     """Evaluate or export a trained run; what that takes is imported now, not with the trainer."""
-    from importlib import import_module
+    from pti.outcome import evaluate_run, export_run
 
-    getattr(import_module(f"pti.{stage}"), f"{stage}_run")(folder)
+    {"evaluate": evaluate_run, "export": export_run}[stage](folder)
 
 
 def _finish_once(stage: str, folder: Path) -> None:

@@ -14,6 +14,8 @@ __all__ = [
     "Config",
     "DataSection",
     "EngineSection",
+    "EvaluationSection",
+    "ExportSection",
     "InversionSection",
     "LocalitySection",
     "ModelSection",
@@ -251,6 +253,46 @@ class SamplingSection:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationSection:
+    """What is measured once training has ended: pictures of the token against those of its class word."""
+
+    prompts: tuple[str, ...] = option(
+        (
+            "a picture of {token}",
+            "a picture of {token}, in the snow",
+            "a picture of {token}, at night",
+            "a picture of {token}, by the sea",
+            "an ink illustration of {token}",
+            "a watercolor painting of {token}",
+        ),
+        "What is drawn, with the token and with the class word in its place.",
+    )
+    count: int = option(16, "Pictures of each prompt, on either side.", low=2)
+    seed: int = option(1000, "Of their noise, and of every interval.", low=0)
+    clip: str | None = option(
+        None,
+        "CLIP model that judges pictures, a hub id or a directory. Left out: miniworld's own for miniworld, and "
+        "openai/clip-vit-large-patch14 for the others, if it can be had.",
+        example="openai/clip-vit-base-patch32",
+    )
+    dino: str | None = option(None, "DINOv2 model that judges likeness as well.", example="facebook/dinov2-base")
+    learnt: tuple[str, ...] = option(
+        (),
+        "Attributes that are part of the concept, so that a change of them is no leakage (see pti.vocabulary). Those of "
+        "miniworld's characters are known.",
+        example=("pose",),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSection:
+    """The files for other tools."""
+
+    name: str | None = option(None, "Of the files. Left out: the token, without brackets.", example="my_knight")
+    precision: str = option("fp32", "Of the LoRA's numbers.", choices=("fp32", "fp16"))
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSection:
     """The machine, and what both stages share."""
 
@@ -285,6 +327,8 @@ class Config:
     locality: LocalitySection = LocalitySection()
     prior: PriorSection = PriorSection()
     sampling: SamplingSection = SamplingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    export: ExportSection = ExportSection()
     engine: EngineSection = EngineSection()
     run: RunSection = RunSection()
 

@@ -1,12 +1,10 @@
 """Judges against transformers' own outputs, on tiny networks made on the spot."""
 
-import json
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
 
 from clipgeom.errors import ConfigError, EncoderError, ShapeError
 from clipgeom.miniworld.characters import NEW_CHARACTERS
@@ -23,33 +21,19 @@ from pti.judges import (
     character_values,
 )
 from pti.vocabulary import VOCABULARY, check_vocabulary, says
-from tests.encoder.towers import make_model, save_tokenizer
+from tests.pti.towers import save_clip, save_dino
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    make_model("full").save_pretrained(folder)
-    save_tokenizer(folder)
-    processor = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32}
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")
 def dino_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dino")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder)
-    processor = {
-        **{"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 32}},
-        **{"crop_size": {"height": 28, "width": 28}, "do_center_crop": True},
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+    return save_dino(tmp_path_factory.mktemp("dino"))
 
 
 def test_clip_is_transformers_own(clip_folder):

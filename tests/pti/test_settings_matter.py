@@ -99,6 +99,11 @@ PREVIEWS = {
 }
 METRICS = {"tuning.measure_every": ("2", ()), "tuning.probes": ("3", ())}
 ELSEWHERE = {  # what each of these changes has a test of its own, named here
+    **dict.fromkeys(
+        (f"evaluation.{key}" for key in ("prompts", "count", "seed", "clip", "dino", "learnt")),
+        "test_outcome.py: test_settings_of_the_evaluation",
+    ),
+    **dict.fromkeys(("export.name", "export.precision"), "test_outcome.py: test_settings_of_the_export"),
     "model.name": "test_other_pipelines",
     "model.revision": "test_what_belongs_to_the_hub",
     "model.variant": "test_what_belongs_to_the_hub",

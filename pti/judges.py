@@ -226,10 +226,14 @@ class FactorReader:
     """
 
     def __init__(self, readers: FactorReaders) -> None:
+        from clipgeom.miniworld.captions import FACING
         from clipgeom.miniworld.readers import READ
 
         self.readers = readers
-        self.vocabulary: Vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
+        # "top left" says a position: what a figure faces is said by a verb alone
+        facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
+        vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
+        self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
 
     @classmethod
     def load(cls, folder: Path | None = None, /) -> Self:

@@ -164,7 +164,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
             embedding_file=embedding.name,
             kohya_file=files.kohya.name,
         ),
-        settings=asdict(run.config),
+        settings=_public_settings(run),
         certificate=Certificate.load(certificates[0]) if certificates else None,
         interpolation=_interpolation(run),
         metrics=metric_rows(_evaluation(run.folder)) if (run.folder / EVALUATION).exists() else (),
@@ -267,6 +267,20 @@ def _public_name(run: Run) -> str:
     """The base model as others can find it; of a directory its last part alone."""
     name = run.config.model.name
     return Path(name).name if Path(name).expanduser().is_dir() else name
+
+
+def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
+    """The settings for the card: where things lie on somebody's machine is not for it to tell."""
+    sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in asdict(run.config).items()}
+    sections.pop("run")
+    sections["model"]["name"] = _public_name(run)
+
+    def last(value: Any) -> Any:
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            return Path(value).name
+        return tuple(last(part) for part in value) if isinstance(value, tuple) else value
+
+    return {name: {key: last(value) for key, value in section.items()} for name, section in sections.items()}
 
 
 def _interpolation(run: Run) -> str:

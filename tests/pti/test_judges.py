@@ -147,3 +147,10 @@ def test_what_a_new_character_should_be_read_as():
         **{"class": "dragon", "body": "green", "headgear": "crown", "headgear_color": "purple"},
         **{"pattern": "stripes", "emblem": "none", "two_tone": "yes"},
     }
+
+
+def test_a_position_says_nothing_of_what_is_faced():
+    vocabulary = FactorReader(FactorReaders(build_network())).vocabulary
+    assert says("a picture of a knight, top left", vocabulary["position"])
+    assert not says("a picture of a knight, top left", vocabulary["facing"])
+    assert says("a knight looking left", vocabulary["facing"])

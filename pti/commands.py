@@ -109,7 +109,7 @@ def _sample(
     steps: Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)] = None,
     guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.", min=1.0)] = None,
     lora_scale: Annotated[float, typer.Option(help="How much stage 2 counts; 0 is the frozen generator.")] = 1.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps …")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
 ) -> None:
     """Draw pictures with what a run has learnt."""
@@ -120,7 +120,7 @@ def _sample(
     if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
     _silence()
-    run = load_run(folder, device=device)
+    run = load_run(folder, device=_device(device))
     defaults = run.config.sampling
     count = defaults.count if count is None else count
     prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
@@ -154,6 +154,17 @@ def _execute(config: Config, stages: tuple[str, ...]) -> None:
         folder = execute(config, stages, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
         print(f"run: {folder}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, found in there.items() if found)
+    if not there.get(name.partition(":")[0], False):
+        raise ConfigError(f"device {name!r} is not available here; use --device auto")
+    return name
 
 
 def _silence() -> None:

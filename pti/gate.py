@@ -6,6 +6,7 @@ representation at this position. `clipgeom.Certificate` is asked, and refuses by
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,15 @@ class Decision:
                 for (e, r, m, why), positions in grouped.items()
             ],
         }
+
+    def digest(self) -> str:
+        """SHA-256 over all rulings, centres included: a certificate may change while its name does not."""
+        total = hashlib.sha256()
+        for place, ruling in sorted(self.rulings.items()):
+            total.update(f"{place} {ruling.mode}\n".encode())
+            if ruling.center is not None:
+                total.update(ruling.center.double().numpy().tobytes())
+        return total.hexdigest()
 
     def notes(self, model: Model) -> list[str]:
         """The same for the user, a line for each reason."""

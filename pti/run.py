@@ -26,6 +26,7 @@ What is exported and evaluated starts from `load_run`::
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +126,7 @@ def _finish_once(stage: str, folder: Path) -> None:
     """Do it unless it has been done for the checkpoint that is there."""
     path = folder / RECORD
     tuned = checkpoint.latest(folder / "checkpoints", "tune")
-    of = None if tuned is None else tuned.name
+    of = None if tuned is None else hashlib.sha256(tuned.read_bytes()).hexdigest()[:16]
     done = json.loads(path.read_text(encoding="utf-8")).get("stages", {}).get(stage, {}) if path.exists() else {}
     if of is not None and done.get("of") == of:
         return

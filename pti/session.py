@@ -42,6 +42,7 @@ __all__ = ["RECORD", "TRAINED", "Session", "prepared", "write_json"]
 
 TRAINED = ("invert", "tune")
 RECORD = "record.json"
+_RULINGS = "locality (its rulings)"
 
 
 class Session:
@@ -63,6 +64,7 @@ class Session:
         self.record: dict[str, Any] = {}
         self.decision: Decision | None = None
         self.prior: Latents | None = None
+        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
         if self.engine.is_main:
             self._open_folder()
         self.engine.wait()
@@ -77,6 +79,7 @@ class Session:
         if not inversion.stopped:
             self._drive(inversion)
         self._end("invert", inversion.stopped, inversion.step)
+        self.steps_before = inversion.step
         return inversion.result()
 
     def tune(self, model: Model) -> Model:
@@ -158,7 +161,8 @@ class Session:
             for record in stage.run():
                 if self.engine.is_main:
                     self.log.append(stage.stage, record.values())
-                self.engine.log({f"{stage.stage}/{k}": v for k, v in record.values().items()}, record.step)
+                told = {f"{stage.stage}/{key}": value for key, value in record.values().items()}
+                self.engine.log(told, self.steps_before + record.step)
                 if record.stopped or record.step % every == 0:
                     self._save(stage)
                 if record.stopped or (previews and record.step % previews == 0):
@@ -198,15 +202,20 @@ class Session:
 
     def _belongs(self, stage: str) -> dict[str, Any]:
         """What a checkpoint of a stage belongs to: settings, the content of the data, the weights it started from."""
-        settings = fingerprint(self.config, stage, processes=self.engine.processes)
-        return {**settings, "data (its content)": self.pictures.digest, "model (its weights)": self.weights}
+        belongs = fingerprint(self.config, stage, processes=self.engine.processes)
+        belongs |= {"data (its content)": self.pictures.digest, "model (its weights)": self.weights}
+        if stage == "tune" and self.decision is not None:
+            belongs[_RULINGS] = self.decision.digest()
+        return belongs
 
     def _refuse_other_settings(self) -> None:
         """Before anything is written: a folder of another configuration is left alone."""
         for stage in TRAINED:
             path = checkpoint.latest(self.checkpoints, stage)
             if path is not None:
-                checkpoint.load(path).require(self._belongs(stage))
+                found = checkpoint.load(path)
+                later = {_RULINGS: found.belongs[_RULINGS]} if _RULINGS in found.belongs else {}  # not decided yet
+                found.require({**self._belongs(stage), **later})
 
     def _open_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 from clipgeom import Certificate, load_text_encoder
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ConfigError
+from pti.errors import CheckpointError
 from pti.gate import Place, decide
 from pti.models import load_model
 from pti.pivot import add_pivot
@@ -21,7 +22,7 @@ PLACES = (Place(0, "hidden", "2"), Place(0, "hidden", "eos"))
 
 def entry(representation, position, *valid, dim=16):
     modes = ("vslerp", "vslerp_norm", "aslerp")
-    rng = np.random.default_rng(list(position.encode()))
+    rng = np.random.default_rng([*position.encode(), len(valid)])
     return Entry(
         representation=representation,
         position=position,
@@ -157,6 +158,9 @@ def test_a_run_writes_down_what_was_decided_and_marks_what_was_overridden(sd, fi
     assert run.marks == ("certificate overridden",)
     assert run.record["locality"]["overridden"]
     assert {r["mode"] for r in run.record["locality"]["rulings"]} == {"aslerp"}
+    certificate(tmp_path / "c", fingerprint, *(entry("hidden", p, "vslerp") for p in positions))
+    with pytest.raises(CheckpointError, match=r"locality \(its rulings\) was"):  # the same name, other centres
+        execute(config, ("tune",))
     with Image.open(folder / "previews" / "tune-0000004.png") as preview:
         assert preview.text == {"pti": "certificate overridden"}
 

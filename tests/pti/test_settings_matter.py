@@ -314,7 +314,7 @@ def test_trackers(sd, tmp_path, monkeypatch):
     execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorboard"), ("invert", "tune"))
     assert told[0][:2] == ("init", "pti")
     assert told[1] == ("config", 2, str(tmp_path / "run"))
-    assert [entry[0] for entry in told[2:-1]] == [1, 2, 1, 2]
+    assert [entry[0] for entry in told[2:-1]] == [1, 2, 3, 4]
     assert "invert/distance" in told[2][1]
     assert "tune/locality" in told[-2][1]
     assert told[-1] == "finished"

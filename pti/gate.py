@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from clipgeom import Certificate, load_text_encoder
+from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
 from pti.models import Model
 from pti.sections import LocalitySection
@@ -123,73 +125,75 @@ def decide(settings: LocalitySection, model: Model, places: Iterable[Place]) -> 
             )
         reason = "no certificate was given, and only slerp needs none"
         return Decision({p: Ruling("slerp", None, reason) for p in places})
-    fitting = _fitting(certificates, settings, model, places)
+    given = _given(certificates, settings, model, places)
     if not centered:
-        return Decision({p: _recommended(fitting[p.encoder], p, model) for p in places})
-    return _asked(settings, fitting, model, places)
+        return Decision({p: _recommended(given[p.encoder], p, model) for p in places})
+    return _asked(settings, given, model, places)
 
 
-def _fitting(
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """The certificates that were given for one encoder, and its fingerprint."""
+
+    certificates: tuple[Certificate, ...]
+    fingerprint: str
+
+    def covering(self, place: Place) -> tuple[Certificate, Entry] | None:
+        """The first of them that says something of a place, and what."""
+        for certificate in self.certificates:
+            with suppress(CertificateError):
+                return certificate, certificate.entry(place.representation, place.position)
+        return None
+
+
+def _given(
     certificates: Sequence[Certificate], settings: LocalitySection, model: Model, places: Sequence[Place]
-) -> dict[int, tuple[Certificate | None, str]]:
-    """For every encoder its certificate and fingerprint; a certificate for none of them is an error."""
-    prints = {index: _fingerprint(model, index) for index in {place.encoder for place in places}}
-    unused = list(certificates)
-    fitting: dict[int, tuple[Certificate | None, str]] = {}
-    for index, fingerprint in prints.items():
-        found = next((c for c in certificates if c.encoder_fingerprint == fingerprint), None)
-        if found is not None and found in unused:
-            unused.remove(found)
-        fitting[index] = (found, fingerprint)
-    if unused and not settings.override_certificate:
-        lacking = [i for i, (found, _) in fitting.items() if found is None] or list(fitting)
+) -> dict[int, _Given]:
+    """For every encoder its certificates; one that is for none of them is an error."""
+    given = {}
+    for index in sorted({place.encoder for place in places}):
+        fingerprint = _fingerprint(model, index)
+        own = tuple(c for c in certificates if c.encoder_fingerprint == fingerprint)
+        given[index] = _Given(own, fingerprint)
+    strangers = tuple(c for c in certificates if not any(c in g.certificates for g in given.values()))
+    if strangers and not settings.override_certificate:
+        lacking = next((g for g in given.values() if not g.certificates), given[min(given)])
         try:
-            unused[0].require_encoder(prints[lacking[0]])
+            strangers[0].require_encoder(lacking.fingerprint)
         except CertificateError as error:
             raise CertificateError(f"{error}. For this run: {_commands(model, places)}") from error
-    if settings.override_certificate:
-        for index, (found, fingerprint) in fitting.items():
-            if found is None and unused:
-                fitting[index] = (unused.pop(0), fingerprint)
-    return fitting
+    return {index: _Given((*g.certificates, *strangers), g.fingerprint) for index, g in given.items()}
 
 
-def _recommended(given: tuple[Certificate | None, str], place: Place, model: Model) -> Ruling:
-    certificate, fingerprint = given
-    if certificate is None:
+def _recommended(given: _Given, place: Place, model: Model) -> Ruling:
+    if not given.certificates:
         return Ruling("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
-    try:
-        mode = certificate.mode_for(fingerprint, place.representation, place.position)
-    except CertificateError:
+    found = given.covering(place)
+    if found is None:
         return Ruling("slerp", None, "the certificate says nothing of this position")
+    mode = found[0].mode_for(given.fingerprint, place.representation, place.position)
     if mode == "slerp":
         return Ruling("slerp", None, "the certificate validates no centred mode here")
-    center = certificate.center_for(fingerprint, place.representation, place.position)
+    center = found[0].center_for(given.fingerprint, place.representation, place.position)
     return Ruling(mode, torch.from_numpy(center.copy()), "recommended by the certificate")
 
 
-def _asked(
-    settings: LocalitySection,
-    fitting: dict[int, tuple[Certificate | None, str]],
-    model: Model,
-    places: Sequence[Place],
-) -> Decision:
+def _asked(settings: LocalitySection, given: dict[int, _Given], model: Model, places: Sequence[Place]) -> Decision:
     """A centred mode at every place, or an error that names the places where it is not validated."""
     mode, overridden = settings.mode, False
     rulings: dict[Place, Ruling] = {}
     uncovered: list[Place] = []
     for place in places:
-        certificate, fingerprint = fitting[place.encoder]
-        if certificate is None:
+        if not given[place.encoder].certificates:
             raise CertificateError(
                 f"no certificate for {model.encoders[place.encoder].name} was given; make one with: "
                 f"{_commands(model, [p for p in places if p.encoder == place.encoder])}"
             )
-        try:
-            entry = certificate.entry(place.representation, place.position)
-        except CertificateError:
+        found = given[place.encoder].covering(place)
+        if found is None:
             uncovered.append(place)
             continue
+        certificate, entry = found
         width = _width(model, place)
         if entry.center.shape != (width,):
             raise CertificateError(
@@ -197,7 +201,7 @@ def _asked(
                 f"{entry.center.shape[0]}, the encoder's states have {width}"
             )
         reason = "validated by the certificate"
-        if certificate.encoder_fingerprint != fingerprint or not entry.validated[mode]:
+        if certificate.encoder_fingerprint != given[place.encoder].fingerprint or not entry.validated[mode]:
             if not settings.override_certificate:
                 raise CertificateError(
                     f"the certificate does not validate {mode} for {place.representation} at {place.position}: "

@@ -221,7 +221,9 @@ class LocalitySection:
     one_in: int = option(2, "Regularise on every so many-th picture of the batch: 1 on all.", low=1)
     every: int = option(1, "Regularise at every so many-th step.", low=1)
     certificates: tuple[str, ...] = option(
-        (), "Certificate files of `clipgeom check`, one for each text encoder.", example=("certificate.safetensors",)
+        (),
+        "Certificate files of `clipgeom check`, at least one for each text encoder.",
+        example=("certificate.safetensors",),
     )
     override_certificate: bool = option(
         False, "Use a centred mode that no certificate validates. Whatever comes out is marked."

@@ -50,6 +50,10 @@ class Session:
 
     def __init__(self, config: Config, folder: Path, progress: Progress, root: Path | None) -> None:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.record: dict[str, Any] = {}
+        self.decision: Decision | None = None
+        self.prior: Latents | None = None
+        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
         self.engine = Engine(config.engine, folder)
         self.progress = progress if self.engine.is_main else Quiet()
         self.pictures = pictures = read_pictures(config.data)
@@ -61,10 +65,6 @@ class Session:
         self._refuse_other_settings()
         self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
         self.log = MetricsLog(folder)
-        self.record: dict[str, Any] = {}
-        self.decision: Decision | None = None
-        self.prior: Latents | None = None
-        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
         if self.engine.is_main:
             self._open_folder()
         self.engine.wait()

@@ -138,6 +138,13 @@ def test_each_encoder_of_two_has_its_own(sdxl, tmp_path):
     )
     decision = decide(LocalitySection(mode="vslerp", certificates=(second, first)), model, places)
     assert [len(r.center) for r in decision.rulings.values()] == [16, 20, 12]
+    apart = [
+        certificate(tmp_path / "c", prints[1], entry("projected", "eos", "vslerp", dim=12)),
+        certificate(tmp_path / "d", prints[1], entry("penultimate", "2", "vslerp", dim=20)),
+    ]
+    again = decide(LocalitySection(mode="vslerp", certificates=(first, *apart)), model, places)
+    assert again.digest() == decision.digest()
+    assert again.digest() != decide(LocalitySection(certificates=(first,)), model, places).digest()
     with pytest.raises(CertificateError, match="no certificate for text_encoder_2 was given"):
         decide(LocalitySection(mode="vslerp", certificates=(first,)), model, places)
     auto = decide(LocalitySection(certificates=(first,)), model, places)

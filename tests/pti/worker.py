@@ -96,15 +96,11 @@ def attempt(run, kill):
     while children:
         child, status = os.wait()
         children.remove(child)
-        if os.WIFSIGNALED(status) and not killed:
-            killed = True
-            for other in children:
-                os.kill(other, signal.SIGKILL)
-        elif not killed and os.WEXITSTATUS(status):
-            failed = True
-            for other in children:
-                os.kill(other, signal.SIGKILL)
-            killed = killed or False
+        if not (killed or failed):  # the first to go takes the others along
+            killed, failed = os.WIFSIGNALED(status), os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
+            if killed or failed:
+                for other in children:
+                    os.kill(other, signal.SIGKILL)
     if failed:
         raise SystemExit(f"a process of {run['folder']} failed")
     return killed

@@ -15,8 +15,8 @@ _EVERY = 15.0  # seconds between plain lines
 class Progress:
     """Counts work done; call it with the size of each piece."""
 
-    def __init__(self, verb: str, unit: str) -> None:
-        self._verb, self._unit = verb, unit
+    def __init__(self, verb: str, unit: str, *, speaker: str = "clipgeom") -> None:
+        self._verb, self._unit, self._speaker = verb, unit, speaker
         self._done = self._skipped = 0
         self._total: int | None = None
         self._bar: Any = None
@@ -26,9 +26,12 @@ class Progress:
         return self
 
     def expect(self, total: int) -> None:
-        """Say how much there is to do; the clock starts here."""
+        """Say how much there is to do; the clock starts here, and counts begin at zero."""
         self._start = self._told = time.monotonic()
         self._total = total
+        self._done = self._skipped = 0
+        if self._bar is not None:
+            self._bar.close()
         if sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -55,7 +58,7 @@ class Progress:
         """Say something that the user should know."""
         if self._bar is not None:
             self._bar.clear()
-        print(f"clipgeom: {text}", file=sys.stderr, flush=True)
+        print(f"{self._speaker}: {text}", file=sys.stderr, flush=True)
 
     def _line(self, now: float) -> None:
         rate = self._done / (now - self._start)

@@ -18,7 +18,7 @@ def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapp
     """Write a safetensors file with the entries of its header sorted: the library writes metadata in a random order."""
     from safetensors.numpy import save_file
 
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, dict(metadata or {}))
+    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, dict(metadata or {}))
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         content = json.loads(file.read(length))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # The rooms of the array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
 ARRAY_ROOMS = ("conforming", "encoder.positions", "intervals", "modality", "moments", "shells", "spectrum", "vectors")
-install_import_hook([f"clipgeom.{room}" for room in ARRAY_ROOMS], "beartype.beartype")
+install_import_hook([*(f"clipgeom.{room}" for room in ARRAY_ROOMS), "pti.metrics"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.factors import FACTORS, Scene
 
-__all__ = ["GENERAL_WORD", "SAID_RATE", "draw_caption", "draw_said", "full_caption", "vocabulary"]
+__all__ = ["FACING", "GENERAL_WORD", "SAID_RATE", "draw_caption", "draw_said", "full_caption", "vocabulary"]
 
 GENERAL_WORD = "character"  # for any class
 
@@ -32,7 +32,7 @@ _PLACES = {
 _BODY = ("{} body", "dressed in {}", "in {}")
 _HEADGEAR = ("{}", "with a {}", "wearing a {}", "a {} on the head")
 _HEADGEAR_COLOR = ("{} headgear", "with {} headgear", "wearing {} headgear")
-_FACING = ("facing {}", "looking {}", "turned to the {}")
+FACING = ("facing {}", "looking {}", "turned to the {}")
 _POSITION = ("{}", "at the {}", "in the {}", "placed at the {}")
 _OPENINGS = ("a picture of", "a drawing of", "this is")
 
@@ -107,7 +107,7 @@ def vocabulary() -> tuple[str, ...]:
     phrases: list[str] = [GENERAL_WORD, "a", "an", "of", ","]
     for values in FACTORS.values():
         phrases += values
-    for group in (_BODY, _HEADGEAR, _HEADGEAR_COLOR, _FACING, _POSITION, _OPENINGS, *_PLACES.values()):
+    for group in (_BODY, _HEADGEAR, _HEADGEAR_COLOR, FACING, _POSITION, _OPENINGS, *_PLACES.values()):
         phrases += [phrase.replace("{}", " ") for phrase in group]
     return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
 
@@ -123,7 +123,7 @@ def _details(scene: Scene, rng: np.random.Generator, said: Collection[str]) -> d
     elif "headgear_color" in said:
         tags["headgear"] = _pick(rng, _HEADGEAR_COLOR).format(scene["headgear_color"])
     if "facing" in said:
-        tags["facing"] = _pick(rng, _FACING).format(scene["facing"])
+        tags["facing"] = _pick(rng, FACING).format(scene["facing"])
     if "position" in said:
         tags["position"] = _pick(rng, _POSITION).format(scene["position"])
     if "background" in said:

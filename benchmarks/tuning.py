@@ -1,0 +1,127 @@
+"""What a step of stage 2 costs, against a minimal loop of diffusers and PEFT on the same batch.
+
+    python benchmarks/tuning.py [--model DIRECTORY] [--steps 20] [--rounds 3] [--batch 4]
+
+Without a model, networks of miniworld's sizes with random weights are measured, which cost what trained ones do. Rounds
+of the variants alternate; medians of processor time are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from clipgeom._progress import Quiet
+from pti.config import read_config
+from pti.finetune import Finetuning
+from pti.models import load_model
+from pti.session import Session
+
+
+def random_pipeline(folder):
+    from clipgeom.miniworld.train.autoencoder import build_autoencoder
+    from clipgeom.miniworld.train.clip import build_clip
+    from clipgeom.miniworld.train.diffusion import build_scheduler, build_unet
+    from clipgeom.miniworld.train.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    text = CLIPTextModel(CLIPTextConfig(**build_clip(tokenizer).text_model.config.to_dict()))
+    pipeline = StableDiffusionPipeline(
+        vae=build_autoencoder(),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=build_unet(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def minimal(model, batch, rank):
+    """The loop of diffusers' examples, with latents and text states computed beforehand."""
+    unet = load_model(model).unet
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    side, width = unet.config.sample_size, unet.config.cross_attention_dim
+    latents, states = torch.randn(batch, unet.config.in_channels, side, side), torch.randn(batch, 77, width)
+
+    def step():
+        noise, times = torch.randn_like(latents), torch.randint(1000, (batch,))
+        said = unet(latents + noise, times, encoder_hidden_states=states).sample
+        torch.nn.functional.mse_loss(said, noise).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def ours(model, batch, rank, folder, *changes):
+    config = read_config(
+        None,
+        (
+            f'model.name="{model}"',
+            f'run.folder="{folder}"',
+            f"tuning.batch={batch}",
+            f"tuning.rank={rank}",
+            "tuning.measure_every=100000",
+            "tuning.steps=100000",
+            *changes,
+        ),
+    )
+    session = Session(config, folder, Quiet(), None)
+    session.prepare_tuning()
+    tuning = Finetuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
+    return tuning._one
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = options.model or str(random_pipeline(folder / "pipeline"))
+        variants = {
+            "diffusers, minimal": minimal(model, options.batch, options.rank),
+            "pti, no regulariser": ours(model, options.batch, options.rank, folder / "none", "locality.mode=none"),
+            "pti, half the batch": ours(model, options.batch, options.rank, folder / "half"),
+            "pti, the whole batch": ours(model, options.batch, options.rank, folder / "all", "locality.one_in=1"),
+        }
+        times = {variant: [] for variant in variants}
+        for step in variants.values():
+            for _ in range(5):
+                step()
+        for _ in range(options.rounds):
+            for variant, step in variants.items():
+                start = time.process_time()
+                for _ in range(options.steps):
+                    step()
+                times[variant].append((time.process_time() - start) / options.steps)
+    medians = {variant: statistics.median(seconds) for variant, seconds in times.items()}
+    for variant, seconds in medians.items():
+        over_minimal = seconds / medians["diffusers, minimal"]
+        over_none = seconds / medians["pti, no regulariser"]
+        print(
+            f"{variant:<22} {1000 * seconds:8.1f} ms a step   {over_minimal:5.2f} × minimal   {over_none:5.2f} × without"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Checkpoints: one safetensors file each, written whole or not at all, that know what they belong to.
+
+A file holds what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as JSON,
+the step and the settings. Nothing random is in it: what a step draws follows from its number.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pti.config import differences
+from pti.errors import CheckpointError
+
+__all__ = ["Checkpoint", "latest", "load", "prune", "save", "write_whole"]
+
+SCHEMA = "pti.checkpoint/1"
+_KEY = "pti"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a file holds: tensors; the state of its stage; the settings, data and processes that it belongs to."""
+
+    path: Path
+    stage: str
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    belongs: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its stage has come to its end."""
+        return bool(self.state.get("stopped"))
+
+    def require(self, belongs: Mapping[str, Any]) -> None:
+        """Refuse other settings than its own.
+
+        Raises
+        ------
+        CheckpointError
+            Listing every difference.
+        """
+        found = differences(self.belongs, json.loads(json.dumps(belongs)))
+        if found:
+            raise CheckpointError(
+                f"{self.path} belongs to another configuration: {'; '.join(found)}. "
+                "Set these back, or train into another run.folder"
+            )
+
+
+def save(
+    folder: Path, stage: str, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], belongs: Mapping[str, Any]
+) -> Path:
+    """Write the checkpoint of a step.
+
+    Raises
+    ------
+    CheckpointError
+        There is no room; earlier checkpoints are as they were.
+    """
+    from safetensors.torch import save as to_bytes
+
+    path = folder / f"{stage}-{int(state['step']):07d}.safetensors"
+    header = {"schema": SCHEMA, "stage": stage, "state": dict(state), "belongs": dict(belongs)}
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    content = to_bytes(plain, {_KEY: json.dumps(header, sort_keys=True)})
+    before = latest(folder, stage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        kept = "there is none before it" if before is None else f"the one before it is whole: {before}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CheckpointError(
+                f"no space left on the disk for the checkpoint {path} ({len(content):,} bytes); {kept}. "
+                "Free some and run the same command again: it goes on from there"
+            ) from error
+        raise CheckpointError(f"the checkpoint {path} cannot be written ({error.strerror}); {kept}") from error
+    return path
+
+
+def latest(folder: Path, stage: str) -> Path | None:
+    """The checkpoint of the highest step, if there is one."""
+    found = sorted(folder.glob(f"{stage}-*.safetensors"))
+    return found[-1] if found else None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Damaged, or something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        if header["schema"] != SCHEMA:
+            raise CheckpointError(f"{path} has the schema {header['schema']!r}, this version reads {SCHEMA!r}")
+        return Checkpoint(path, header["stage"], tensors, header["state"], header["belongs"])
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({error}); delete it to go on from the one before it"
+        ) from error
+
+
+def prune(folder: Path, stage: str, keep: int) -> None:
+    """Delete all but the last `keep` checkpoints of a stage."""
+    for path in sorted(folder.glob(f"{stage}-*.safetensors"))[:-keep]:
+        path.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name, then rename it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""Entry point of the `pti` command: what the user did wrong becomes one line, what we did wrong a traceback.
+
+Exit codes: 0 done, 2 the user's input is at fault, 1 a defect of ours.
+"""
+
+import errno
+import sys
+
+from clipgeom._extras import needs_extra
+from clipgeom.errors import ClipGeomError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that the process's arguments name."""
+    try:
+        with needs_extra("pti", "the trainer"):
+            from pti.commands import app
+        app()
+    except ClipGeomError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror}{where}; what was written before is whole, and the same command goes on from there")
+
+
+def _fail(message: str) -> None:
+    print(f"pti: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)

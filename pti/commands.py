@@ -1,0 +1,177 @@
+"""The commands and their options. Each reads the settings, then calls the library; nothing is computed here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import clipgeom
+from clipgeom._progress import Progress
+from clipgeom.errors import ConfigError
+from pti.config import commented, read_config
+from pti.sections import Config
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="pti",
+    help="Pivotal tuning: a new word for a few pictures, and a generator lightly tuned around it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[
+    Path | None, typer.Argument(help="Configuration, or a run folder. Left out: the defaults.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value in place of the configuration's; repeatable.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder, in place of run.folder.")]
+Folder = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        print(f"pti {clipgeom.__version__}")
+        raise typer.Exit
+
+
+@app.command("init")
+def _init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("pti.toml"),
+) -> None:
+    """Write a configuration in which every setting is explained."""
+    if path.exists():
+        raise ConfigError(f"{path} is there already; give another name, or delete it")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write {path}: its folder does not exist")
+    path.write_text(commented(), encoding="utf-8")
+    print(f"configuration: {path}")
+
+
+@app.command("run")
+def _run(
+    config: Source = None,
+    settings: Settings = None,
+    out: Out = None,
+    until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "export",
+) -> None:
+    """Invert, tune, evaluate, export; goes on where it stopped."""
+    from pti.run import STAGES
+
+    if until not in STAGES:
+        raise ConfigError(f"--until is one of {', '.join(STAGES)}; got {until!r}")
+    _execute(_read(config, settings, out), STAGES[: STAGES.index(until) + 1])
+
+
+@app.command("invert")
+def _invert(config: Source = None, settings: Settings = None, out: Out = None) -> None:
+    """Stage 1 alone: the new word's vectors."""
+    _execute(_read(config, settings, out), ("invert",))
+
+
+@app.command("tune")
+def _tune(config: Source = None, settings: Settings = None, out: Out = None) -> None:
+    """Stage 2 alone: low-rank changes around an inverted word."""
+    _execute(_read(config, settings, out), ("tune",))
+
+
+@app.command("evaluate")
+def _evaluate(folder: Folder) -> None:
+    """Measure a run."""
+    from pti.run import finish
+
+    finish("evaluate", folder)
+
+
+@app.command("export")
+def _export(folder: Folder) -> None:
+    """Write the files that other tools load."""
+    from pti.run import finish
+
+    finish("export", folder)
+
+
+@app.command("sample")
+def _sample(
+    folder: Folder,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="With {token} for the new word; repeatable. Default: the run's previews'.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(help="Pictures of each prompt.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of their noise.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)] = None,
+    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.", min=1.0)] = None,
+    lora_scale: Annotated[float, typer.Option(help="How much stage 2 counts; 0 is the frozen generator.")] = 1.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
+) -> None:
+    """Draw pictures with what a run has learnt."""
+    from pti.previews import save_grid
+    from pti.run import load_run
+    from pti.sampling import draw
+
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
+    _silence()
+    run = load_run(folder, device=_device(device))
+    defaults = run.config.sampling
+    count = defaults.count if count is None else count
+    prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
+    pictures = draw(
+        run.model,
+        prompts,
+        seed=defaults.seed if seed is None else seed,
+        steps=defaults.steps if steps is None else steps,
+        guidance=defaults.guidance if guidance is None else guidance,
+        lora_scale=lora_scale,
+        size=run.config.data.size,
+    )
+    save_grid(out, pictures, count, run.marks)
+    print(f"pictures: {out}")
+
+
+def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Config:
+    config = read_config(path, settings or ())
+    if out is not None:
+        config = replace(config, run=replace(config.run, folder=str(out)))
+    elif path is not None and path.is_dir():
+        config = replace(config, run=replace(config.run, folder=str(path)))
+    return config
+
+
+def _execute(config: Config, stages: tuple[str, ...]) -> None:
+    from pti.run import execute
+
+    _silence()
+    with Progress("trained", "steps", speaker="pti") as progress:
+        folder = execute(config, stages, progress=progress)
+    if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
+        print(f"run: {folder}")
+
+
+def _device(name: str) -> str:
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return next(kind for kind, found in there.items() if found)
+    if not there.get(name.partition(":")[0], False):
+        raise ConfigError(f"device {name!r} is not available here; use --device auto")
+    return name
+
+
+def _silence() -> None:
+    """No bars for every file that is loaded, and no advice to programmers."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

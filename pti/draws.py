@@ -1,0 +1,125 @@
+"""Everything random about a step, as a function of the seed and the step's number alone.
+
+So a checkpoint needs no random state and no sampler's place: a resumed run draws what it would have drawn. What is
+drawn belongs to the batch of all processes together, of which each takes its own rows: two processes with half the
+batch see what one sees with all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pti.latents import View
+
+__all__ = ["STREAMS", "Draw", "Share", "draw_part", "draw_times", "order", "rng_of"]
+
+STREAMS = {name: number for number, name in enumerate(("invert", "tune", "prior", "own", "probe", "sample", "order"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The share of one process: its rank among how many, and its batch."""
+
+    rank: int
+    processes: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        """Batch of all processes together."""
+        return self.processes * self.batch
+
+    @property
+    def rows(self) -> slice:
+        """Its rows in the batch of all."""
+        return slice(self.rank * self.batch, (self.rank + 1) * self.batch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """What one process draws for one part of one step.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (b,)
+        Which rows of the batch of all processes these are.
+    views : list of View
+    times : Tensor of int64, shape (b,)
+        Noise levels.
+    noise, latent_noise : Tensor, shape (b, channels, side, side)
+    offset : Tensor, shape (b, channels, 1, 1)
+        Standard normal, for the noise offset.
+    between : Tensor, shape (b,)
+        Uniform on [0, 1).
+    """
+
+    rows: NDArray[np.int64]
+    views: list[View]
+    times: torch.Tensor
+    noise: torch.Tensor
+    latent_noise: torch.Tensor
+    offset: torch.Tensor
+    between: torch.Tensor
+
+
+def rng_of(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+    """The random numbers of one step of one stream."""
+    return np.random.default_rng((seed, STREAMS[stream], *numbers))
+
+
+def order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.int64]:
+    """Places `start` … `start + count` of an endless sequence in which every n rows hold each sample once."""
+    places = np.arange(start, start + count)
+    epochs = {
+        int(epoch): rng_of(seed, "order", STREAMS[stream], int(epoch)).permutation(n) for epoch in set(places // n)
+    }
+    return np.array([epochs[int(place // n)][place % n] for place in places], dtype=np.int64)
+
+
+def draw_times(rng: np.random.Generator, n: int, n_times: int, kind: str) -> NDArray[np.int64]:
+    """Noise levels 0 … n_times − 1: one from each of n equal stretches in a random order, or each on its own."""
+    if kind == "uniform":
+        return rng.integers(n_times, size=n)
+    stretched = ((np.arange(n) + rng.random(n)) * (n_times / n)).astype(np.int64)
+    return np.minimum(stretched, n_times - 1)[rng.permutation(n)]
+
+
+def draw_part(
+    seed: int,
+    stream: str,
+    step: int,
+    part: int,
+    *,
+    parts: int,
+    share: Share,
+    samples: int,
+    crops: int,
+    flips: bool,
+    shape: tuple[int, int, int],
+    n_times: int,
+    timesteps: str,
+) -> Draw:
+    """Draw one part (of `parts` accumulated ones) of a step for one process."""
+    rng = rng_of(seed, stream, step, part)
+    total = share.total
+    which = order(seed, stream, samples, (step * parts + part) * total, total)
+    crop, mirror = rng.integers(crops, size=total), rng.random(total) < (0.5 if flips else 0.0)
+    times = draw_times(rng, total, n_times, timesteps)
+    between = rng.random(total, dtype=np.float32)
+    noise = rng.standard_normal((total, *shape), dtype=np.float32)
+    latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
+    offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
+    mine = share.rows
+    return Draw(
+        rows=np.arange(total)[mine],
+        views=[View(int(s), int(c), bool(m)) for s, c, m in zip(which[mine], crop[mine], mirror[mine], strict=True)],
+        times=torch.from_numpy(times[mine].copy()),
+        noise=torch.from_numpy(noise[mine].copy()),
+        latent_noise=torch.from_numpy(latent_noise[mine].copy()),
+        offset=torch.from_numpy(offset[mine].copy()),
+        between=torch.from_numpy(between[mine].copy()),
+    )

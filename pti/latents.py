@@ -1,0 +1,157 @@
+"""Pictures as the UNet sees them, each computed once.
+
+What is kept is kept by view (which picture, which cut-out, mirrored or not), never by step: a loader that shuffles
+would pair a cached latent with another picture's caption (TRAINER.md, trap 6). A view is encoded on its own, so that
+its latent does not depend on what else was in the batch, and a resumed run has the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pti.conditioning import time_ids
+from pti.dataset import Sample
+from pti.models import Model
+from pti.sections import DataSection
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Latents", "View", "pixels"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class View:
+    """One picture, one way of cutting it out, mirrored or not."""
+
+    sample: int
+    crop: int = 0
+    mirrored: bool = False
+
+
+class Latents:
+    """Latents and sizes of views.
+
+    Parameters
+    ----------
+    model : Model
+    samples : sequence of Sample
+    data : DataSection
+        How pictures are cut.
+    seed : int
+        Of the random cut-outs.
+    """
+
+    def __init__(self, model: Model, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
+        self._model, self._samples, self._data, self._seed = model, samples, data, seed
+        self.size = data.size or model.size
+        self.size -= self.size % model.factor
+        self.crops = data.crops if data.crop == "random" else 1
+        self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def flips(self) -> bool:
+        """Whether views may be mirrored."""
+        return self._data.flip
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one latent."""
+        side = self.size // self._model.factor
+        return int(self._model.vae.config.latent_channels), side, side
+
+    def caption(self, view: View) -> str:
+        """The caption of a view's picture, with ``{token}``."""
+        return self._samples[view.sample].caption
+
+    def of(self, views: Sequence[View], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of some views, scaled as the UNet takes them.
+
+        Parameters
+        ----------
+        views : sequence of View
+        noise : Tensor, shape (n, channels, side, side)
+            Standard normal: which latent of the autoencoder's distribution is taken. Ignored where its mean is.
+
+        Returns
+        -------
+        latents : Tensor, shape (n, channels, side, side)
+        sizes : Tensor, shape (n, 6)
+            For SDXL; see `time_ids`.
+        """
+        moments = [self._moments(view) for view in views]
+        latents = torch.stack([mean for mean, _, _ in moments])
+        if self._data.latents == "sample":
+            latents = latents + torch.stack([deviation for _, deviation, _ in moments]) * noise.to(latents)
+        config = self._model.vae.config
+        shift = getattr(config, "shift_factor", None) or 0.0
+        return (latents - shift) * config.scaling_factor, torch.cat([sizes for _, _, sizes in moments])
+
+    @torch.no_grad()
+    def _moments(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if view not in self._kept:
+            image = self._samples[view.sample].decode()
+            rng = np.random.default_rng((self._seed, view.sample, view.crop))
+            array, sizes = pixels(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+            vae = self._model.vae
+            posterior = vae.encode(array[None].to(vae.device, vae.dtype)).latent_dist
+            device = self._model.device
+            self._kept[view] = (
+                posterior.mean[0].float().to(device),
+                posterior.std[0].float().to(device),
+                sizes.to(device),
+            )
+        return self._kept[view]
+
+
+def pixels(
+    image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture as a square of numbers.
+
+    Parameters
+    ----------
+    image : Image
+        RGB.
+    size : int
+        Side of the square in pixels.
+    crop : {"center", "random", "squeeze"}
+    rng : Generator
+        Places a random cut-out.
+    mirrored : bool
+
+    Returns
+    -------
+    pixels : Tensor, shape (3, size, size), in −1 … 1
+    sizes : Tensor, shape (1, 6)
+        See `time_ids`; the corner is that of the cut-out in the resized picture, mirrored with it.
+    """
+    from PIL import Image as Pictures
+    from PIL import ImageOps
+
+    width, height = image.size
+    if crop == "squeeze":
+        scaled = image.resize((size, size), Pictures.Resampling.LANCZOS)
+    else:
+        ratio = size / min(width, height)
+        scaled = image.resize(
+            (max(size, round(width * ratio)), max(size, round(height * ratio))), Pictures.Resampling.LANCZOS
+        )
+    spare_x, spare_y = scaled.width - size, scaled.height - size
+    if mirrored:
+        scaled = ImageOps.mirror(scaled)
+    if crop == "random":
+        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
+    else:
+        left, top = spare_x // 2, spare_y // 2
+    cut = scaled.crop((left, top, left + size, top + size))
+    array = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(array), time_ids((height, width), (top, left), size)

@@ -1,0 +1,183 @@
+"""A run: its folder, its stages, and how it goes on where it stopped.
+
+::
+
+    config.toml          every setting as it was resolved
+    record.json          what happened: versions, data, the gate's decision, how each stage ended, marks
+    metrics.jsonl        a line for each step; metrics.parquet is the same as a table, once a stage has ended
+    checkpoints/         invert-0000100.safetensors, tune-0000100.safetensors, …
+    previews/            invert-0000250.png, … a row for each prompt
+    own.safetensors      latents that the frozen model drew, where the settings ask for them; prior.safetensors too
+
+What is exported and evaluated starts from `load_run`::
+
+    run = load_run(folder)
+    run.config           Config
+    run.model            Model: pivot and low-rank changes in place, float32, frozen (`run.model.pivot`, `run.lora`)
+    run.pivots           {token: [Tensor (vectors, width) for each text encoder]}
+    run.starts           the same for e₀, the class word's embeddings
+    run.held_out         the pictures kept from training
+    run.marks            what every output has to say, such as an overridden certificate; usually empty
+    run.record           record.json
+
+`pti.sampling.draw(run.model, prompts, seed=…, lora_scale=…)` draws; `run.lora.frozen()` is the base model;
+`encode(run.model, [run.model.pivot.in_class(p)])` conditions on the class word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgeom._progress import Progress, Quiet
+from clipgeom.errors import ConfigError
+from pti import checkpoint
+from pti.config import read_config
+from pti.dataset import Sample, read_pictures
+from pti.errors import CheckpointError
+from pti.lora import Lora, add_lora
+from pti.models import Model
+from pti.sections import Config
+from pti.session import RECORD, TRAINED, Session, prepared, write_json
+
+__all__ = ["STAGES", "Run", "execute", "finish", "load_run"]
+
+STAGES = (*TRAINED, "evaluate", "export")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run as its folder has it; see the description of this module."""
+
+    folder: Path
+    config: Config
+    model: Model
+    lora: Lora
+    pivots: dict[str, list[torch.Tensor]]
+    starts: dict[str, list[torch.Tensor]]
+    held_out: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
+    marks: tuple[str, ...]
+    record: dict[str, Any]
+
+
+def execute(
+    config: Config, stages: Sequence[str] = STAGES, *, progress: Progress | None = None, root: Path | None = None
+) -> Path:
+    """Run stages, each from where it stopped; what is finished is not done again.
+
+    Parameters
+    ----------
+    config : Config
+    stages : sequence of str
+        Of ``invert``, ``tune``, ``evaluate``, ``export``, in this order.
+    progress : Progress, optional
+        Told about steps, and what the user should know.
+    root : Path, optional
+        Another folder of miniworld's weights than the package's.
+
+    Returns
+    -------
+    Path
+        The run folder.
+
+    Raises
+    ------
+    ClipGeomError
+        Whatever is wrong with the settings, the model, the pictures, or a checkpoint; a loss that is no number.
+    """
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown:
+        raise ConfigError(f"there is no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
+    progress = Quiet() if progress is None else progress
+    folder = Path(config.run.folder)
+    if any(stage in stages for stage in TRAINED):
+        session = Session(config, folder, progress, root)
+        try:
+            if "tune" in stages:
+                session.prepare_tuning()
+            model = session.invert("invert" in stages)
+            if "tune" in stages:
+                session.tune(model)
+        finally:
+            session.engine.close()
+        if not session.engine.is_main:
+            return folder
+    for stage in ("evaluate", "export"):
+        if stage in stages:
+            _finish_once(stage, folder)
+    return folder
+
+
+def finish(stage: str, folder: Path) -> None:
+    """Evaluate or export a trained run; what that takes is imported now, not with the trainer."""
+    from pti.outcome import evaluate_run, export_run
+
+    {"evaluate": evaluate_run, "export": export_run}[stage](folder)
+
+
+def _finish_once(stage: str, folder: Path) -> None:
+    """Do it unless it has been done for the checkpoint that is there."""
+    path = folder / RECORD
+    tuned = checkpoint.latest(folder / "checkpoints", "tune")
+    of = None if tuned is None else hashlib.sha256(tuned.read_bytes()).hexdigest()[:16]
+    done = json.loads(path.read_text(encoding="utf-8")).get("stages", {}).get(stage, {}) if path.exists() else {}
+    if of is not None and done.get("of") == of:
+        return
+    finish(stage, folder)
+    record = json.loads(path.read_text(encoding="utf-8"))  # what it did may have been written down
+    record.setdefault("stages", {})[stage] = {"of": of}
+    write_json(path, record)
+
+
+def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu") -> Run:
+    """A run as far as it has come: its model with pivot and low-rank changes in place.
+
+    Raises
+    ------
+    CheckpointError
+        No run, or one whose inversion has not written a checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / "config.toml").is_file():
+        raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
+    config = read_config(folder)
+    pictures = read_pictures(config.data)
+    model, config = prepared(config, pictures, root)
+    assert model.pivot is not None
+    inverted = checkpoint.latest(folder / "checkpoints", "invert")
+    if inverted is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet; run pti run {folder} first")
+    tensors = checkpoint.load(inverted).tensors
+    rows = [tensors[f"parameter.rows.{i}"] for i in range(len(model.encoders))]
+    model = replace(model, pivot=model.pivot.with_rows(rows))
+    tuned = checkpoint.latest(folder / "checkpoints", "tune")
+    if tuned is not None:
+        lora = add_lora(model, config.tuning, seed=config.engine.seed)
+        stored = checkpoint.load(tuned).tensors
+        with torch.no_grad():
+            for name, parameter in lora.parameters.items():
+                parameter.copy_(stored[f"parameter.{name}"])
+    for network in model.networks():
+        network.to(device).requires_grad_(False)
+    assert model.pivot is not None
+    token = model.pivot.token
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return Run(
+        folder=folder,
+        config=config,
+        model=model,
+        lora=Lora(model),
+        pivots={token: list(model.pivot.rows)},
+        starts={token: list(model.pivot.start)},
+        held_out=pictures.held_out,
+        samples=pictures.samples,
+        marks=tuple(record.get("marks", [])),
+        record=record,
+    )

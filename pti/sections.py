@@ -1,0 +1,343 @@
+"""Every setting of the trainer, its default, its limits and what it does: the one place where they are written down.
+
+Reading and checking them, and writing the commented file of ``pti init``, is `pti.config`'s; both go by the metadata
+of these fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+__all__ = [
+    "ConceptSection",
+    "Config",
+    "DataSection",
+    "EngineSection",
+    "EvaluationSection",
+    "ExportSection",
+    "InversionSection",
+    "LocalitySection",
+    "ModelSection",
+    "ObjectiveSection",
+    "PriorSection",
+    "RunSection",
+    "SamplingSection",
+    "TuningSection",
+]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    example: Any = None,
+) -> Any:
+    """A field with its documentation and limits: at least `low`, greater than `above`, at most `high`.
+
+    `example` is what the commented file shows for a setting that is off by default.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "above": above, "example": example}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSection:
+    """The pipeline that is tuned."""
+
+    name: str = option(
+        "miniworld", "A diffusers Stable Diffusion 1.x, 2.x or XL pipeline: a directory, a hub id, or miniworld."
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a hub id.", example="main")
+    variant: str | None = option(None, "Variant of the weight files.", example="fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class ConceptSection:
+    """What is learnt, and the word for the class that it belongs to."""
+
+    token: str = option("<concept>", "The new word. It must not be a word of the tokenizer.")
+    class_word: str | None = option(
+        None,
+        "What the concept is one of. It needs as many tokens as there are vectors. Left out with data from miniworld, "
+        "which knows the class of its characters.",
+        example="knight",
+    )
+    initializer: str | None = option(
+        None,
+        "Words whose embeddings the vectors start from: a token each, or one for all. Left out: the class word.",
+        example="knight",
+    )
+    vectors: int = option(1, "How many tokens the new word is made of.", low=1, high=32)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSection:
+    """The pictures of the concept, and what is said about them."""
+
+    source: str = option(
+        "miniworld:bramble",
+        "A folder of pictures (captions in metadata.jsonl, in a .txt file beside each, or by `caption`), "
+        "miniworld:NAME for a new character of that world, or the id of a data set.",
+    )
+    caption: str | None = option(
+        None, "One caption for every picture, in place of any others.", example="an ink illustration of {token}"
+    )
+    limit: int | None = option(None, "Use at most this many pictures; 6 of a miniworld character.", low=1, example=6)
+    held_out: int = option(0, "The last so many pictures are kept from training, for the evaluation.", low=0)
+    split: str = option("train", "Split of a data set.")
+    image_column: str = option("image", "Column of the pictures in a data set.")
+    caption_column: str = option("text", "Column of the captions, in a data set or in metadata.jsonl.")
+    size: int | None = option(None, "Side of the pictures in pixels. Left out: the pipeline's own.", low=8, example=512)
+    crop: str = option(
+        "center",
+        "How a picture becomes a square: its middle, random cut-outs, or squeezed as a whole.",
+        choices=("center", "random", "squeeze"),
+    )
+    crops: int = option(4, "With random cut-outs: how many of each picture are drawn, once.", low=1, high=1000)
+    flip: bool = option(False, "Also mirror the pictures. Wrong for whoever carries a sword in the right hand.")
+    latents: str = option(
+        "sample",
+        "Draw latents from the autoencoder's distribution at every step, or take its mean.",
+        choices=("sample", "mean"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveSection:
+    """The denoising loss, in both stages."""
+
+    timesteps: str = option(
+        "stratified",
+        "Noise levels of a batch: one from each stretch of the schedule (the loss wanders less), or each on its own.",
+        choices=("stratified", "uniform"),
+    )
+    min_snr_gamma: float | None = option(
+        None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0
+    )
+    noise_offset: float = option(0.0, "Add a constant of this deviation to the noise of each channel.", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class InversionSection:
+    """Stage 1: the vectors of the new word, with everything else frozen."""
+
+    steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
+    batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
+    rate: float = option(5e-4, "Learning rate.", above=0)
+    schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
+    warmup: int = option(0, "Steps over which it rises from zero.", low=0)
+    optimizer: str = option("adamw", "adamw, or plain gradient descent.", choices=("adamw", "sgd"))
+    weight_decay: float = option(0.0, "Decoupled weight decay, towards zero; of adamw.", low=0)
+    norm: str = option(
+        "off",
+        "Control of the vectors' norms: none; fixed, where only their directions are optimised (arXiv 2512.13672); "
+        "or decay, which pulls them to a target after every step.",
+        choices=("off", "fixed", "decay"),
+    )
+    norm_target: str = option(
+        "initial",
+        "That norm: of the vector at the start, or the mean of the whole embedding table.",
+        choices=("initial", "table"),
+    )
+    norm_decay: float = option(0.01, "With decay: share of the way to the target, each step.", above=0, high=1)
+    max_distance: float | None = option(
+        None, "Stop where the vectors have moved so far from their start, in L2. The last step is cut to it.",
+        above=0, example=0.5,
+    )  # fmt: skip
+    plateau: int = option(
+        0, "Stop when the mean loss of so many steps is hardly below that of as many before; 0 never stops.", low=0
+    )
+    plateau_gain: float = option(
+        0.01, "What counts as hardly: a smaller relative improvement than this.", low=0, high=1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TuningSection:
+    """Stage 2: low-rank changes (LoRA) of the UNet, with the vectors frozen."""
+
+    steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
+    batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
+    rate: float = option(1e-4, "Learning rate.", above=0)
+    schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
+    warmup: int = option(0, "Steps over which it rises from zero.", low=0)
+    weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
+    rank: int = option(8, "Rank of each change.", low=1)
+    alpha: float | None = option(
+        None, "The change is scaled by alpha / rank. Left out: the rank.", above=0, example=8.0
+    )
+    targets: tuple[str, ...] = option(
+        ("to_q", "to_k", "to_v", "to_out.0"), "Layers of the UNet that change, by the ends of their names."
+    )
+    text_encoder: bool = option(False, "Also tune the text encoder (both of SDXL's).")
+    text_rate: float | None = option(None, "Its learning rate. Left out: that of the UNet.", above=0, example=5e-5)
+    text_targets: tuple[str, ...] = option(
+        ("q_proj", "k_proj", "v_proj", "out_proj"),
+        "Layers of the text encoder that change, by the ends of their names.",
+    )
+    max_weight_distance: float | None = option(
+        None, "Stop where the weights have moved so far, as a Frobenius norm over all layers.", above=0, example=5.0
+    )
+    max_function_distance: float | None = option(
+        None,
+        "Stop where predictions on fixed noisy pictures differ so far from the frozen model's, as a mean L2 distance.",
+        above=0,
+        example=10.0,
+    )
+    measure_every: int = option(50, "Steps between measurements of both distances.", low=1)
+    probes: int = option(8, "Noisy pictures on which the second is measured.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalitySection:
+    """The regulariser of stage 2: midway between the concept and its class word, stay what the frozen model is."""
+
+    mode: str = option(
+        "auto",
+        "How to interpolate. Those about a centre need a certificate; auto takes what the certificate recommends, "
+        "position by position, and slerp where there is none.",
+        choices=("auto", "slerp", "vslerp", "vslerp_norm", "aslerp", "lerp", "none"),
+    )
+    weight: float = option(1.0, "Weight of the regulariser; 0 is the same as mode none.", low=0)
+    time: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
+    time_drawn: bool = option(False, "Draw that place anew for every picture, uniformly, in place of `time`.")
+    positions: str = option(
+        "suffix",
+        "Which token positions are interpolated: those of the placeholder, or all from there on, which carry the "
+        "concept as well in a causal encoder.",
+        choices=("suffix", "placeholder"),
+    )
+    inputs: str = option(
+        "latents",
+        "What is denoised: the noised training pictures, or the frozen model's own pictures of the midpoint.",
+        choices=("latents", "own"),
+    )
+    own_count: int = option(16, "How many of its own pictures are drawn.", low=1)
+    one_in: int = option(2, "Regularise on every so many-th picture of the batch: 1 on all.", low=1)
+    every: int = option(1, "Regularise at every so many-th step.", low=1)
+    certificates: tuple[str, ...] = option(
+        (),
+        "Certificate files of `clipgeom check`, at least one for each text encoder.",
+        example=("certificate.safetensors",),
+    )
+    override_certificate: bool = option(
+        False, "Use a centred mode that no certificate validates. Whatever comes out is marked."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PriorSection:
+    """Prior preservation in stage 2 (DreamBooth): go on denoising pictures of the class."""
+
+    weight: float = option(0.0, "Weight of its loss; 0 leaves it out.", low=0)
+    source: str | None = option(
+        None, "Folder of class pictures, captioned by `prompt`. Left out: the frozen model draws them.", example="class"
+    )
+    prompt: str = option("a picture of {class}", "What class pictures show: drawn from it, or captioned by it.")
+    count: int = option(32, "How many are drawn.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSection:
+    """Pictures: previews while training, the frozen model's own, and what `pti sample` draws by default."""
+
+    steps: int = option(30, "Steps of the sampler.", low=1)
+    guidance: float = option(5.0, "Scale of classifier-free guidance; 1 is none.", low=1)
+    prompts: tuple[str, ...] = option(("a picture of {token}",), "What previews show.")
+    count: int = option(4, "Previews of each prompt.", low=1)
+    every: int = option(250, "Steps between previews; 0 draws them at the end of a stage only.", low=0)
+    seed: int = option(0, "Of their noise.", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSection:
+    """What is measured once training has ended: pictures of the token against those of its class word."""
+
+    prompts: tuple[str, ...] = option(
+        (
+            "a picture of {token}",
+            "a picture of {token}, in the snow",
+            "a picture of {token}, at night",
+            "a picture of {token}, by the sea",
+            "an ink illustration of {token}",
+            "a watercolor painting of {token}",
+        ),
+        "What is drawn, with the token and with the class word in its place.",
+    )
+    count: int = option(16, "Pictures of each prompt, on either side.", low=2)
+    seed: int = option(1000, "Of their noise, and of every interval.", low=0)
+    clip: str | None = option(
+        None,
+        "CLIP model that judges pictures, a hub id or a directory. Left out: miniworld's own for miniworld, and "
+        "openai/clip-vit-large-patch14 for the others, if it can be had.",
+        example="openai/clip-vit-base-patch32",
+    )
+    dino: str | None = option(None, "DINOv2 model that judges likeness as well.", example="facebook/dinov2-base")
+    learnt: tuple[str, ...] = option(
+        (),
+        "Attributes that are part of the concept, so that a change of them is no leakage (see pti.vocabulary). Those of "
+        "miniworld's characters are known.",
+        example=("pose",),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSection:
+    """The files for other tools."""
+
+    name: str | None = option(None, "Of the files. Left out: the token, without brackets.", example="my_knight")
+    precision: str = option("fp32", "Of the LoRA's numbers.", choices=("fp32", "fp16"))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSection:
+    """The machine, and what both stages share."""
+
+    seed: int = option(0, "Of pictures' order, noise, and the low-rank factors.", low=0)
+    device: str = option("auto", "auto, cpu, or what accelerate finds.", choices=("auto", "cpu"))
+    mixed_precision: str = option("no", "Precision of the frozen networks.", choices=("no", "fp16", "bf16"))
+    accumulation: int = option(1, "Parts whose gradients are added up before a step.", low=1)
+    gradient_checkpointing: bool = option(False, "Compute activations twice rather than keep them: less memory.")
+    max_grad_norm: float = option(1.0, "Longest gradient; 0 does not clip.", low=0)
+    trackers: tuple[str, ...] = option((), "Also report to these of accelerate's trackers.", example=("tensorboard",))
+
+
+@dataclass(frozen=True, slots=True)
+class RunSection:
+    """The folder of the run, and what is kept in it."""
+
+    folder: str = option("run", "Where everything is written.")
+    checkpoint_every: int = option(100, "Steps between checkpoints.", low=1)
+    keep: int = option(2, "Checkpoints of a stage that are kept; the older ones are deleted.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings."""
+
+    model: ModelSection = ModelSection()
+    concept: ConceptSection = ConceptSection()
+    data: DataSection = DataSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    inversion: InversionSection = InversionSection()
+    tuning: TuningSection = TuningSection()
+    locality: LocalitySection = LocalitySection()
+    prior: PriorSection = PriorSection()
+    sampling: SamplingSection = SamplingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    export: ExportSection = ExportSection()
+    engine: EngineSection = EngineSection()
+    run: RunSection = RunSection()
+
+    def flat(self) -> dict[str, Any]:
+        """Every value by its full name, such as ``tuning.rank``."""
+        return {
+            f"{section.name}.{key.name}": getattr(getattr(self, section.name), key.name)
+            for section in fields(self)
+            for key in fields(getattr(self, section.name))
+        }

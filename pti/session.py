@@ -1,0 +1,272 @@
+"""One process of a run in training: both stages, their checkpoints, records and previews.
+
+Stages yield what they did; everything that is kept of it is kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import clipgeom
+from clipgeom._progress import Progress, Quiet
+from clipgeom.errors import ConfigError
+from pti import checkpoint
+from pti.config import fingerprint, toml_of
+from pti.dataset import Pictures, read_pictures
+from pti.engine import Engine
+from pti.errors import CheckpointError, TrainingError
+from pti.finetune import Drawn, Finetuning
+from pti.gate import Decision, decide
+from pti.inversion import Inversion
+from pti.latents import Latents
+from pti.locality import places_of, routes_of
+from pti.lora import base_digest, check_targets
+from pti.metrics_log import MetricsLog
+from pti.models import Model, load_model
+from pti.pivot import add_pivot
+from pti.previews import save_grid
+from pti.sampling import draw
+from pti.sections import Config
+
+__all__ = ["RECORD", "TRAINED", "Session", "prepared", "write_json"]
+
+TRAINED = ("invert", "tune")
+RECORD = "record.json"
+_RULINGS = "locality (its rulings)"
+
+
+class Session:
+    """Both training stages of one run, in one process of it."""
+
+    def __init__(self, config: Config, folder: Path, progress: Progress, root: Path | None) -> None:
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.record: dict[str, Any] = {}
+        self.decision: Decision | None = None
+        self.prior: Latents | None = None
+        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
+        self.engine = Engine(config.engine, folder)
+        self.progress = progress if self.engine.is_main else Quiet()
+        self.pictures = pictures = read_pictures(config.data)
+        for note in pictures.notes:
+            self.progress.note(note)
+        model, self.config = prepared(config, pictures, root)
+        self.model = self.engine.place(model)
+        self.weights = base_digest(self.model)
+        self._refuse_other_settings()
+        self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
+        self.log = MetricsLog(folder)
+        if self.engine.is_main:
+            self._open_folder()
+        self.engine.wait()
+        self.engine.start_trackers(self.config.flat())
+
+    def invert(self, train: bool) -> Model:
+        """Stage 1, or what it has left behind."""
+        inversion = Inversion(self.engine, self.model, self.latents, self.config)
+        found = self._resume(inversion)
+        if not train and (found is None or not found.finished):
+            raise CheckpointError(f"{self.folder} holds no finished inversion; run pti invert first, or pti run")
+        if not inversion.stopped:
+            self._drive(inversion)
+        self._end("invert", inversion.stopped, inversion.step)
+        self.steps_before = inversion.step
+        return inversion.result()
+
+    def tune(self, model: Model) -> Model:
+        """Stage 2."""
+        tuning = Finetuning(self.engine, model, self.latents, self.config, decision=self.decision, digest=self.weights)
+        self._resume(tuning)
+        if not tuning.stopped:
+            self._own_pictures(tuning)
+            self._drive(tuning)
+        self._end("tune", tuning.stopped, tuning.step)
+        return tuning.result()
+
+    def prepare_tuning(self) -> None:
+        """What can be refused about stage 2 is refused before stage 1; the gate's answer is written down."""
+        check_targets(self.model, self.config.tuning)
+        settings, prior = self.config.locality, self.config.prior
+        if prior.weight > 0 and prior.source is not None:
+            data = replace(self.config.data, source=prior.source, limit=None, held_out=0, caption=prior.prompt)
+            pictures = read_pictures(data, needs_token=False)
+            self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
+        if settings.mode == "none":
+            return
+        captions = sorted({sample.caption for sample in self.pictures.samples})
+        routes = routes_of(self.model, captions, settings.positions)
+        self.decision = decision = decide(settings, self.model, places_of(self.model, routes))
+        for note in decision.notes(self.model):
+            self.progress.note(f"locality: {note}")
+        self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
+        marks = ["certificate overridden"] if decision.overridden else []
+        self.record["marks"] = sorted({*self.record.get("marks", []), *marks})
+        self._write_record()
+
+    def _own_pictures(self, tuning: Finetuning) -> None:
+        """What the frozen model has to draw beforehand, drawn once."""
+        if tuning.decision is not None and self.config.locality.inputs == "own":
+            tuning.own = self._kept("own", tuning.draw_own, tuning)
+        if self.config.prior.weight > 0:
+            tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
+
+    def _kept(self, name: str, make: Callable[[], Drawn], tuning: Finetuning) -> Drawn:
+        from safetensors.torch import load_file, save
+
+        belongs = json.dumps(self._belongs("tune"), sort_keys=True).encode()
+        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.rows)
+        key = hashlib.sha256(belongs + rows).hexdigest()
+        path = self.folder / f"{name}.safetensors"
+        if self.engine.is_main and not (path.exists() and key in load_file(path)):
+            drawn = make()
+            captions = np.frombuffer(json.dumps(drawn.captions).encode(), dtype=np.uint8).copy()
+            content = {"latents": drawn.latents, "captions": torch.from_numpy(captions), key: torch.zeros(1)}
+            checkpoint.write_whole(path, save(content))
+        self.engine.wait()
+        kept = load_file(path)
+        return Drawn(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
+
+    def _resume(self, stage: Inversion | Finetuning) -> checkpoint.Checkpoint | None:
+        path = checkpoint.latest(self.checkpoints, stage.stage)
+        if path is None:
+            self._cut(stage.stage, 0)
+            return None
+        found = checkpoint.load(path)
+        found.require(self._belongs(stage.stage))
+        stage.restore(found.tensors, found.state)
+        self._cut(stage.stage, stage.step)
+        if not stage.stopped:
+            self.progress.note(f"{stage.stage} goes on after step {stage.step}")
+        return found
+
+    def _cut(self, stage: str, step: int) -> None:
+        if self.engine.is_main:
+            self.log.cut(stage, step)
+
+    def _drive(self, stage: Inversion | Finetuning) -> None:
+        """Take the steps of a stage, and keep what has to be kept."""
+        every, previews = self.config.run.checkpoint_every, self.config.sampling.every
+        self.progress.expect(stage.settings.steps)
+        self.progress.skip(stage.step)
+        try:
+            for record in stage.run():
+                if self.engine.is_main:
+                    self.log.append(stage.stage, record.values())
+                told = {f"{stage.stage}/{key}": value for key, value in record.values().items()}
+                self.engine.log(told, self.steps_before + record.step)
+                if record.stopped or record.step % every == 0:
+                    self._save(stage)
+                if record.stopped or (previews and record.step % previews == 0):
+                    self._preview(stage)
+                self.progress(1)
+        except TrainingError as error:
+            kept = checkpoint.latest(self.checkpoints, stage.stage)
+            where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}"
+            raise TrainingError(f"{stage.stage}: {error}; {where}. Try a lower learning rate") from error
+        if self.engine.is_main:
+            self.log.write_table()
+        self.engine.wait()
+
+    def _save(self, stage: Inversion | Finetuning) -> None:
+        if self.engine.is_main:
+            checkpoint.save(self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._belongs(stage.stage))
+            checkpoint.prune(self.checkpoints, stage.stage, self.config.run.keep)
+        self.engine.wait()
+
+    def _preview(self, stage: Inversion | Finetuning) -> None:
+        if self.engine.is_main:
+            settings = self.config.sampling
+            prompts = [p for p in settings.prompts for _ in range(settings.count)]
+            if prompts:
+                with self.engine.autocast():
+                    drawn = draw(
+                        stage.result(),
+                        prompts,
+                        seed=settings.seed,
+                        steps=settings.steps,
+                        guidance=settings.guidance,
+                        size=self.latents.size,
+                    )
+                path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
+                save_grid(path, drawn, settings.count, self.record.get("marks", []))
+        self.engine.wait()
+
+    def _belongs(self, stage: str) -> dict[str, Any]:
+        """What a checkpoint of a stage belongs to: settings, the content of the data, the weights it started from."""
+        belongs = fingerprint(self.config, stage, processes=self.engine.processes)
+        belongs |= {"data (its content)": self.pictures.digest, "model (its weights)": self.weights}
+        if stage == "tune" and self.decision is not None:
+            belongs[_RULINGS] = self.decision.digest()
+        return belongs
+
+    def _refuse_other_settings(self) -> None:
+        """Before anything is written: a folder of another configuration is left alone."""
+        for stage in TRAINED:
+            path = checkpoint.latest(self.checkpoints, stage)
+            if path is not None:
+                found = checkpoint.load(path)
+                later = {_RULINGS: found.belongs[_RULINGS]} if _RULINGS in found.belongs else {}  # not decided yet
+                found.require({**self._belongs(stage), **later})
+
+    def _open_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_whole(self.folder / "config.toml", toml_of(self.config).encode())
+        path = self.folder / RECORD
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.record = {
+            "marks": [],
+            **old,  # how its stages ended, what was decided and measured
+            "schema": "pti.record/1",
+            "model": {"source": self.model.source, "kind": self.model.kind, "prediction": self.model.prediction},
+            "concept": {"token": self.config.concept.token, "class_word": self.config.concept.class_word},
+            "data": {
+                "source": self.config.data.source,
+                "sha256": self.pictures.digest,
+                "n": len(self.pictures.samples),
+                "n_held_out": len(self.pictures.held_out),
+                "notes": list(self.pictures.notes),
+            },
+            "seed": self.config.engine.seed,
+            "processes": self.engine.processes,
+            "versions": _versions(),
+        }
+        self._write_record()
+
+    def _end(self, stage: str, why: str, step: int) -> None:
+        self.record.setdefault("stages", {})[stage] = {"steps": step, "stopped": why}
+        self._write_record()
+
+    def _write_record(self) -> None:
+        if self.engine.is_main:
+            write_json(self.folder / RECORD, self.record)
+
+
+def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Model, Config]:
+    """The model with the new word, and the settings with what the data knows filled in."""
+    word = config.concept.class_word or pictures.class_word
+    if not word:
+        raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
+    config = replace(config, concept=replace(config.concept, class_word=word))
+    model = load_model(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
+    concept = config.concept
+    model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
+    return model, config
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    checkpoint.write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+    return {"clipgeom": clipgeom.__version__, "python": sys.version.split()[0], **{n: version(n) for n in names}}

@@ -1,0 +1,148 @@
+"""Checkpoints are whole or absent, and know what they belong to."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from pti import checkpoint
+from pti.errors import CheckpointError, TrainingError
+from pti.inversion import Inversion
+from pti.run import execute, load_run
+from tests.pti.small import configuration, session
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 7, "stopped": ""}, {"x.y": 1.5})
+    found = checkpoint.load(path)
+    assert (found.stage, found.state, found.belongs) == ("tune", {"step": 7, "stopped": ""}, {"x.y": 1.5})
+    assert all(torch.equal(found.tensors[k], v) for k, v in TENSORS.items())
+    assert not found.finished
+    found.require({"x.y": 1.5})
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 7}, {"a.b": 1, "c.d": ["x"], "e.f": None})
+    message = r'a.b was 1, is 2; c.d was \["x"\], is \["y"\]\. Set these back'
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(path).require({"a.b": 2, "c.d": ("y",), "e.f": None})
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    for step in (2, 10, 100):
+        checkpoint.save(tmp_path, "tune", TENSORS, {"step": step}, {})
+    checkpoint.save(tmp_path, "invert", TENSORS, {"step": 1}, {})
+    checkpoint.prune(tmp_path, "tune", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "invert-0000001.safetensors",
+        "tune-0000010.safetensors",
+        "tune-0000100.safetensors",
+    ]
+    assert checkpoint.latest(tmp_path, "tune").name == "tune-0000100.safetensors"
+    assert checkpoint.latest(tmp_path, "export") is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, number):
+    before = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {})
+    content = before.read_bytes()
+
+    def full(_handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"no space left on the disk.*the one before it is whole: .*tune-0000001"):
+        checkpoint.save(tmp_path, "tune", TENSORS, {"step": 2}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["tune-0000001.safetensors"]
+    assert before.read_bytes() == content
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {})
+    content = path.read_bytes()
+    for damaged in (content[:-3], b"", b"x" * 40):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+            checkpoint.load(path)
+
+
+def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_path):
+    folder = execute(configuration(sd, tmp_path / "run"), ("invert", "tune"))
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
+    ):
+        execute(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
+    with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
+        execute(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
+    with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
+        execute(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
+    config = configuration(sd, tmp_path / "run")
+    folder = execute(config, ("invert", "tune"))
+    before = (folder / "metrics.jsonl").read_bytes()
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("pti.engine.Descent.walk", never)
+    execute(config, ("invert", "tune"))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(AssertionError):  # it would have been noticed
+        execute(configuration(sd, tmp_path / "other"), ("invert",))
+
+
+def test_tuning_needs_a_finished_inversion(sd, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no finished inversion; run pti invert first"):
+        execute(configuration(sd, tmp_path / "run"), ("tune",))
+    with pytest.raises(CheckpointError, match="is no run folder"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["invert", "tune"])
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, monkeypatch, stage):
+    from pti import finetune, inversion
+
+    calls = []
+
+    def spoiled(*arguments):
+        calls.append(1)
+        loss = honest(*arguments)
+        return loss * float("nan") if len(calls) == 4 else loss
+
+    module = {"invert": inversion, "tune": finetune}[stage]
+    honest = module.denoising_loss
+    monkeypatch.setattr(module, "denoising_loss", spoiled)
+    config = configuration(sd, tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"
+    ):
+        execute(config, ("invert", "tune"))
+    found = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", stage))
+    assert found.state["step"] == 2
+    assert all(torch.isfinite(t).all() for t in found.tensors.values())
+
+
+def test_moments_and_vectors_are_in_it(sd, tmp_path):
+    """Trap 7."""
+    made = session(configuration(sd, tmp_path / "run", "inversion.plateau=2"))
+    inversion = Inversion(made.engine, made.model, made.latents, made.config)
+    steps = inversion.run()
+    next(steps)
+    next(steps)
+    kept = inversion.tensors()
+    assert set(kept) == {
+        "parameter.rows.0",
+        "optimizer.step.rows.0",
+        "optimizer.exp_avg.rows.0",
+        "optimizer.exp_avg_sq.rows.0",
+        "start.0",
+        "losses",
+    }
+    assert len(kept["losses"]) == 2

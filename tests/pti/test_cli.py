@@ -1,0 +1,170 @@
+"""The command: what it prints, what it leaves, and one line for what is wrong."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipgeom.miniworld.weights import CHECKSUMS, digests
+from pti.config import read_config, toml_of
+from pti.models import load_model
+from pti.run import execute
+from tests.pti.small import configuration, save_sd, write_pictures
+
+
+@pytest.fixture
+def pti(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; give back exit code, standard output and standard error."""
+    from pti.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def runner(*arguments):
+        monkeypatch.setattr(sys, "argv", ["pti", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return runner
+
+
+@pytest.fixture
+def file(sd, tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(toml_of(configuration(sd, tmp_path / "run")), encoding="utf-8")
+    return path
+
+
+def test_init_writes_a_configuration_once(pti, tmp_path):
+    code, out, _ = pti("init", "mine.toml")
+    assert (code, out) == (0, "configuration: mine.toml\n")
+    assert read_config(tmp_path / "mine.toml") == read_config()
+    code, _, err = pti("init", "mine.toml")
+    assert code == 2
+    assert err == "pti: mine.toml is there already; give another name, or delete it\n"
+
+
+def test_stages_one_by_one_then_pictures(pti, file, tmp_path):
+    code, out, err = pti("invert", file)
+    assert (code, out) == (0, f"run: {tmp_path / 'run'}\n"), err
+    assert not list((tmp_path / "run" / "checkpoints").glob("tune-*"))
+    code, _, err = pti("tune", tmp_path / "run")
+    assert code == 0, err
+    assert "pti: locality: slerp at" in err
+    code, out, err = pti("sample", "run", "--prompt", "{token} at night", "--prompt", "a {class}", "--count", 3)
+    assert (code, out) == (0, "pictures: sample.png\n"), err
+    with Image.open(tmp_path / "sample.png") as drawn:
+        assert drawn.size == (3 * 8, 2 * 8)
+        default = np.asarray(drawn).copy()
+    pti("sample", "run", "--prompt", "{token} at night", "--prompt", "a {class}", "--count", 3, "--seed", 9)
+    with Image.open(tmp_path / "sample.png") as drawn:
+        assert (np.asarray(drawn) != default).any()
+
+
+def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
+    called = []
+    for stage in ("evaluate", "export"):
+        module = types.ModuleType(f"pti.{stage}")
+        setattr(module, f"{stage}_run", lambda folder, stage=stage: called.append((stage, folder)))
+        monkeypatch.setitem(sys.modules, f"pti.{stage}", module)
+        monkeypatch.setattr(sys.modules["pti"], stage, module, raising=False)
+    code, _, err = pti("run", file)
+    assert code == 0, err
+    assert called == [("evaluate", tmp_path / "run"), ("export", tmp_path / "run")]
+    assert pti("run", file)[0] == 0
+    assert len(called) == 2  # done already, for this checkpoint
+    pti("evaluate", "run")
+    pti("export", "run")
+    assert [stage for stage, _ in called] == ["evaluate", "export"] * 2
+    stages = json.loads((tmp_path / "run" / "record.json").read_text())["stages"]
+    assert list(stages) == ["invert", "tune", "evaluate", "export"]
+
+
+def test_flags_override_and_a_stage_can_be_the_last(pti, file, tmp_path):
+    code, out, err = pti("run", file, "--until", "invert", "--set", "inversion.steps=2", "--out", "other")
+    assert (code, out) == (0, "run: other\n"), err
+    assert read_config(tmp_path / "other").inversion.steps == 2
+    code, _, err = pti("run", file, "--until", "inverted")
+    assert code == 2
+    assert "--until is one of invert, tune, evaluate, export" in err
+
+
+def wrong(pti, file, *arguments):
+    code, out, err = pti("run", file, "--until", "tune", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("pti: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+def test_bad_input_is_one_line(pti, file, tmp_path, sd):
+    """The issue's list, as a user meets it."""
+    (tmp_path / "empty").mkdir()
+    assert "holds no pictures" in wrong(pti, file, "--set", "data.source=empty")
+    broken = write_pictures(tmp_path / "broken", ("{token}", "{token} at night"))
+    (broken / "1.png").write_bytes(b"no picture")
+    assert "1.png cannot be decoded" in wrong(pti, file, "--set", 'data.source="broken"')
+    write_pictures(tmp_path / "plain", ("a knight",))
+    assert "0.png lacks {token}" in wrong(pti, file, "--set", 'data.source="plain"')
+    write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
+    assert "concept.class_word is needed" in wrong(pti, file, "--set", 'data.source="fine"')
+    assert "'knight' is a token of" in wrong(pti, file, "--set", "concept.token=knight")
+    several = wrong(pti, file, "--set", "concept.class_word=red knight")
+    assert "2 token(s) of text_encoder ('red</w>', 'knight</w>')" in several
+    assert "did you mean 'rank'" in wrong(pti, file, "--set", "tuning.rnak=3")
+    assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.name="empty"')
+    assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.name=./absent")
+    assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.mode=aslerp")
+    pti("run", file, "--until", "invert")
+    assert "inversion.rate was 0.01, is 0.5" in wrong(pti, file, "--set", "inversion.rate=0.5")
+
+
+def test_a_pipeline_without_safetensors(pti, file, tmp_path):
+    import shutil
+
+    folder = save_sd(tmp_path / "pickled")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
+    message = wrong(pti, file, "--set", f'model.name="{folder}"')
+    assert "unet holds pickled weights only (diffusion_pytorch_model.bin), which can run code" in message
+    assert "safe_serialization=True" in message
+    shutil.rmtree(folder / "vae")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    assert "vae holds no weights" in wrong(pti, file, "--set", f'model.name="{folder}"')
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"_class_name": "FluxPipeline"}, "holds a FluxPipeline; Stable Diffusion 1.x, 2.x and XL can be trained"),
+        (None, "cannot be read"),
+    ],
+)
+def test_other_pipelines_are_refused(pti, file, tmp_path, content, message):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").write_text("{" if content is None else json.dumps(content))
+    assert message in wrong(pti, file, "--set", 'model.name="other"')
+
+
+def test_miniworld_is_the_default(sd, tmp_path, monkeypatch):
+    """With its weights in place nothing has to be said; the class word comes with the character."""
+    import shutil
+
+    root = tmp_path / "weights"
+    shutil.copytree(sd, root / "pipeline")
+    (root / CHECKSUMS).write_text(json.dumps(digests(root)))
+    changes = [c for c in toml_of(configuration("miniworld", tmp_path / "run")).splitlines() if "limit" not in c]
+    (tmp_path / "mini.toml").write_text("\n".join(changes))
+    config = read_config(tmp_path / "mini.toml", ("data.size=8",))
+    execute(config, ("invert",), root=root)
+    assert read_config(tmp_path / "run").concept.class_word == "dragon"
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["data"]["n"] == 6
+    assert load_model("miniworld", root=root).source == "miniworld"

@@ -1,0 +1,86 @@
+"""Settings: read, checked, overridden, written out; a wrong one is named, and what was meant is guessed."""
+
+import re
+from dataclasses import fields, replace
+
+import pytest
+
+from clipgeom.errors import ConfigError
+from pti.config import commented, differences, fingerprint, read_config, toml_of
+from pti.sections import Config
+
+
+def test_the_commented_file_holds_the_defaults_and_explains_every_setting(tmp_path):
+    text = commented()
+    (tmp_path / "a.toml").write_text(text, encoding="utf-8")
+    assert read_config(tmp_path / "a.toml") == Config() == read_config()
+    for name in Config().flat():
+        assert re.search(rf"^(# )?{name.split('.')[1]} = ", text, re.MULTILINE), name
+    for section in fields(Config):
+        for key in fields(section.default):
+            assert len(key.metadata["help"]) > 10
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)  # the examples are valid as well
+    (tmp_path / "b.toml").write_text(uncommented, encoding="utf-8")
+    assert None not in read_config(tmp_path / "b.toml").flat().values()
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    config = read_config(
+        None, ("tuning.rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.size=64", "run.folder=7")
+    )
+    assert config.tuning.rate == 1e-7
+    assert config.sampling.prompts == ('a "b"', "é")
+    assert config.run.folder == "7"
+    (tmp_path / "config.toml").write_text(toml_of(config), encoding="utf-8")
+    assert read_config(tmp_path) == config
+    assert read_config(tmp_path, ("data.size=",)).data.size is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tuning.rnak=4", r"\[tuning\] has no setting 'rnak' \(did you mean 'rank'\?\)"),
+        ("tunning.rank=4", r"no section \[tunning\] \(did you mean 'tuning'\?\)"),
+        ("tuning.rank=true", "tuning.rank is a whole number; got True"),
+        ("tuning.rank=2.5", "tuning.rank is a whole number; got 2.5"),
+        ("tuning.rank=0", "tuning.rank is at least 1; got 0"),
+        ("tuning.rate=0", "tuning.rate is more than 0"),
+        ("tuning.rate=nan", "tuning.rate is more than 0; got nan"),
+        ("locality.time=1.5", "locality.time is at least 0 and at most 1; got 1.5"),
+        ("locality.mode=slurp", r"locality.mode is one of .*; got 'slurp' \(did you mean 'slerp'\?\)"),
+        ("data.flip=1", "data.flip is true or false; got 1"),
+        ("tuning.targets=[1]", "tuning.targets is a list of texts"),
+        ("tuning.steps=", "tuning.steps is a whole number; got None"),
+        ("rank=4", "--set takes section.key=value"),
+    ],
+)
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        read_config(None, (change,))
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no configuration .*a\.toml; write a commented one with: pti init"):
+        read_config(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text("tuning = 3")
+    with pytest.raises(ConfigError, match="tuning is a section"):
+        read_config(tmp_path / "a.toml")
+    (tmp_path / "a.toml").write_text("[tuning\n")
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        read_config(tmp_path / "a.toml")
+
+
+def test_a_checkpoint_belongs_to_what_its_stage_reads():
+    base = Config()
+    other = replace(base, tuning=replace(base.tuning, rank=16))
+    assert fingerprint(base, "invert") == fingerprint(other, "invert")
+    assert differences(fingerprint(base, "tune"), fingerprint(other, "tune")) == ["tuning.rank was 8, is 16"]
+    quiet = replace(base, run=replace(base.run, folder="b"), sampling=replace(base.sampling, every=0))
+    assert fingerprint(base, "tune") == fingerprint(quiet, "tune")
+
+
+def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
+    half = read_config(None, ("inversion.batch=2", "tuning.batch=3"))
+    whole = read_config(None, ("inversion.batch=4", "tuning.batch=6"))
+    assert fingerprint(half, "tune", processes=2) == fingerprint(whole, "tune")
+    assert fingerprint(half, "tune") != fingerprint(whole, "tune")

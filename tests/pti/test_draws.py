@@ -1,0 +1,69 @@
+"""What a step draws depends on its number alone, and on the batch of all processes together."""
+
+import numpy as np
+import pytest
+import torch
+
+from pti.draws import Share, draw_part, draw_times, order
+
+
+def drawn(step=3, part=0, share=None, **changes):
+    settings = {
+        "parts": 2,
+        "samples": 5,
+        "crops": 3,
+        "flips": True,
+        "shape": (4, 2, 2),
+        "n_times": 100,
+        "timesteps": "stratified",
+        **changes,
+    }
+    return draw_part(7, "tune", step, part, share=share or Share(0, 1, 4), **settings)
+
+
+def test_two_processes_draw_the_halves_of_what_one_draws():
+    whole = drawn()
+    halves = [drawn(share=Share(rank, 2, 2)) for rank in (0, 1)]
+    assert whole.views == halves[0].views + halves[1].views
+    for name in ("times", "noise", "latent_noise", "offset", "between"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves])), name
+    np.testing.assert_array_equal(whole.rows, np.concatenate([half.rows for half in halves]))
+
+
+def test_steps_parts_and_streams_differ_and_repeat():
+    base = drawn()
+    assert torch.equal(base.noise, drawn().noise)
+    for other in (drawn(step=4), drawn(part=1)):
+        assert not torch.equal(base.noise, other.noise)
+    assert not torch.equal(base.noise, base.latent_noise)
+
+
+def test_every_picture_comes_once_an_epoch_in_another_order_each_time():
+    sequence = order(1, "tune", 5, 0, 50).reshape(10, 5)
+    assert (np.sort(sequence, axis=1) == np.arange(5)).all()
+    assert len({tuple(row) for row in sequence}) > 5
+    np.testing.assert_array_equal(order(1, "tune", 5, 13, 9), sequence.ravel()[13:22])
+    parts = [drawn(step, part).views for step in range(5) for part in range(2)]
+    seen = [view.sample for views in parts for view in views]
+    np.testing.assert_array_equal(seen, order(7, "tune", 5, 0, 40))
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_stratified_noise_levels_take_one_of_every_stretch(n):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        times = draw_times(rng, n, 100, "stratified")
+        for stretch, time in enumerate(sorted(times)):
+            assert stretch * 100 // n <= time <= (stretch + 1) * 100 / n
+        assert times.max() < 100
+    uniform = draw_times(rng, 10_000, 100, "uniform")
+    assert set(uniform) == set(range(100))
+    assert abs(uniform.mean() - 49.5) < 1.5
+
+
+def test_views_vary_only_as_asked():
+    views = [view for step in range(20) for view in drawn(step).views]
+    assert {view.crop for view in views} == {0, 1, 2}
+    assert {view.mirrored for view in views} == {True, False}
+    plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False).views]
+    assert {(view.crop, view.mirrored) for view in plain} == {(0, False)}

@@ -1,0 +1,255 @@
+"""The regulariser: its midpoints, its gradient, its absence."""
+
+import numpy as np
+import pytest
+import torch
+
+from clipgeom import slerp, vslerp
+from clipgeom.errors import ConfigError
+from pti.conditioning import encode
+from pti.gate import Decision, Place, Ruling
+from pti.locality import difference, interpolate, midpoint, places_of, routes_of
+from pti.models import load_model
+from pti.objective import predict
+from pti.pivot import add_pivot
+from tests.pti.small import configuration, tuning_of
+
+PROMPTS = ["a {token} at night", "{token}"]
+
+
+def prepared(folder):
+    model = add_pivot(load_model(str(folder)), "<tok>", "knight")
+    rows = [row.flip(-1) for row in model.pivot.rows]
+    pivot = model.pivot.with_rows(rows)
+    return type(model)(**{**{f: getattr(model, f) for f in model.__slots__}, "pivot": pivot})
+
+
+def ruled(model, routes, mode, center=None):
+    return Decision({place: Ruling(mode, center, "") for place in places_of(model, routes)})
+
+
+def ends(model):
+    with torch.no_grad():
+        return (encode(model, [write(p) for p in PROMPTS]) for write in (model.pivot.in_prompt, model.pivot.in_class))
+
+
+@pytest.mark.parametrize("positions", ["suffix", "placeholder"])
+def test_midpoints_are_a_plain_loop_over_positions(any_pipeline, positions):
+    model = prepared(any_pipeline)
+    routes = routes_of(model, PROMPTS, positions)
+    token, plain = ends(model)
+    times = torch.tensor([0.5, 0.25])
+    made = midpoint(model, ruled(model, routes, "slerp"), routes, token, plain, times)
+    starts = (2, 1)
+    offset = 0
+    for encoder in model.encoders:
+        part = slice(offset, offset + encoder.width)
+        offset += encoder.width
+        for row in range(2):
+            for i in range(77):
+                a, b = (c.states[row, i, part].numpy().astype(np.float64) for c in (token, plain))
+                last = 77 if positions == "suffix" else starts[row] + 1
+                inside = starts[row] <= i < last
+                expected = slerp(a, b, float(times[row])) if inside else a
+                np.testing.assert_allclose(made.states[row, i, part].numpy(), expected, rtol=1e-4, atol=1e-5)
+    before = [made.states[row, : starts[row]] for row in range(2)]
+    assert all(torch.equal(b, plain.states[row, : starts[row]]) for row, b in enumerate(before))
+    if model.kind == "sdxl":
+        pooled = slerp(token.pooled, plain.pooled, times) if positions == "suffix" else token.pooled
+        torch.testing.assert_close(made.pooled, pooled)
+
+
+def test_each_position_has_its_own_centre(sd):
+    model = prepared(sd)
+    routes = routes_of(model, PROMPTS, "suffix")
+    token, plain = ends(model)
+    rng = np.random.default_rng(0)
+    rulings = {}
+    for place in places_of(model, routes):
+        mode = {"2": "aslerp", "eos": "lerp"}.get(place.position, "vslerp_norm")
+        center = None if mode == "lerp" else torch.from_numpy(rng.normal(size=16))
+        rulings[place] = Ruling(mode, center, "")
+    made = midpoint(model, Decision(rulings), routes, token, plain, torch.full((2,), 0.5))
+    center = rulings[Place(0, "hidden", "padded:20")].center.float()
+    expected = vslerp(token.states[:, 20], plain.states[:, 20], 0.5, center=center, keep_norm=True)
+    torch.testing.assert_close(made.states[:, 20], expected)
+    eos = [int(routes[row][0].eos) for row in range(2)]
+    assert eos == [5, 2]  # BOS a <tok> at night EOS, and BOS <tok> EOS
+    for row in range(2):
+        middle = (token.states[row, eos[row]] + plain.states[row, eos[row]]) / 2
+        torch.testing.assert_close(made.states[row, eos[row]], middle)
+
+
+@pytest.mark.parametrize("mode", ["slerp", "lerp", "vslerp", "vslerp_norm", "aslerp"])
+def test_ends_of_every_mode(mode):
+    a, b, center = (torch.randn(3, 8, dtype=torch.float64) for _ in range(3))
+    for t, end in ((0.0, a), (1.0, b)):
+        torch.testing.assert_close(interpolate(mode, a, b, torch.full((3,), t, dtype=torch.float64), center), end)
+    with pytest.raises(ConfigError, match="vslerp needs a centre"):
+        interpolate("vslerp", a, b, torch.zeros(3), None)
+
+
+def test_places_are_named_as_certificates_name_them(sdxl):
+    model = prepared(sdxl)
+    routes = routes_of(model, ["a {token} at night"], "suffix")
+    named = {p.position for p in places_of(model, routes) if p.encoder == 0}
+    assert named == {"2", "3", "4", "eos", *(f"padded:{i}" for i in range(6, 77))}
+    assert Place(1, "projected", "eos") in places_of(model, routes)
+    placeholder = places_of(model, routes_of(model, ["a {token} at night"], "placeholder"))
+    assert placeholder == {Place(0, "penultimate", "2"), Place(1, "penultimate", "2")}
+
+
+def test_prompts_that_do_not_align_are_refused_with_their_tokens(sd):
+    """Trap 12: BPE may melt a word with what follows it."""
+    model = prepared(sd)
+    with pytest.raises(ConfigError, match=r"do not align in text_encoder: <tok> s</w> against k n i gh t s</w>"):
+        routes_of(model, ["{token}s"], "suffix")
+    with pytest.raises(ConfigError, match="the new word is not in the prompt"):
+        routes_of(model, ["a knight"], "suffix")
+
+
+def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
+    """Figure 6, in float64: with respect to a low-rank factor."""
+    tuning = tuning_of(configuration(sd, tmp_path / "run", "tuning.rate=0.05", "locality.one_in=1"))
+    list(tuning.run())
+    model = tuning.model
+    model.unet.double()
+    captions = [tuning.latents.caption(view) for view in tuning.draw("tune", tuning.latents, 0).views]
+    noisy, times = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.tensor([20, 70])
+    conditions = tuning.conditions.midpoints(captions)
+    with torch.no_grad(), tuning.lora.frozen():
+        base = predict(model, noisy, times, conditions)
+
+    def value():
+        said = predict(model, noisy, times, conditions)
+        return (said - base).square().mean(dim=(1, 2, 3)).mean()
+
+    # the function that is trained on, up to its float32
+    assert float(difference(predict(model, noisy, times, conditions), base).mean().detach()) == pytest.approx(
+        float(value().detach()), rel=1e-6
+    )
+    for parameter in list(tuning.lora.parameters.values())[:4]:
+        (gradient,) = torch.autograd.grad(value(), parameter)
+        direction = torch.randn(parameter.shape, dtype=torch.float64)
+        h = 1e-6
+        with torch.no_grad():
+            parameter += h * direction
+            up = value()
+            parameter -= 2 * h * direction
+            down = value()
+            parameter += h * direction
+        slope = float((gradient * direction).sum())
+        assert float((up - down) / (2 * h)) == pytest.approx(slope, rel=1e-5, abs=1e-12)
+
+
+def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path):
+    """The gradient of the batched step is the sum of those of its two losses, each computed alone."""
+    tuning = tuning_of(configuration(sd, tmp_path / "run", "locality.weight=3.0", "locality.one_in=1"))
+    list(tuning.run())
+    tuning.descent.step = 2
+    terms = tuning._terms(0)
+    parameters = list(tuning.lora.parameters.values())
+    whole = torch.autograd.grad(terms["loss"], parameters)
+    draw = tuning.draw("tune", tuning.latents, 0)
+    clean, _ = tuning.latents.of(draw.views, draw.latent_noise)
+    noisy = tuning.model.alphas[draw.times].sqrt().view(-1, 1, 1, 1) * clean
+    noisy = noisy + (1 - tuning.model.alphas[draw.times]).sqrt().view(-1, 1, 1, 1) * draw.noise
+    captions = [tuning.latents.caption(view) for view in draw.views]
+    token = encode(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
+    plain = encode(tuning.model, [tuning.pivot.in_class(c) for c in captions])
+    states = token.states.clone()
+    for row, text in enumerate(captions):
+        first = tuning.model.encoders[0].tokenizer(tuning.pivot.in_prompt(text)).input_ids.index(tuning.pivot.ids[0][0])
+        states[row, first:] = slerp(token.states[row, first:], plain.states[row, first:], 0.5)
+
+    def unet(conditions):
+        return tuning.model.unet(noisy, draw.times, encoder_hidden_states=conditions).sample
+
+    with torch.no_grad(), tuning.lora.frozen():
+        base = unet(states)
+    loss = (unet(token.states) - draw.noise).square().mean() + 3.0 * (unet(states) - base).square().mean()
+    assert float(terms["loss"].detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    for ours, alone in zip(whole, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(ours, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_weight_zero_is_none_bit_for_bit(sd, tmp_path):
+    """Figure 6."""
+    found = []
+    for change in ("locality.weight=0", "locality.mode=none", "locality.weight=2.0"):
+        tuning = tuning_of(configuration(sd, tmp_path / change, change))
+        records = list(tuning.run())
+        found.append((records, torch.cat([p.detach().flatten() for p in tuning.lora.parameters.values()])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][0][0].locality is None
+    assert not torch.equal(found[0][1], found[2][1])
+
+
+def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
+    """After the same steps the tuned midpoint is nearer to the frozen one than without the regulariser."""
+    stages = []
+    for weight in (20.0, 0.0):
+        changes = (f"locality.weight={weight}", "tuning.steps=25", "locality.one_in=1")
+        stages.append(tuning_of(configuration(sd, tmp_path / str(weight), *changes)))
+        list(stages[-1].run())
+    stages[1].conditions.decision = stages[0].decision
+    moved = []
+    for tuning in stages:
+        captions = [sample.caption for sample in tuning.latents._samples]
+        noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
+        with torch.no_grad():
+            conditions = tuning.conditions.midpoints(captions)
+            tuned = predict(tuning.model, noisy, times, conditions)
+            with tuning.lora.frozen():
+                base = predict(tuning.model, noisy, times, conditions)
+        moved.append(float(difference(tuned, base).mean()))
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_every_so_many_steps_and_pictures(sd, tmp_path):
+    tuning = tuning_of(configuration(sd, tmp_path / "run", "locality.every=2", "locality.one_in=2", "tuning.batch=3"))
+    sizes, original = [], tuning.model.unet.forward
+
+    def counting(sample, *args, **kwargs):
+        sizes.append((len(sample), torch.is_grad_enabled()))
+        return original(sample, *args, **kwargs)
+
+    tuning.model.unet.forward = counting
+    tuning.settings = type(tuning.settings)(**{
+        **{f: getattr(tuning.settings, f) for f in tuning.settings.__slots__}, "measure_every": 100, "steps": 5
+    })  # fmt: skip
+    records = [tuning._one() for _ in range(4)]
+    assert [record.locality is not None for record in records] == [True, False, True, False]
+    # rows 0 and 2 of three: one pass without gradient, and one for everything that is trained
+    assert sizes == [(2, False), (5, True), (3, True)] * 2
+
+
+@pytest.mark.parametrize("text_encoder", ["false", "true"])
+def test_own_pictures_of_the_midpoint(sd, tmp_path, text_encoder):
+    config = configuration(
+        sd, tmp_path / "run", "locality.inputs=own", "locality.own_count=4", f"tuning.text_encoder={text_encoder}"
+    )
+    tuning = tuning_of(config)
+    assert tuning.own.latents.shape == (4, 4, 4, 4)
+    assert len(set(tuning.own.captions)) == 3
+    records = list(tuning.run())
+    assert records[-1].locality > 0
+    again = tuning_of(config)
+    assert torch.equal(again.own.latents, tuning.own.latents)
+
+
+def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
+    """Trap 11: the frozen pass is without the changes of the text encoders, the tuned one with them."""
+    tuning = tuning_of(configuration(sdxl, tmp_path / "run", "tuning.text_encoder=true", "tuning.rate=0.05"))
+    list(tuning.run())
+    caption = [tuning.latents.caption(tuning.draw("tune", tuning.latents, 0).views[0])]
+    tuned = tuning.conditions.midpoints(caption)
+    with torch.no_grad(), tuning.lora.frozen():
+        base = tuning.conditions.midpoints(caption)
+    assert (tuned.states - base.states).abs().max() > 1e-4
+    fresh = add_pivot(load_model(str(sdxl)), "<tok>", "dragon")
+    with torch.no_grad():
+        states = encode(fresh, [tuning.pivot.in_class(caption[0])]).states
+        with tuning.lora.frozen():
+            assert torch.equal(tuning.conditions.of(caption, "class").states, states)

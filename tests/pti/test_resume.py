@@ -1,0 +1,119 @@
+"""Killed runs go on to the same end, bit for bit; two processes compute what one does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pti import checkpoint
+from tests.conftest import ROOT
+
+STEPS = ("inversion.steps=6", "tuning.steps=6", "run.checkpoint_every=2", "run.keep=3", "sampling.prompts=[]")
+EVERYTHING = (
+    *STEPS,
+    "engine.accumulation=2",
+    "inversion.schedule=cosine",
+    "inversion.plateau=2",
+    "inversion.plateau_gain=0.0",
+    "inversion.norm=decay",
+    "tuning.schedule=linear",
+    "tuning.warmup=2",
+    "tuning.text_encoder=true",
+    "prior.weight=0.3",
+    "prior.count=3",
+    "locality.inputs=own",
+    "locality.own_count=3",
+    "locality.time_drawn=true",
+    "data.crop=random",
+    "data.flip=true",
+)
+PLACES = ("gradient", "stepped", "saving", "logging")
+
+
+def work(folder, *runs):
+    """Let a process of its own make some runs."""
+    specification = folder / "runs.json"
+    specification.write_text(json.dumps(runs))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pti.worker", str(specification)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def ends(folder):
+    """The last checkpoints of both stages, and the rows of all steps."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [checkpoint.load(checkpoint.latest(folder / "checkpoints", stage)) for stage in ("invert", "tune")]
+    return found, [json.loads(line) for line in lines]
+
+
+def random_kills(n, seed):
+    rng = np.random.default_rng(seed)
+    kills = []
+    for stage in ("invert", "tune"):
+        steps = np.sort(rng.choice(np.arange(1, 7), n // 2, replace=False))
+        for step in steps:
+            places = PLACES if step % 2 == 0 else [p for p in PLACES if p != "saving"]
+            kills.append([stage, int(step), str(rng.choice(places))])
+    return kills
+
+
+def assert_same(one, other):
+    (checkpoints, rows), (others, other_rows) = ends(one), ends(other)
+    assert rows == other_rows
+    assert len(rows) == 12
+    for a, b in zip(checkpoints, others, strict=True):
+        assert a.state == b.state
+        assert a.tensors.keys() == b.tensors.keys()
+        for name in a.tensors:
+            assert torch.equal(a.tensors[name], b.tensors[name]), name
+
+
+@pytest.mark.slow
+def test_killed_at_ten_steps_and_resumed_bit_for_bit(sd, tmp_path):
+    """Figure 4, on one process: five random steps of either stage, in the middle of whatever it was doing."""
+    common = {"pipeline": str(sd), "processes": 1, "changes": EVERYTHING}
+    work(
+        tmp_path,
+        {**common, "folder": str(tmp_path / "whole")},
+        {**common, "folder": str(tmp_path / "killed"), "kills": random_kills(10, 0)},
+    )
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+    assert not [p for p in (tmp_path / "killed").rglob("*") if p.is_file() and p.name.startswith(".metrics")]
+
+
+@pytest.mark.slow
+def test_two_processes_resume_bit_for_bit_and_compute_what_one_does(sd, tmp_path):
+    """Figures 4 and 7, with gloo on this machine."""
+    common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.one_in=3")}
+    half = {**common, "processes": 2, "changes": (*common["changes"], "inversion.batch=2", "tuning.batch=2")}
+    whole = {**common, "processes": 1, "changes": (*common["changes"], "inversion.batch=4", "tuning.batch=4")}
+    kills = [["invert", 4, "saving"], ["tune", 5, "stepped"]]
+    work(
+        tmp_path,
+        {**half, "folder": str(tmp_path / "two")},
+        {**half, "folder": str(tmp_path / "killed"), "kills": kills},
+        {**whole, "folder": str(tmp_path / "one")},
+    )
+    assert_same(tmp_path / "two", tmp_path / "killed")
+    (two, rows), (one, one_rows) = ends(tmp_path / "two"), ends(tmp_path / "one")
+    for a, b in zip(rows, one_rows, strict=True):
+        assert a.keys() == b.keys()
+        assert [v for v in a.values() if not isinstance(v, str)] == pytest.approx(
+            [v for v in b.values() if not isinstance(v, str)], rel=1e-4, abs=1e-6
+        )
+    worst = {}
+    for a, b in zip(two, one, strict=True):
+        for name in a.tensors:
+            if name.startswith("parameter."):
+                worst[name] = float((a.tensors[name] - b.tensors[name]).abs().max())
+    assert max(worst.values()) < 1e-5

@@ -42,6 +42,7 @@ from clipgeom.miniworld.train.measure import (  # noqa: E402
     measure_speed,
     measure_unsaid,
 )
+from clipgeom.miniworld.train.recipe import STAGES  # noqa: E402
 
 OUT = ROOT / "reports" / "miniworld"
 CAPTIONS = miniworld_report.CAPTIONS
@@ -147,9 +148,11 @@ def _keep(name: str, pictures: np.ndarray) -> None:
 def curves(folder: Path) -> dict[str, Any]:
     """The curves of a training folder, thinned."""
     found = {}
-    for path in sorted(folder.glob("*/curve.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found[path.parent.name] = rows[:: max(1, len(rows) // POINTS)]
+    for stage in STAGES:
+        lines = (folder / stage / "curve.jsonl").read_text(encoding="utf-8").splitlines()
+        by_step = {row["step"]: row for row in map(json.loads, lines)}  # a run that was cut off repeats some
+        rows = [by_step[step] for step in sorted(by_step)]
+        found[stage] = [*rows[:: max(1, len(rows) // POINTS)], rows[-1]]
     return found
 
 

@@ -92,11 +92,12 @@ def suffix() -> dict[str, Any]:
     Made for the text encoder in the pipeline's folder, which is the one that the trainer asks about.
     """
     positions = [*map(str, range(5, LAST_CONTENT + 1)), "eos", *(f"padded:{i}" for i in range(FIRST_PADDING, 77))]
-    pipeline = ["--model", str(checked_folder("pipeline")), "--subfolder", "text_encoder", "--captions", "miniworld"]
+    folder = checked_folder("pipeline").relative_to(ROOT)  # the certificate repeats it
+    pipeline = ["--model", str(folder), "--subfolder", "text_encoder", "--captions", "miniworld"]
     path = OUT / "certificate.safetensors"
     command = ["check", *pipeline, "--representation", "hidden", "--positions", ",".join(positions), "--no-cache"]
     command += ["--limit", str(CAPTIONS), "--out", str(path)]
-    subprocess.run([sys.executable, "-m", "clipgeom", *command], check=True)
+    subprocess.run([sys.executable, "-m", "clipgeom", *command], cwd=ROOT, check=True)
     certificate = Certificate.load(path)
     modes = [certificate.entry("hidden", position).recommended for position in positions]
     return {"positions": len(positions), "recommended": dict(Counter(modes).most_common())}

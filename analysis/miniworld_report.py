@@ -47,8 +47,8 @@ def _text(r: dict[str, Any]) -> str:
     factors = list(accuracy)
     table = "\n".join(
         f"| {name.replace('_', ' ')} | {_share(readers['renders'][name], READ)} | {_share(readers['reconstructions'][name], READ)} "
-        f"| {_share(accuracy[name], PROMPTS)} | {_interval(unsaid[name]['estimate'], unsaid[name]['ci95']) if name in unsaid else ''} "
-        f"| {_differ(r['diffusion']['unsaid_differ'].get(name))} |"
+        f"| {_share(accuracy[name], PROMPTS)} | {_entropy(unsaid.get(name))} "
+        f"| {_differ(unsaid.get(name))} |"
         for name in factors
     )
     captions = "\n".join(f"{i + 1}. {text}" for i, text in enumerate(r["samples"]["captions"][:8]))
@@ -125,8 +125,9 @@ Above pictures and new characters, below what 8 × 8 × 4 numbers keep of them.
 
 The readers see what they were taught to see: a picture that shows a factor well and is ugly otherwise counts as right.
 These weights are not those of one run of the recipe from end to end: while they were trained, the autoencoder's first round was
-shortened from 4,200 to 2,600 steps and the generator's from 5,000 to 4,000, each at a checkpoint, and Muon's iteration was
-rewritten (equal to rounding). A new run gives other weights of the same kind.
+shortened from 4,200 to 2,600 steps and the generator's from 5,000 to 4,000, the decoder's round was lengthened from 1,500 to 2,400
+and the readers' from 1,800 to 3,000 (with the newer decoder's pictures), each at a checkpoint, and Muon's iteration was rewritten
+(equal to rounding). A new run gives other weights of the same kind.
 The world is small: eight factors, one figure, no occlusion. What holds in it need not hold in a photograph.
 """
 

@@ -17,7 +17,8 @@ from pti.latents import View
 
 __all__ = ["STREAMS", "Draw", "Share", "draw_part", "draw_times", "order", "rng_of"]
 
-STREAMS = {name: number for number, name in enumerate(("invert", "tune", "prior", "own", "probe", "sample", "order"))}
+_NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out")
+STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 
 @dataclass(frozen=True, slots=True)

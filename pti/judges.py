@@ -16,7 +16,7 @@ from clipgeom._extras import needs_extra
 from clipgeom.errors import ConfigError, EncoderError, ShapeError
 from clipgeom.miniworld.characters import NewCharacter
 from pti.metrics import zero_shot
-from pti.vocabulary import VOCABULARY, Vocabulary, check_vocabulary
+from pti.vocabulary import VOCABULARY, Vocabulary, check_vocabulary, says
 
 if TYPE_CHECKING:
     import torch
@@ -247,6 +247,14 @@ class FactorReader:
         from clipgeom.miniworld.readers import load_readers
 
         return cls(load_readers(folder))
+
+    def said(self, prompt: str, /) -> set[str]:
+        """The attributes that a prompt says, by the world's own phrases: "left" alone may be a position."""
+        return {
+            attribute
+            for attribute, values in self.vocabulary.items()
+            if says(prompt, {phrase: () for phrases in values.values() for phrase in phrases})
+        }
 
     def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
         """The likeliest value of everything that is read, for every picture."""

@@ -89,6 +89,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
         class_word=run.config.concept.class_word,
         judges=judges,
         learnt=_learnt(run, judges),
+        said={p: judges.reader.said(p) for p in settings.prompts} if isinstance(judges.reader, FactorReader) else None,
         seed=settings.seed,
     )
     content = {"schema": "pti.evaluation/1", **evaluation.to_json()}

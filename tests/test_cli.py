@@ -181,9 +181,10 @@ def test_the_command_in_a_fresh_process(tmp_path):
         [sys.executable, "-m", "clipgeom", "--version"], capture_output=True, text=True, check=True
     )
     assert version.stdout.startswith("clipgeom ")
-    bare = subprocess.run([sys.executable, "-m", "clipgeom", "report"], capture_output=True, text=True, cwd=tmp_path)
-    assert bare.returncode == 2
-    assert bare.stderr.count("\n") == 1
+    command = [sys.executable, "-m", "clipgeom", "report", "--model", "absent/"]
+    wrong = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():

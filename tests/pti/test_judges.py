@@ -150,7 +150,6 @@ def test_what_a_new_character_should_be_read_as():
 
 
 def test_a_position_says_nothing_of_what_is_faced():
-    vocabulary = FactorReader(FactorReaders(build_network())).vocabulary
-    assert says("a picture of a knight, top left", vocabulary["position"])
-    assert not says("a picture of a knight, top left", vocabulary["facing"])
-    assert says("a knight looking left", vocabulary["facing"])
+    reader = FactorReader(FactorReaders(build_network()))
+    assert reader.said("a picture of a {token}, top left") == {"position"}
+    assert reader.said("a {token} looking left, at night") == {"facing", "background"}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
+from clipgeom._replacing import replacing
 from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
 from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
@@ -79,8 +80,7 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
     ConfigError
         An ending that cannot hold them.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         if path.suffix == ".npy":
             matrices = [a for a in arrays.values() if a.ndim == 2]
             if len(matrices) != 1:
@@ -96,9 +96,6 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
             _save_parquet(partial, arrays)
         else:
             raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _split(source: str | Path) -> tuple[Path, str | None]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pti._replacing import replacing
+from clipgeom._replacing import replacing
 from pti.config import differences
 from pti.errors import CheckpointError
 

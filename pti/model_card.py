@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from clipgeom._extras import needs_extra
+from clipgeom._replacing import replacing
 from clipgeom.centering.certificate import Certificate
 from clipgeom.errors import ConfigError
-from pti._replacing import replacing
 from pti.evaluate import Evaluation
 from pti.export import DIFFUSERS_FILE
 from pti.metrics import Estimate

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._replacing import replacing
 from clipgeom._safetensors import save_tensors
 from clipgeom.centering.check import CenteringCheck
 from clipgeom.centering.explain import explain, verdict
@@ -183,16 +182,8 @@ class Certificate:
             ],
         }
         wrapped = {"content": content, "sha256": _digest(content, centers)}
-        target = Path(path)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
-        partial = Path(name)
-        try:
-            os.close(handle)
+        with replacing(Path(path)) as partial:
             save_tensors(partial, centers, {_KEY: _canonical(wrapped)})
-            partial.chmod(0o644)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Certificate:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._replacing import replacing
 from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ConfigError
 from clipgeom.report.folder import output_folder
@@ -79,21 +78,13 @@ def replace_file(out: Path, text: str) -> None:
     Raises
     ------
     ConfigError
-        The folder of `out` cannot be written.
+        `out` cannot be written.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
+        with replacing(out) as partial:
+            partial.write_bytes(text.encode("utf-8", errors="replace"))
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
-    partial = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8", errors="replace"))
-        partial.chmod(0o644)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -81,12 +81,12 @@ def order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.
     return np.array([epochs[int(place // n)][place % n] for place in places], dtype=np.int64)
 
 
-def draw_times(rng: np.random.Generator, n: int, n_times: int, kind: str) -> NDArray[np.int64]:
-    """Noise levels 0 … n_times − 1: one from each of n equal stretches in a random order, or each on its own."""
+def draw_times(rng: np.random.Generator, n: int, levels: range, kind: str) -> NDArray[np.int64]:
+    """Noise levels of a range: one from each of n equal stretches in a random order, or each on its own."""
     if kind == "uniform":
-        return rng.integers(n_times, size=n)
-    stretched = ((np.arange(n) + rng.random(n)) * (n_times / n)).astype(np.int64)
-    return np.minimum(stretched, n_times - 1)[rng.permutation(n)]
+        return levels.start + rng.integers(len(levels), size=n)
+    stretched = ((np.arange(n) + rng.random(n)) * (len(levels) / n)).astype(np.int64)
+    return levels.start + np.minimum(stretched, len(levels) - 1)[rng.permutation(n)]
 
 
 def draw_part(
@@ -100,8 +100,9 @@ def draw_part(
     samples: int,
     crops: int,
     flips: bool,
+    wordings: int = 1,
     shape: tuple[int, int, int],
-    n_times: int,
+    levels: range,
     timesteps: str,
 ) -> Draw:
     """Draw one part (of `parts` accumulated ones) of a step for one process."""
@@ -109,15 +110,19 @@ def draw_part(
     total = share.total
     which = order(seed, stream, samples, (step * parts + part) * total, total)
     crop, mirror = rng.integers(crops, size=total), rng.random(total) < (0.5 if flips else 0.0)
-    times = draw_times(rng, total, n_times, timesteps)
+    times = draw_times(rng, total, levels, timesteps)
     between = rng.random(total, dtype=np.float32)
     noise = rng.standard_normal((total, *shape), dtype=np.float32)
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
     offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
+    wording = rng.integers(wordings, size=total)
     mine = share.rows
     return Draw(
         rows=np.arange(total)[mine],
-        views=[View(int(s), int(c), bool(m)) for s, c, m in zip(which[mine], crop[mine], mirror[mine], strict=True)],
+        views=[
+            View(int(s), int(c), bool(m), int(w))
+            for s, c, m, w in zip(which[mine], crop[mine], mirror[mine], wording[mine], strict=True)
+        ],
         times=torch.from_numpy(times[mine].copy()),
         noise=torch.from_numpy(noise[mine].copy()),
         latent_noise=torch.from_numpy(latent_noise[mine].copy()),

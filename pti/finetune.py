@@ -23,7 +23,7 @@ from pti.latents import Latents, View
 from pti.locality import difference
 from pti.lora import add_lora, base_digest
 from pti.models import Model
-from pti.objective import denoising_loss, min_snr_weights, noised, offset_noise, predict, target_of
+from pti.objective import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
 from pti.sampling import draw_latents, starting_noise, whole_sizes
 from pti.sections import Config
 
@@ -337,8 +337,9 @@ class Finetuning:
             samples=len(source.latents) if isinstance(source, Drawn) else len(source),
             crops=1 if drawn else source.crops,  # type: ignore[union-attr]
             flips=False if drawn else source.flips,  # type: ignore[union-attr]
+            wordings=1 if drawn else source.wordings,  # type: ignore[union-attr]
             shape=self.latents.shape,
-            n_times=len(self.model.alphas),
+            levels=noise_levels(self.config.objective, len(self.model.alphas)),
             timesteps=self.config.objective.timesteps,
         )
 

@@ -18,7 +18,7 @@ from pti.engine import Descent, Engine, Group
 from pti.errors import TrainingError
 from pti.latents import Latents
 from pti.models import Model
-from pti.objective import denoising_loss, min_snr_weights, noised, offset_noise, predict, target_of
+from pti.objective import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
 from pti.sections import Config
 
 __all__ = ["Inversion", "InversionRecord", "cut_to_distance", "distance", "project_out", "retract"]
@@ -188,8 +188,9 @@ class Inversion:
             samples=len(self.latents),
             crops=self.latents.crops,
             flips=self.latents.flips,
+            wordings=self.latents.wordings,
             shape=self.latents.shape,
-            n_times=len(self.model.alphas),
+            levels=noise_levels(self.config.objective, len(self.model.alphas)),
             timesteps=self.config.objective.timesteps,
         )
 

@@ -8,7 +8,7 @@ its latent does not depend on what else was in the batch, and a resumed run has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from pti.conditioning import time_ids
 from pti.dataset import Sample
 from pti.models import Model
 from pti.sections import DataSection
+from pti.wordings import wordings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Latents", "View", "pixels"]
 
 
+_WORDINGS = 1  # their stream of random numbers, beside those of cut-outs
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class View:
-    """One picture, one way of cutting it out, mirrored or not."""
+    """One picture, one way of cutting it out, mirrored or not, and one wording of its caption."""
 
     sample: int
     crop: int = 0
     mirrored: bool = False
+    wording: int = 0
 
 
 class Latents:
@@ -52,6 +57,16 @@ class Latents:
         self.size = data.size or model.size
         self.size -= self.size % model.factor
         self.crops = data.crops if data.crop == "random" else 1
+        self.wordings = data.wordings if data.tag_dropout else 1
+        self._wordings = [
+            wordings(
+                sample.caption,
+                dropout=data.tag_dropout,
+                count=self.wordings,
+                rng=np.random.default_rng((seed, index, _WORDINGS)),
+            )
+            for index, sample in enumerate(samples)
+        ]
         self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
@@ -69,8 +84,13 @@ class Latents:
         return int(self._model.vae.config.latent_channels), side, side
 
     def caption(self, view: View) -> str:
-        """The caption of a view's picture, with ``{token}``."""
-        return self._samples[view.sample].caption
+        """The caption of a view's picture in the view's wording, with ``{token}``."""
+        return self._wordings[view.sample][view.wording]
+
+    @property
+    def captions(self) -> list[str]:
+        """Every caption in every wording, each once, sorted."""
+        return sorted({text for texts in self._wordings for text in texts})
 
     def of(self, views: Sequence[View], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents of some views, scaled as the UNet takes them.
@@ -97,6 +117,7 @@ class Latents:
 
     @torch.no_grad()
     def _moments(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        view = replace(view, wording=0)  # they share the picture
         if view not in self._kept:
             image = self._samples[view.sample].decode()
             rng = np.random.default_rng((self._seed, view.sample, view.crop))

@@ -7,8 +7,26 @@ import torch
 from clipgeom.errors import ConfigError
 from pti.conditioning import Conditions
 from pti.models import Model
+from pti.sections import ObjectiveSection
 
-__all__ = ["denoising_loss", "min_snr_weights", "noised", "offset_noise", "predict", "target_of"]
+__all__ = ["denoising_loss", "min_snr_weights", "noise_levels", "noised", "offset_noise", "predict", "target_of"]
+
+
+def noise_levels(settings: ObjectiveSection, n_times: int) -> range:
+    """The noise levels that training draws from.
+
+    Raises
+    ------
+    ConfigError
+        None of the schedule's is among them.
+    """
+    last = n_times if settings.max_timestep is None else min(settings.max_timestep, n_times)
+    if settings.min_timestep >= last:
+        raise ConfigError(
+            f"objective.min_timestep = {settings.min_timestep} leaves no noise level below "
+            f"{'objective.max_timestep' if last < n_times else 'the end of the schedule'}, {last}"
+        )
+    return range(settings.min_timestep, last)
 
 
 def noised(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:

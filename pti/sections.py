@@ -87,6 +87,14 @@ class DataSection:
     caption: str | None = option(
         None, "One caption for every picture, in place of any others.", example="an ink illustration of {token}"
     )
+    tag_dropout: float = option(
+        0.0,
+        "Leave out each part of a caption between commas, but the one with the new word, with this probability, so that "
+        "the word is learnt for short prompts as well as for long ones.",
+        low=0,
+        high=1,
+    )
+    wordings: int = option(8, "With tag_dropout: how many wordings of each caption are drawn, once.", low=2, high=1000)
     limit: int | None = option(None, "Use at most this many pictures; 6 of a miniworld character.", low=1, example=6)
     held_out: int = option(0, "The last so many pictures are kept from training, for the evaluation.", low=0)
     split: str = option("train", "Split of a data set.")
@@ -115,6 +123,14 @@ class ObjectiveSection:
         "stratified",
         "Noise levels of a batch: one from each stretch of the schedule (the loss wanders less), or each on its own.",
         choices=("stratified", "uniform"),
+    )
+    min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
+    max_timestep: int | None = option(
+        None,
+        "Up to here, not included. Places are decided where there is much noise, looks where there is less. Left out: the "
+        "whole schedule, which most often has 1000 levels.",
+        low=1,
+        example=700,
     )
     min_snr_gamma: float | None = option(
         None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0

@@ -97,13 +97,14 @@ class Session:
         check_targets(self.model, self.config.tuning)
         settings, prior = self.config.locality, self.config.prior
         if prior.weight > 0 and prior.source is not None:
-            data = replace(self.config.data, source=prior.source, limit=None, held_out=0, caption=prior.prompt)
+            data = replace(
+                self.config.data, source=prior.source, limit=None, held_out=0, caption=prior.prompt, tag_dropout=0.0
+            )
             pictures = read_pictures(data, needs_token=False)
             self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
         if settings.mode == "none":
             return
-        captions = sorted({sample.caption for sample in self.pictures.samples})
-        routes = routes_of(self.model, captions, settings.positions)
+        routes = routes_of(self.model, self.latents.captions, settings.positions)
         self.decision = decision = decide(settings, self.model, places_of(self.model, routes))
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")

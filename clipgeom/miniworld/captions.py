@@ -92,12 +92,12 @@ def draw_caption(
     return comma.join([opening + subject, *(tags[tag] for tag in order), *([style] if style else [])])
 
 
-def full_caption(scene: Scene, /, *, word: str | None = None) -> str:
-    """The plainest caption that says everything, always in the same words."""
+def full_caption(scene: Scene, /, *, word: str | None = None, looks: bool = True) -> str:
+    """The plainest caption that says everything, or all but the looks, always in the same words."""
     style = scene["style"]
+    told = f"{scene['body']} body, {scene['headgear_color']} {scene['headgear']}, " if looks else ""
     return (
-        f"{_article(style)} {style} of {word or scene['class']}, {scene['body']} body, "
-        f"{scene['headgear_color']} {scene['headgear']}, facing {scene['facing']}, {scene['position']}, "
+        f"{_article(style)} {style} of {word or scene['class']}, {told}facing {scene['facing']}, {scene['position']}, "
         f"{_PLACES[scene['background']][0]}"
     )
 

@@ -75,7 +75,7 @@ def scenes(
         vary: half of them mention everything, the others a subset drawn anew.
     character : str or NewCharacter, optional
         A new character, in place of those that captions can describe. Its captions call it `word` and say nothing
-        else about its looks.
+        else about its looks; by default they say everything else, in the plainest words.
     word : str, optional
         What captions call the character; with `character`, ``{token}`` by default.
 
@@ -134,8 +134,10 @@ def _caption(
     if new is None and said is not None and set(said) == FACTORS.keys():
         return full_caption(scene, word=word)
     if new is not None:
-        said = [name for name in (FACTORS if said is None else said) if name not in new.factors]
         word = "{token}" if word is None else word
+        if said is None:
+            return full_caption(scene, word=word, looks=False)
+        said = [name for name in said if name not in new.factors]
     return draw_caption(scene, rng, said=said, word=word)
 
 

@@ -13,8 +13,9 @@ def drawn(step=3, part=0, share=None, **changes):
         "samples": 5,
         "crops": 3,
         "flips": True,
+        "wordings": 2,
         "shape": (4, 2, 2),
-        "n_times": 100,
+        "levels": range(100),
         "timesteps": "stratified",
         **changes,
     }
@@ -52,18 +53,21 @@ def test_every_picture_comes_once_an_epoch_in_another_order_each_time():
 def test_stratified_noise_levels_take_one_of_every_stretch(n):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        times = draw_times(rng, n, 100, "stratified")
+        times = draw_times(rng, n, range(100), "stratified")
         for stretch, time in enumerate(sorted(times)):
             assert stretch * 100 // n <= time <= (stretch + 1) * 100 / n
         assert times.max() < 100
-    uniform = draw_times(rng, 10_000, 100, "uniform")
+    uniform = draw_times(rng, 10_000, range(100), "uniform")
     assert set(uniform) == set(range(100))
     assert abs(uniform.mean() - 49.5) < 1.5
+    for kind in ("stratified", "uniform"):
+        assert set(draw_times(rng, 2000, range(30, 40), kind)) == set(range(30, 40))
 
 
 def test_views_vary_only_as_asked():
     views = [view for step in range(20) for view in drawn(step).views]
     assert {view.crop for view in views} == {0, 1, 2}
     assert {view.mirrored for view in views} == {True, False}
-    plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False).views]
-    assert {(view.crop, view.mirrored) for view in plain} == {(0, False)}
+    assert {view.wording for view in views} == {0, 1}
+    plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False, wordings=1).views]
+    assert {(view.crop, view.mirrored, view.wording) for view in plain} == {(0, False, 0)}

@@ -1,0 +1,43 @@
+"""Several wordings of a caption, with some of its parts left out.
+
+A word that is only ever trained inside long captions is weaker in short prompts: what the rest of a caption says
+changes what a text encoder makes of the word. Leaving out parts of captions, as trainers for tagged pictures do, lets
+the word stand in prompts of any length. What is left out of a caption is left to the word, though: a place that no
+caption says is learnt with the concept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["wordings"]
+
+_SEPARATOR = ","
+
+
+def wordings(caption: str, /, *, dropout: float, count: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """The caption as it is, then others from which each part between commas is left out with a probability.
+
+    Parameters
+    ----------
+    caption : str
+    dropout : float
+        That probability, 0 … 1. A part that holds ``{token}`` is never left out; without any, the first is kept.
+    count : int
+        How many wordings in all; 1 where nothing is dropped.
+    rng : Generator
+
+    Returns
+    -------
+    tuple of str
+    """
+    parts = [part.strip() for part in caption.split(_SEPARATOR)]
+    kept = np.array(["{token}" in part for part in parts])
+    kept[0] |= not kept.any()
+    if dropout == 0 or kept.all():
+        return (caption,) * (count if dropout else 1)
+    made = [caption]
+    for _ in range(count - 1):
+        stays = kept | (rng.random(len(parts)) >= dropout)
+        made.append(", ".join(part for part, stay in zip(parts, stays, strict=True) if stay))
+    return tuple(made)

@@ -1,0 +1,66 @@
+"""Captions with parts left out."""
+
+import numpy as np
+import torch
+
+from pti.dataset import read_pictures
+from pti.latents import Latents, View
+from pti.models import load_model
+from pti.sections import DataSection
+from pti.wordings import wordings
+from tests.pti.small import write_pictures
+
+CAPTION = "ink, a {token}, facing left , at night"
+
+
+def worded(caption=CAPTION, dropout=0.5, count=200, seed=0):
+    return wordings(caption, dropout=dropout, count=count, rng=np.random.default_rng(seed))
+
+
+def test_the_caption_itself_comes_first_and_the_word_is_never_left_out():
+    found = worded()
+    assert found[0] == CAPTION
+    assert len(found) == 200
+    assert all("{token}" in text for text in found)
+    assert len(set(found[1:])) == 8  # every subset of three parts
+
+
+def test_each_part_is_left_out_as_often_as_asked():
+    for dropout in (0.2, 0.8):
+        shares = [
+            np.mean([part in text for text in worded(dropout=dropout, count=2001)[1:]]) for part in ("ink", "night")
+        ]
+        np.testing.assert_allclose(shares, 1 - dropout, atol=0.05)
+
+
+def test_order_is_kept_and_nothing_but_whole_parts_is_left_out():
+    for text in worded()[1:]:
+        parts = text.split(", ")
+        assert parts == [part for part in ("ink", "a {token}", "facing left", "at night") if part in parts]
+
+
+def test_the_ends_of_the_scale():
+    assert worded(dropout=0.0) == (CAPTION,)
+    assert set(worded(dropout=1.0)[1:]) == {"a {token}"}
+    assert set(worded("a {token} at night")) == {"a {token} at night"}
+    assert set(worded("dog, sea", dropout=1.0)[1:]) == {"dog"}  # pictures of the class name no new word
+    assert worded() == worded()
+    assert worded() != worded(seed=1)
+
+
+def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", (CAPTION, "a {token}, by the sea"))
+    data = DataSection(source=str(folder), tag_dropout=0.5, wordings=4)
+    model = load_model(str(sd))
+    latents = Latents(model, read_pictures(data).samples, data, seed=0)
+    assert latents.wordings == 4
+    texts = [latents.caption(View(0, wording=i)) for i in range(4)]
+    assert texts[0] == CAPTION
+    assert len(set(texts)) > 1
+    assert set(texts) <= set(latents.captions)
+    noise = torch.zeros(1, *latents.shape)
+    assert torch.equal(latents.of([View(0)], noise)[0], latents.of([View(0, wording=3)], noise)[0])
+    plain = DataSection(source=str(folder))
+    assert Latents(model, read_pictures(plain).samples, plain, seed=0).captions == sorted(
+        (CAPTION, "a {token}, by the sea")
+    )

@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from clipgeom.errors import ClipGeomError
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Died", "outcomes"]
-
-_READY = "ready"
+__all__ = ["Died", "Workers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,92 +47,100 @@ class _Worker:
     started: bool = False
 
 
-def outcomes(
-    function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int, setup: Callable[[int], None]
-) -> Iterator[tuple[int, Any]]:
-    """Do tasks, and give their numbers and results as they end.
+class Workers:
+    """As many processes as there are jobs, started when the first tasks come and ended at once with the block.
 
-    With one job they are done here. With more, `function`, tasks and results are pickled, `setup` is called with the number
-    of jobs in each new process, and a process that dies gives a `Died` and is replaced. Leaving the iteration ends all
-    processes at once.
-
-    Raises
-    ------
-    Exception
-        Whatever `function` raises; the tasks under way are given up.
+    With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
+    with the number of jobs in each new process, and a process that dies gives a `Died` and is replaced while there is work.
     """
-    if jobs == 1 or not tasks:
-        for number, task in enumerate(tasks):
-            yield number, function(task)
-        return
-    yield from _spread(function, tasks, min(jobs, len(tasks)), setup)
 
+    def __init__(self, jobs: int, setup: Callable[[int], None]) -> None:
+        self.jobs, self.setup = jobs, setup
+        self._workers: list[_Worker] = []
 
-def _spread(
-    function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int, setup: Callable[[int], None]
-) -> Iterator[tuple[int, Any]]:
-    from multiprocessing.connection import wait
+    def __enter__(self) -> Self:
+        return self
 
-    waiting = list(range(len(tasks)))[::-1]
-    workers = [_started(function, jobs, setup) for _ in range(jobs)]
-    try:
-        while any(worker.task is not None for worker in workers) or waiting:
-            for pipe in wait([worker.pipe for worker in workers]):
-                (worker,) = (w for w in workers if w.pipe is pipe)
-                try:
-                    kind, value = worker.pipe.recv()
-                except (EOFError, OSError):
-                    worker.process.join()
-                    if not worker.started:
-                        raise ClipGeomError(
-                            f"a process did not start (exit code {worker.process.exitcode}); a script that calls this "
-                            'with jobs > 1 must do so under: if __name__ == "__main__"'
-                        ) from None
-                    number, died = worker.task, Died(worker.process.exitcode)
-                    workers.remove(worker)
-                    worker.pipe.close()
-                    if waiting:
-                        workers.append(_started(function, jobs, setup))
-                    if number is not None:
-                        yield number, died
-                    continue
-                if kind == "raised":
-                    raise value
-                worker.started = True
-                number, worker.task = worker.task, None
-                if waiting:
-                    worker.task = waiting.pop()
-                    with suppress(OSError):  # it has just died; its pipe tells
-                        worker.pipe.send(tasks[worker.task])
-                if number is not None:
-                    yield number, value
-    finally:
-        for worker in workers:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
             worker.process.terminate()
-        for worker in workers:
+        for worker in self._workers:
             worker.process.join()
             worker.pipe.close()
+        self._workers = []
+
+    def outcomes(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Do tasks, and give their numbers and results as they end.
+
+        Raises
+        ------
+        Exception
+            Whatever `function` raises.
+        ClipGeomError
+            A process does not start.
+        """
+        if self.jobs == 1:
+            yield from ((number, function(task)) for number, task in enumerate(tasks))
+            return
+        from multiprocessing.connection import wait
+
+        waiting = list(range(len(tasks)))[::-1]
+        while waiting or any(worker.task is not None for worker in self._workers):
+            busy = sum(worker.task is not None for worker in self._workers)
+            while len(self._workers) < min(self.jobs, busy + len(waiting)):
+                self._workers.append(_started(self.jobs, self.setup))
+            for worker in self._workers:
+                if waiting and worker.started and worker.task is None:
+                    worker.task = waiting.pop()
+                    with suppress(OSError):  # it has just died; its pipe tells
+                        worker.pipe.send((function, tasks[worker.task]))
+            for pipe in wait([worker.pipe for worker in self._workers]):
+                (worker,) = (w for w in self._workers if w.pipe is pipe)
+                number, outcome = worker.task, self._heard(worker)
+                if number is not None:
+                    yield number, outcome
+
+    def _heard(self, worker: _Worker) -> Any:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            worker.pipe.close()
+            self._workers.remove(worker)
+            if not worker.started:
+                raise ClipGeomError(
+                    f"a process did not start (exit code {worker.process.exitcode}); a script that starts several "
+                    'must do so under: if __name__ == "__main__"'
+                ) from None
+            return Died(worker.process.exitcode)
+        worker.started, worker.task = True, None
+        if kind == "raised":
+            raise value
+        return value
 
 
-def _started(function: Callable[[Any], Any], jobs: int, setup: Callable[[int], None]) -> _Worker:
+def _started(jobs: int, setup: Callable[[int], None]) -> _Worker:
     from multiprocessing import get_context
 
     context = get_context("spawn")  # a fork of a process that has threads, as torch has, can hang
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, function, jobs, setup), daemon=True)
+    process = context.Process(target=_work, args=(theirs, jobs, setup), daemon=True)
     process.start()
     theirs.close()  # else its end would not be noticed
     return _Worker(process, ours)
 
 
-def _work(pipe: Connection, function: Callable[[Any], Any], jobs: int, setup: Callable[[int], None]) -> None:
+def _work(pipe: Connection, jobs: int, setup: Callable[[int], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         setup(jobs)
-        pipe.send((_READY, None))
+        pipe.send(("ready", None))
         while True:
-            pipe.send(("done", function(pipe.recv())))
+            function, task = pipe.recv()
+            pipe.send(("done", function(task)))
     except EOFError:
         return
     except Exception as error:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
-from pti._workers import Died, outcomes
+from pti._workers import Died, Workers
 from pti.sweep_plan import Point, Sweep
 
 if TYPE_CHECKING:
@@ -173,19 +173,20 @@ def _do(tasks: Sequence[Task], jobs: int, retry: bool, progress: Progress) -> No
     if inversions:
         progress.note(f"first {len(inversions)} inversions, counted as runs, then {len(waiting)} runs")
     broken: dict[Path, Mapping[str, str]] = {}
-    for number, outcome in outcomes(invert_once, inversions, jobs, set_up):
-        if outcome is not None:
-            broken[inversions[number].inversion] = _told(outcome)
-        progress(1)
-    runs = [task for task in waiting if task.inversion not in broken]
-    for task in waiting:
-        if task.inversion in broken:
-            write_failed(task, broken[task.inversion])
+    with Workers(jobs, set_up) as workers:
+        for number, outcome in workers.outcomes(invert_once, inversions):
+            if outcome is not None:
+                broken[inversions[number].inversion] = _told(outcome)
             progress(1)
-    for number, outcome in outcomes(run_once, runs, jobs, set_up):
-        if isinstance(outcome, Died):
-            write_failed(runs[number], _told(outcome))
-        progress(1)
+        for task in waiting:
+            if task.inversion in broken:
+                write_failed(task, broken[task.inversion])
+                progress(1)
+        runs = [task for task in waiting if task.inversion not in broken]
+        for number, outcome in workers.outcomes(run_once, runs):
+            if isinstance(outcome, Died):
+                write_failed(runs[number], _told(outcome))
+            progress(1)
 
 
 def _told(outcome: Any) -> Mapping[str, str]:

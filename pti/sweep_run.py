@@ -25,7 +25,6 @@ from pti import checkpoint
 from pti._quiet import silence
 from pti._replacing import replacing
 from pti.metrics_log import MetricsLog
-from pti.outcome import EVALUATION
 from pti.run import execute
 from pti.sections import Config
 from pti.session import RECORD, TRAINED, write_json
@@ -200,6 +199,8 @@ def _summary(task: Task) -> dict[str, Any]:
             columns |= _last([row for row in rows if row["stage"] == stage], stage)
             columns[f"{stage}.stopped"] = record["stages"][stage]["stopped"]
     if "evaluate" in task.stages:
+        from pti.outcome import EVALUATION
+
         content = json.loads((task.folder / EVALUATION).read_text(encoding="utf-8"))
         columns |= _flat({key: value for key, value in content.items() if key not in _NOT_MEASURED}, "evaluate")
     return columns

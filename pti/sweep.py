@@ -152,6 +152,7 @@ def collect(folder: str | Path) -> Path:
         rows += [{**about, **result.get("columns", {}), **row} for row in result.get("rows") or [{}]]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pd.DataFrame({name: _uniform([row.get(name) for row in rows]) for name in names})
+    table["error"] = table["error"].astype("string")  # a column of text, even where nothing has failed
     content = BytesIO()
     table.to_parquet(content, index=False)
     write_whole(folder / TABLE, content.getvalue())

@@ -63,9 +63,10 @@ class Progress:
     def _line(self, now: float) -> None:
         rate = self._done / (now - self._start)
         done = self._done + self._skipped
-        text = f"{self._verb} {done:,} {self._unit}, {rate:,.0f} a second"
+        speed = f"{rate:,.0f} a second" if rate >= 1 or rate == 0 else f"one in {1 / rate:,.0f} s"
+        text = f"{self._verb} {done:,} {self._unit}, {speed}"
         if self._total is not None and rate > 0:
-            text = f"{self._verb} {done:,} of {self._total:,} {self._unit}, {rate:,.0f} a second"
+            text = f"{self._verb} {done:,} of {self._total:,} {self._unit}, {speed}"
             text += f", {max(0, self._total - done) / rate:,.0f} s left"
         print(text, file=sys.stderr, flush=True)
 

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Config", "Run", "draw", "execute", "load_run", "read_config"]
+__all__ = ["Config", "Run", "Sweep", "draw", "execute", "load_run", "read_config"]
 
 if TYPE_CHECKING:
     from pti.config import read_config
     from pti.run import Run, execute, load_run
     from pti.sampling import draw
     from pti.sections import Config
+    from pti.sweep import Sweep
 
 _ROOMS = {
     "Config": "pti.sections",
     "Run": "pti.run",
+    "Sweep": "pti.sweep",
     "draw": "pti.sampling",
     "execute": "pti.run",
     "load_run": "pti.run",

@@ -12,7 +12,9 @@ import typer
 import clipgeom
 from clipgeom._progress import Progress
 from clipgeom.errors import ConfigError
+from pti._quiet import silence
 from pti.config import commented, read_config
+from pti.errors import TrainingError
 from pti.sections import Config
 
 __all__ = ["app"]
@@ -63,11 +65,7 @@ def _run(
     until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "export",
 ) -> None:
     """Invert, tune, evaluate, export; goes on where it stopped."""
-    from pti.run import STAGES
-
-    if until not in STAGES:
-        raise ConfigError(f"--until is one of {', '.join(STAGES)}; got {until!r}")
-    _execute(_read(config, settings, out), STAGES[: STAGES.index(until) + 1])
+    _execute(_read(config, settings, out), _until(until))
 
 
 @app.command("invert")
@@ -98,6 +96,50 @@ def _export(folder: Folder) -> None:
     finish("export", folder)
 
 
+@app.command("sweep")
+def _sweep(
+    config: Source = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="section.key=value,value: each with all others; 0..4 counts. Repeatable.")
+    ] = None,
+    together: Annotated[
+        list[str] | None, typer.Option(help="key=a,b;key=c,d: a with c, b with d. One group of the grid; repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="So many seeds: --vary engine.seed=0..N-1.", min=1)] = None,
+    settings: Settings = None,
+    until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "tune",
+    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Also do runs again that have failed.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep.")] = Path("sweep"),
+) -> None:
+    """Run a grid of settings, and write a table; goes on where it stopped."""
+    import json
+
+    from pti.sweep import Sweep, sweep
+    from pti.sweep_plan import read_together, read_vary
+
+    grid = [read_vary(text) for text in vary or ()]
+    grid += [("engine.seed", list(range(seeds)))] if seeds is not None else []
+    twice = [key for number, (key, _) in enumerate(grid) if key in dict(grid[:number])]
+    if twice:
+        raise ConfigError(f"{twice[0]} varies twice; give --vary once for it (--seeds varies engine.seed)")
+    if not grid and not together:
+        raise ConfigError("nothing varies; say what does, such as --vary tuning.rank=4,8 or --seeds 5")
+    plan = Sweep(config, settings or (), dict(grid), [read_together(text) for text in together or ()])
+    plan.points()  # what is wrong is told before anything is loaded
+    stages = _until(until)
+    silence()
+    with Progress("finished", "runs", speaker="pti") as progress:
+        table = sweep(plan, out, stages=stages, jobs=jobs, retry=retry, progress=progress)
+    told = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    n, failed = len(told["runs"]), told["failed"]
+    print(f"table: {table} ({n} runs, {failed} failed)")
+    if failed:
+        raise TrainingError(
+            f"{failed} of {n} runs failed; the column error of {table} says why. Try them again with --retry"
+        )
+
+
 @app.command("sample")
 def _sample(
     folder: Folder,
@@ -119,7 +161,7 @@ def _sample(
 
     if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
-    _silence()
+    silence()
     run = load_run(folder, device=_device(device))
     defaults = run.config.sampling
     count = defaults.count if count is None else count
@@ -137,6 +179,14 @@ def _sample(
     print(f"pictures: {out}")
 
 
+def _until(last: str) -> tuple[str, ...]:
+    from pti.run import STAGES
+
+    if last not in STAGES:
+        raise ConfigError(f"--until is one of {', '.join(STAGES)}; got {last!r}")
+    return STAGES[: STAGES.index(last) + 1]
+
+
 def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Config:
     config = read_config(path, settings or ())
     if out is not None:
@@ -149,7 +199,7 @@ def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Co
 def _execute(config: Config, stages: tuple[str, ...]) -> None:
     from pti.run import execute
 
-    _silence()
+    silence()
     with Progress("trained", "steps", speaker="pti") as progress:
         folder = execute(config, stages, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
@@ -165,13 +215,3 @@ def _device(name: str) -> str:
     if not there.get(name.partition(":")[0], False):
         raise ConfigError(f"device {name!r} is not available here; use --device auto")
     return name
-
-
-def _silence() -> None:
-    """No bars for every file that is loaded, and no advice to programmers."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()

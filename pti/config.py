@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from clipgeom.errors import ConfigError
 from pti.sections import Config
 
-__all__ = ["Config", "commented", "differences", "fingerprint", "read_config", "toml_of"]
+__all__ = ["Config", "changed", "commented", "differences", "fingerprint", "read_config", "toml_of", "value_of"]
 
 # What a stage reads: its checkpoints belong to these settings, and to none of the others
 _SECTIONS = {
@@ -64,6 +64,45 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     for text in overrides:
         _override(raw, text)
     return _parse(raw)
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """A configuration with other values, by full name such as ``tuning.rank``; None turns off what can be off.
+
+    Raises
+    ------
+    ConfigError
+        An unknown section or key, or a value of the wrong type or out of range.
+    """
+    raw: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, dot, key = name.partition(".")
+        if not (dot and key):
+            raise ConfigError(f"a setting is named section.key, such as tuning.rank; got {name!r}")
+        raw.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
+    parsed = _parse(raw)
+    sections = {
+        section: replace(
+            getattr(config, section), **{key: getattr(getattr(parsed, section), key) for key in values_of_it}
+        )
+        for section, values_of_it in raw.items()
+    }
+    return replace(config, **sections)
+
+
+def value_of(name: str, written: str) -> Any:
+    """The value of a setting as a command line writes it: TOML or, for text, plain; nothing at all is None."""
+    if not written.strip():
+        return None
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()  # plain text needs no quotes on a command line
+    section, _, key = name.partition(".")
+    hints = {f.name: _hints(Config)[f.name] for f in fields(Config)}
+    if section in hints and _hints(hints[section]).get(key) in (str, str | None) and not isinstance(value, str):
+        value = written.strip()  # a name that looks like a number
+    return value
 
 
 def commented() -> str:
@@ -183,14 +222,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
             raw[section].pop(key, None)
         _parse({section: {key: None}}) if section in {f.name for f in fields(Config)} else _parse({section: {}})
         return
-    try:
-        value = tomllib.loads(f"value = {written}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = written.strip()  # plain text needs no quotes on a command line
-    hints = {f.name: _hints(Config)[f.name] for f in fields(Config)}
-    if section in hints and _hints(hints[section]).get(key) in (str, str | None) and not isinstance(value, str):
-        value = written.strip()  # a name that looks like a number
-    raw.setdefault(section, {})[key] = value
+    raw.setdefault(section, {})[key] = value_of(name.strip(), written)
 
 
 def _explained(key: Field[Any]) -> str:

@@ -38,7 +38,7 @@ from pti.previews import save_grid
 from pti.sampling import draw
 from pti.sections import Config
 
-__all__ = ["RECORD", "TRAINED", "Session", "prepared", "write_json"]
+__all__ = ["RECORD", "TRAINED", "Session", "prepared", "versions", "write_json"]
 
 TRAINED = ("invert", "tune")
 RECORD = "record.json"
@@ -238,7 +238,7 @@ class Session:
             },
             "seed": self.config.engine.seed,
             "processes": self.engine.processes,
-            "versions": _versions(),
+            "versions": versions(),
         }
         self._write_record()
 
@@ -268,6 +268,7 @@ def write_json(path: Path, content: Any) -> None:
     checkpoint.write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
     names = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
     return {"clipgeom": clipgeom.__version__, "python": sys.version.split()[0], **{n: version(n) for n in names}}

@@ -1,0 +1,165 @@
+"""Tasks in processes of their own, one task at a time to each, so that it is known which one a dead process was at.
+
+`concurrent.futures` breaks as a whole when one of its processes is killed, and does not tell which task killed it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from clipgeom.errors import ClipGeomError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["Died", "Workers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """In place of a result: the process was killed, or left, while it was at the task."""
+
+    code: int | None
+
+    def __str__(self) -> str:
+        if self.code is None or self.code >= 0:
+            return f"its process ended with exit code {self.code}"
+        names = {s.value: s.name for s in signal.Signals}
+        why = " (out of memory?)" if -self.code == signal.SIGKILL else ""
+        return f"its process was killed by {names.get(-self.code, f'signal {-self.code}')}{why}"
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: int | None = None
+    started: bool = False
+
+
+class Workers:
+    """As many processes as there are jobs, started when the first tasks come and ended at once with the block.
+
+    With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
+    with the number of jobs in each new process, and a process that dies gives a `Died` and is replaced while there is work.
+    """
+
+    def __init__(self, jobs: int, setup: Callable[[int], None]) -> None:
+        self.jobs, self.setup = jobs, setup
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers = []
+
+    def outcomes(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Do tasks, and give their numbers and results as they end.
+
+        Raises
+        ------
+        Exception
+            Whatever `function` raises.
+        ClipGeomError
+            A process does not start.
+        """
+        if self.jobs == 1:
+            yield from ((number, function(task)) for number, task in enumerate(tasks))
+            return
+        from multiprocessing.connection import wait
+
+        waiting = list(range(len(tasks)))[::-1]
+        while waiting or any(worker.task is not None for worker in self._workers):
+            busy = sum(worker.task is not None for worker in self._workers)
+            while len(self._workers) < min(self.jobs, busy + len(waiting)):
+                self._workers.append(_started(self.jobs, self.setup))
+            for worker in self._workers:
+                if waiting and worker.started and worker.task is None:
+                    worker.task = waiting.pop()
+                    with suppress(OSError):  # it has just died; its pipe tells
+                        worker.pipe.send((function, tasks[worker.task]))
+            for pipe in wait([worker.pipe for worker in self._workers]):
+                (worker,) = (w for w in self._workers if w.pipe is pipe)
+                number, outcome = worker.task, self._heard(worker)
+                if number is not None:
+                    yield number, outcome
+
+    def _heard(self, worker: _Worker) -> Any:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            worker.pipe.close()
+            self._workers.remove(worker)
+            if not worker.started:
+                raise ClipGeomError(
+                    f"a process did not start (exit code {worker.process.exitcode}); a script that starts several "
+                    'must do so under: if __name__ == "__main__"'
+                ) from None
+            return Died(worker.process.exitcode)
+        worker.started, worker.task = True, None
+        if kind == "raised":
+            raise value
+        return value
+
+
+def _started(jobs: int, setup: Callable[[int], None]) -> _Worker:
+    from multiprocessing import get_context
+
+    context = get_context("spawn")  # a fork of a process that has threads, as torch has, can hang
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, jobs, setup), daemon=True)
+    process.start()
+    theirs.close()  # else its end would not be noticed
+    return _Worker(process, ours)
+
+
+def _work(pipe: Connection, jobs: int, setup: Callable[[int], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        setup(jobs)
+        pipe.send(("ready", None))
+        while True:
+            function, task = pipe.recv()
+            pipe.send(("done", function(task)))
+    except EOFError:
+        return
+    except Exception as error:
+        pipe.send(("raised", _portable(error)))
+
+
+def _end_with_parent() -> None:
+    """A killed parent ends nothing; its runs must not go on behind the back of the command that is started next."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error

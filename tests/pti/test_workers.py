@@ -1,0 +1,62 @@
+"""Processes for a sweep's runs: every task has its end told, and none outlives who asked for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from clipgeom.errors import ClipGeomError
+from pti._workers import Died, Workers
+from tests.conftest import ROOT
+from tests.pti import chores
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_task_is_done_once(jobs):
+    with Workers(jobs, chores.prepare) as workers:
+        assert sorted(workers.outcomes(chores.square, range(5))) == [(i, i * i) for i in range(5)]
+        assert list(workers.outcomes(chores.square, [])) == []
+        assert dict(workers.outcomes(chores.square, [7])) == {0: 49}  # the processes are there still
+
+
+def test_a_killed_process_is_told_and_replaced():
+    with Workers(2, chores.prepare) as workers:
+        ended = dict(workers.outcomes(chores.square, [1, "kill", 2, "leave", 3, 4]))
+    assert {ended[i] for i in (0, 2, 4, 5)} == {1, 4, 9, 16}
+    assert str(ended[1]) == "its process was killed by SIGKILL (out of memory?)"
+    assert str(ended[3]) == "its process ended with exit code 3"
+    assert str(Died(-signal.SIGTERM)) == "its process was killed by SIGTERM"
+
+
+def test_what_is_raised_comes_back():
+    with Workers(2, chores.prepare) as workers, pytest.raises(KeyError, match="a task"):
+        list(workers.outcomes(chores.square, ["raise", 1]))
+    with Workers(2, chores.prepare) as workers, pytest.raises(RuntimeError, match="Unportable: 1"):
+        list(workers.outcomes(chores.square, ["unportable"]))
+    with Workers(2, os._exit) as workers, pytest.raises(ClipGeomError, match=r"did not start \(exit code 2\)"):
+        list(workers.outcomes(chores.square, [1]))
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_goes_on_without_its_parent(tmp_path, by):
+    code = (
+        "from pti._workers import Workers; from tests.pti import chores\n"
+        f"with Workers(2, chores.prepare) as workers: list(workers.outcomes(chores.write, [{str(tmp_path)!r}] * 2))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        while len(list(tmp_path.iterdir())) < 2:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(by)
+    deadline = time.monotonic() + 60
+    while any(chores.alive(int(path.name)) for path in tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

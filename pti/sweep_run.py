@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from clipgeom._progress import Quiet
+from clipgeom._replacing import replacing
 from clipgeom.errors import ClipGeomError, ConfigError
 from pti import checkpoint
 from pti._quiet import silence
-from pti._replacing import replacing
 from pti.metrics_log import MetricsLog
 from pti.run import execute
 from pti.sections import Config

@@ -1,0 +1,118 @@
+"""Study of the trainer on the embedded world: a new character from six pictures, and nothing else.
+
+    python analysis/pivotal_tuning.py           # train and measure what is missing, then write reports/pivotal-tuning
+    python analysis/pivotal_tuning.py --draw    # only write the report again from its raw results
+    python analysis/pivotal_tuning.py --only 3  # one of the runs alone, for another core
+
+Five runs: seed i learns the i-th new character, both fixed before anything was looked at. Runs are kept in the folder
+``pivotal-tuning`` and go on where they stopped; raw results are JSON files in reports/pivotal-tuning/raw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from analysis import pivotal_tuning_report  # noqa: E402
+from clipgeom._progress import Progress  # noqa: E402
+from clipgeom.miniworld import NEW_CHARACTERS, load_readers, scenes  # noqa: E402
+from clipgeom.miniworld.train.autoencoder import decode, encode  # noqa: E402
+from pti.config import read_config  # noqa: E402
+from pti.run import execute, load_run  # noqa: E402
+from pti.sampling import draw  # noqa: E402
+
+OUT = ROOT / "reports" / "pivotal-tuning"
+RUNS = 5
+PICTURES = 90  # of "a picture of …", where everything but the character is left to chance
+PLACES = ("an ink illustration of {}, top left, in the snow", "a flat poster of {}, bottom right, by the sea",
+          "a pixel drawing of {}, top right, in the desert", "a watercolor painting of {}, bottom left, at night")  # fmt: skip
+GUIDANCE, STEPS = pivotal_tuning_report.GUIDANCE, 30
+_DRAWING_SEED = 1000  # of the pictures that are measured
+_REBUILT, _REBUILT_SEED = 200, 1000  # fresh pictures of the character, seen through the autoencoder: what is reachable
+
+
+def settings(seed: int, folder: Path) -> list[str]:
+    """What differs from the defaults."""
+    name = list(NEW_CHARACTERS)[seed]
+    return [
+        f"data.source=miniworld:{name}",
+        f"engine.seed={seed}",
+        f"run.folder={folder.as_posix()}",
+        f"sampling.guidance={GUIDANCE}",
+    ]
+
+
+def one(seed: int, kept: Path) -> dict[str, Any]:
+    """Train one run and measure it: frozen with the class word, after inversion, after tuning."""
+    start = time.monotonic()
+    folder = kept / f"run-{seed}"
+    config = read_config(None, settings(seed, folder))
+    execute(config, ("invert", "tune"), progress=Progress("step"))
+    trained = time.monotonic() - start
+    run, readers = load_run(folder), load_readers()
+    found: dict[str, Any] = {
+        "seed": seed,
+        "character": list(NEW_CHARACTERS)[seed],
+        "factors": NEW_CHARACTERS[list(NEW_CHARACTERS)[seed]].factors,
+        "settings": run.config.flat(),
+        "record": {key: run.record[key] for key in ("stages", "locality", "data", "versions")},
+        "trained_seconds": trained,
+        "read": {},
+        "placed": {},
+    }
+    sheets = []
+    for stage, word, scale in (("base", "{class}", 0.0), ("inverted", "{token}", 0.0), ("tuned", "{token}", 1.0)):
+        many = [f"a picture of {word}"] * PICTURES
+        pictures = draw(run.model, many, seed=_DRAWING_SEED + seed, steps=STEPS, guidance=GUIDANCE, lora_scale=scale)
+        found["read"][stage] = readers.read(pictures)
+        placed = draw(
+            run.model,
+            [text.format(word) for text in PLACES for _ in range(4)],
+            seed=_DRAWING_SEED + seed,
+            steps=STEPS,
+            guidance=GUIDANCE,
+            lora_scale=scale,
+        )
+        found["placed"][stage] = readers.read(placed)
+        sheets.append(np.concatenate([placed[::4], pictures[:4]]))
+    fresh = scenes(_REBUILT, _REBUILT_SEED, character=found["character"]).pictures
+    found["read"]["rebuilt"] = readers.read(decode(run.model.vae, encode(run.model.vae, fresh)))
+    training = np.stack([np.asarray(sample.decode()) for sample in run.samples])
+    (OUT / "raw").mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(OUT / "raw" / f"run-{seed}.npz", pictures=np.stack(sheets), training=training)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draw", action="store_true", help="only write the report again from its raw results")
+    parser.add_argument("--only", type=int, choices=range(RUNS), help="one run, and no report")
+    parser.add_argument("--runs", type=Path, default=Path("pivotal-tuning"), help="where runs are kept")
+    arguments = parser.parse_args()
+    raw = OUT / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    for seed in range(RUNS) if arguments.only is None else [arguments.only]:
+        path = raw / f"run-{seed}.json"
+        if not arguments.draw and not path.exists():
+            print(f"run {seed}", flush=True)
+            result = one(seed, arguments.runs)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            partial.replace(path)
+    if arguments.only is None:
+        pivotal_tuning_report.write(raw, OUT)
+        print(f"report: {OUT / 'report.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -40,7 +40,7 @@ PLANS: Mapping[str, Plan] = MappingProxyType(
         "autoencoder": Plan(steps=2600, rate=2e-3, matrix_rate=0.02, warmup=50, save_every=100, ema=0.995),
         "details": Plan(steps=2500, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
         "decoder": Plan(steps=2400, rate=1e-3, matrix_rate=0.01, warmup=50, save_every=100, ema=0.995),
-        "readers": Plan(steps=3000, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
+        "readers": Plan(steps=5000, rate=1e-3, matrix_rate=0.02, warmup=50, ema=0.99),
         "diffusion": Plan(steps=4000, rate=1e-3, matrix_rate=0.02, warmup=100, save_every=100, ema=0.998),
     }
 )

@@ -129,10 +129,10 @@ def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str |
     listed: dict[str, str] | None = None
     if metadata.is_file() and data.caption is None:
         listed = {}
-        for name, caption in _metadata(metadata, data.caption_column):
+        for name, text in _metadata(metadata, data.caption_column):
             if name in listed:
                 raise DataError(f"{metadata} has two lines for {name}; keep one")
-            listed[name] = caption
+            listed[name] = text
         absent = [name for name in listed if not (folder / name).is_file()]
         if absent:
             raise DataError(f"{metadata} names {absent[0]}, which is not there")

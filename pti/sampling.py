@@ -98,7 +98,9 @@ def draw_latents(
 ) -> torch.Tensor:
     """Latents, as the UNet takes them, for some conditions and the noise to start from."""
     if steps > len(model.alphas):
-        raise ConfigError(f"{steps} steps of the sampler were asked for; this model has {len(model.alphas)} noise levels")
+        raise ConfigError(
+            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas)} noise levels"
+        )
     device, dtype = model.device, model.unet.dtype
     n, side = len(conditions), noise.shape[-1] * model.factor
     settings = {

@@ -154,12 +154,17 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     code, _, err = pti("invert", file, "--out", file)
     assert (code, err) == (2, f"pti: cannot make the folder {file} (File exists); give another --out\n")
     code, _, err = pti("tune", file)
-    assert (code, err) == (2, f"pti: {tmp_path / 'run'} holds no finished inversion; run pti invert first, or pti run\n")
+    assert (code, err) == (
+        2,
+        f"pti: {tmp_path / 'run'} holds no finished inversion; run pti invert first, or pti run\n",
+    )
     assert not (tmp_path / "run").exists()
 
 
 def test_a_size_that_the_autoencoder_cannot_have_is_told(pti, file):
-    assert "data.size = 9 becomes 8, a multiple of 2" in pti("run", file, "--until", "invert", "--set", "data.size=9")[2]
+    assert (
+        "data.size = 9 becomes 8, a multiple of 2" in pti("run", file, "--until", "invert", "--set", "data.size=9")[2]
+    )
 
 
 def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
@@ -193,7 +198,10 @@ def test_a_run_whose_pictures_are_gone_still_draws(pti, file, tmp_path):
     assert code == 0, err
     shutil.rmtree(tmp_path / "fine")
     assert pti("sample", "run", "--count", 1)[0] == 0
-    for argument, message in (("--lora-scale=nan", "a finite number; got nan"), ("--steps=101", "has 100 noise levels")):
+    for argument, message in (
+        ("--lora-scale=nan", "a finite number; got nan"),
+        ("--steps=101", "has 100 noise levels"),
+    ):
         code, _, err = pti("sample", "run", argument)
         assert code == 2
         assert message in err

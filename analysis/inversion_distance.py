@@ -33,9 +33,8 @@ STATES_AT = "an ink illustration of {token}"  # which stands at position 5 there
 
 def plan() -> Any:
     """Every optimiser at every rate, for every pair of seed and character."""
-    from pti.sweep import Sweep
-
     from analysis.readings import PAIRS
+    from pti.sweep import Sweep
 
     ways = [
         {"inversion.optimizer": optimizer, "inversion.norm": norm, "inversion.rate": rate}

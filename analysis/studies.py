@@ -32,9 +32,8 @@ def swept(
     jobs: int,
 ) -> None:
     """Do what is missing of a sweep, and take its table and its pictures' readings over into the raw results."""
-    from pti.sweep import sweep
-
     from clipgeom._progress import Progress
+    from pti.sweep import sweep
 
     with Progress("done", "runs", speaker=runs.name) as progress:
         table = pd.read_parquet(sweep(plan, runs, stages=stages, measure=measure, jobs=jobs, progress=progress))

@@ -25,8 +25,9 @@ class Progress:
         self._start = self._told = time.monotonic()
         return self
 
-    def expect(self, total: int) -> None:
-        """Say how much there is to do; the clock starts here, and counts begin at zero."""
+    def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
+        """Say how much there is to do, and of what; the clock starts here, and counts begin at zero."""
+        self._verb, self._unit = verb or self._verb, unit or self._unit
         self._start = self._told = time.monotonic()
         self._total = total
         self._done = self._skipped = 0
@@ -83,7 +84,7 @@ class Quiet(Progress):
     def __init__(self) -> None:
         super().__init__("", "")
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
         """Say how much there is to do."""
 
     def __call__(self, pieces: int) -> None:

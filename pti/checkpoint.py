@@ -52,8 +52,8 @@ class Checkpoint:
         found = differences(self.belongs, json.loads(json.dumps(belongs)))
         if found:
             raise CheckpointError(
-                f"{self.path} belongs to another configuration: {'; '.join(found)}. "
-                "Set these back, or train into another run.folder"
+                f"{self.path} belongs to another configuration: {'; '.join(found)}. Set these back, train into another "
+                f"run.folder, or delete {self.path.parent}/{self.stage}-*.safetensors to begin that stage anew"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,10 @@ def _init(
         raise ConfigError(f"{path} is there already; give another name, or delete it")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {path}: its folder does not exist")
-    path.write_text(commented(), encoding="utf-8")
+    try:
+        path.write_text(commented(), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     print(f"configuration: {path}")
 
 
@@ -83,17 +87,13 @@ def _tune(config: Source = None, settings: Settings = None, out: Out = None) -> 
 @app.command("evaluate")
 def _evaluate(folder: Folder) -> None:
     """Measure a run."""
-    from pti.run import finish
-
-    finish("evaluate", folder)
+    _finish("evaluate", folder)
 
 
 @app.command("export")
 def _export(folder: Folder) -> None:
     """Write the files that other tools load."""
-    from pti.run import finish
-
-    finish("export", folder)
+    _finish("export", folder)
 
 
 @app.command("sweep")
@@ -161,8 +161,10 @@ def _sample(
 
     if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
+    if not math.isfinite(lora_scale):
+        raise ConfigError(f"--lora-scale is a finite number; got {lora_scale}")
     silence()
-    run = load_run(folder, device=_device(device))
+    run = load_run(folder, device=_device(device), pictures=False)
     defaults = run.config.sampling
     count = defaults.count if count is None else count
     prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
@@ -204,6 +206,15 @@ def _execute(config: Config, stages: tuple[str, ...]) -> None:
         folder = execute(config, stages, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
         print(f"run: {folder}")
+
+
+def _finish(stage: str, folder: Path) -> None:
+    from pti.run import finish
+
+    silence()
+    with Progress("done", "steps", speaker="pti") as progress:
+        path = finish(stage, folder, progress)
+    print(f"{'evaluation' if stage == 'evaluate' else stage}: {path}")
 
 
 def _device(name: str) -> str:

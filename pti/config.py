@@ -6,6 +6,7 @@ TOML has no null: a setting that is off is left out of the file, and ``--set mod
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
@@ -56,6 +57,8 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
         try:
             raw = tomllib.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if Path(path).is_dir():
+                raise ConfigError(f"{path} is no run folder: it holds no config.toml") from None
             raise ConfigError(
                 f"there is no configuration {file}; write a commented one with: pti init {file}"
             ) from None
@@ -199,15 +202,17 @@ def _checked(name: str, value: Any, kind: Any, key: Field[Any]) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name} is {wrong[kind]}; got {value!r}")
+    if isinstance(value, str) and not value.strip():
+        raise ConfigError(f"{name} is empty; leave it out to have its default")
     limits = key.metadata
     if limits["choices"] and value not in limits["choices"]:
         known = ", ".join(limits["choices"])
         raise ConfigError(f"{name} is one of {known}; got {value!r}{_close(str(value), limits['choices'])}")
     low, high, above = limits["low"], limits["high"], limits["above"]
     fits = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    if not fits:  # NaN fits nowhere
+    if not fits or value == math.inf:  # NaN fits nowhere
         bounds = [f"at least {low}"] * (low is not None) + [f"more than {above}"] * (above is not None)
-        bounds += [f"at most {high}"] * (high is not None)
+        bounds += [f"at most {high}"] * (high is not None) + ["finite"] * (value == math.inf)
         raise ConfigError(f"{name} is {' and '.join(bounds)}; got {value!r}")
     return value
 

@@ -126,9 +126,13 @@ def _check_caption(name: str, caption: str | None, needs_token: bool) -> None:
 def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _FORMATS and not p.name.startswith("."))
     metadata = folder / "metadata.jsonl"
-    listed = None
+    listed: dict[str, str] | None = None
     if metadata.is_file() and data.caption is None:
-        listed = dict(_metadata(metadata, data.caption_column))
+        listed = {}
+        for name, text in _metadata(metadata, data.caption_column):
+            if name in listed:
+                raise DataError(f"{metadata} has two lines for {name}; keep one")
+            listed[name] = text
         absent = [name for name in listed if not (folder / name).is_file()]
         if absent:
             raise DataError(f"{metadata} names {absent[0]}, which is not there")
@@ -140,7 +144,7 @@ def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str |
                 raise DataError(f"{metadata} has no line for {name}")
             caption = listed[name]
         elif path.with_suffix(".txt").is_file():
-            caption = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+            caption = _text(path.with_suffix(".txt")).strip()
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -149,16 +153,32 @@ def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str |
 
 
 def _metadata(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):  # a caption may hold other ends of lines
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            yield str(row["file_name"]), str(row[column])
+            name, caption = row["file_name"], row[column]
+            if not isinstance(caption, str):
+                raise DataError(f"{path}, line {number}: {column} is a text in quotes; got {json.dumps(caption)}")
+            yield str(name), caption
+        except DataError:
+            raise
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, line {number} is no JSON object: {error}") from error
         except KeyError as error:
             raise DataError(f"{path}, line {number} lacks {error}; it needs file_name and {column}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it in that encoding"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _miniworld(name: str, count: int) -> tuple[Iterable[tuple[str, bytes, str | None]], str]:
@@ -203,13 +223,13 @@ def _decoder(name: str, content: bytes) -> Callable[[], Image]:
 
 
 def _decode(name: str, content: bytes) -> Image:
-    """RGB and upright; what is transparent is white, as on a page."""
+    """RGB and upright; what is transparent is white, as on a page; of a film the first picture."""
     import PIL.Image
     import PIL.ImageOps
 
     try:
         with PIL.Image.open(io.BytesIO(content)) as opened:
-            image = PIL.ImageOps.exif_transpose(opened)
+            image = _eight_bits(PIL.ImageOps.exif_transpose(opened))
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 page = PIL.Image.new("RGBA", image.size, "white")
@@ -217,3 +237,15 @@ def _decode(name: str, content: bytes) -> Image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be decoded as a picture ({error}); replace it or take it out") from error
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pillow would clip deeper greys to white."""
+    import numpy as np
+    import PIL.Image
+
+    if image.mode.startswith("I;16"):
+        return PIL.Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its mode is {image.mode}, with no known black and white; save it with 8 bits a channel")
+    return image

@@ -42,6 +42,7 @@ __all__ = [
     "SDXL_KEYS",
     "LoraFiles",
     "add_embedding",
+    "export_name",
     "pool_at_eos",
     "read_embedding",
     "save_embedding",
@@ -297,6 +298,22 @@ def _zeros(module: torch.nn.Module, name: str, others: Mapping[str, Adapter]) ->
     like = next(iter(others.values()))
     columns, rows = int(layer.in_features), int(layer.out_features)
     return Adapter(np.zeros((like.rank, columns), np.float32), np.zeros((rows, like.rank), np.float32), like.scale)
+
+
+def export_name(name: str | None, token: str, /) -> str:
+    """What files are called: as told, or else by the token without its brackets.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be the name of a file, or diffusers would pass over it.
+    """
+    chosen = token.strip("<>[]{} ") if name is None else name
+    try:
+        _file_name(f"{chosen}_lora" if chosen else chosen)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; see export.name") from error
+    return chosen
 
 
 def _check_token(token: str) -> None:

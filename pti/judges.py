@@ -98,8 +98,12 @@ class ClipJudge:
         with needs_extra("report", "judging pictures by CLIP"):
             from transformers import AutoTokenizer, CLIPModel
 
-        network, preprocess = _load(CLIPModel, model, revision, device)
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+        folder = _fetched(model, revision)
+        network, preprocess = _load(CLIPModel, folder, device)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise _unloadable(model, error) from error
         return cls(network, tokenizer, preprocess, name=name)
 
     @classmethod
@@ -177,7 +181,7 @@ class DinoJudge:
         with needs_extra("report", "judging pictures by DINOv2"):
             from transformers import AutoModel
 
-        return cls(*_load(AutoModel, model, revision, device), name=name)
+        return cls(*_load(AutoModel, _fetched(model, revision), device), name=name)
 
     def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
         """Embeddings of pictures, un-normalised."""
@@ -271,21 +275,45 @@ def character_values(character: NewCharacter, /) -> dict[str, str]:
     }
 
 
-def _load(kind: Any, model: str | Path, revision: str | None, device: str) -> tuple[Any, _Preprocess]:
+def _fetched(model: str | Path, revision: str | None) -> Path:
+    """The folder of a judge. Told to load a hub id, transformers would ask an absent network for a minute."""
+    local = Path(model).expanduser()
+    if local.exists():
+        return local
+    if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
+        raise EncoderError(f"there is no folder {model}; a judge of pictures is a folder or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(model),
+                revision=revision,
+                allow_patterns=["*.json", "*.txt", "model*.safetensors"],
+                ignore_patterns=["*/*"],
+            )
+        )
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        raise _unloadable(model, error) from error
+
+
+def _unloadable(model: str | Path, error: Exception) -> EncoderError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first}")
+
+
+def _load(kind: Any, model: Path, device: str) -> tuple[Any, _Preprocess]:
     import torch
     from transformers import AutoImageProcessor
 
     try:
-        network = kind.from_pretrained(
-            model, revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        network = kind.from_pretrained(model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         # Pillow's resampling everywhere, so that a machine with torchvision measures the same
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            model, revision=revision, backend="pil", trust_remote_code=False
+            model, backend="pil", trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EncoderError(f"{model} cannot be loaded as a judge of pictures: {first}") from error
+        raise _unloadable(model, error) from error
 
     def preprocess(pictures: Pictures) -> torch.Tensor:
         pixels: torch.Tensor = processor(images=list(pictures), return_tensors="pt")["pixel_values"]

@@ -20,7 +20,7 @@ from pti.dataset import MINIWORLD
 from pti.draws import rng_of
 from pti.errors import CheckpointError
 from pti.evaluate import Evaluation, Judges, evaluate_pictures
-from pti.export import save_embedding, save_lora
+from pti.export import export_name, save_embedding, save_lora
 from pti.judges import ClipJudge, DinoJudge, FactorReader, Pictures, TextJudge, ZeroShotReader, character_values
 from pti.latents import Latents, View, pixels
 from pti.metrics import Estimate, mean_estimate
@@ -65,12 +65,13 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     run = _finished(folder, root)
     settings, sampling = run.config.evaluation, run.config.sampling
     judges, absent = _judges(run, root)
-    for reason in absent.values():
-        progress.note(reason)
-    drawn: dict[float, dict[str, Pictures]] = {}
+    if not judges.text:
+        progress.note(f"evaluation without CLIP: {absent['CLIP']}")
+    progress.expect(2 * settings.count * len(settings.prompts), "drawn", "pictures")
+    drawn: dict[float, dict[str, Pictures]] = {1.0: {}, 0.0: {}}
     for scale, word in ((1.0, "{token}"), (0.0, "{class}")):
-        drawn[scale] = {
-            prompt: draw(
+        for number, prompt in enumerate(settings.prompts):
+            drawn[scale][prompt] = draw(
                 run.model,
                 [prompt.replace("{token}", word)] * settings.count,
                 seed=int(rng_of(settings.seed, "evaluation", number).integers(2**31)),
@@ -79,8 +80,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
                 lora_scale=scale,
                 size=run.config.data.size,
             )
-            for number, prompt in enumerate(settings.prompts)
-        }
+            progress(settings.count)
     assert run.config.concept.class_word is not None  # a trained run knows it
     evaluation = evaluate_pictures(
         drawn[1.0],
@@ -123,7 +123,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     run = _finished(folder, root)
     settings, concept = run.config.export, run.config.concept
     target = run.folder / EXPORT
-    name = settings.name or concept.token.strip("<>[]{} ")
+    name = export_name(settings.name, concept.token)
     metadata: dict[str, Any] = {"class_word": concept.class_word or "", "base_model": _public_name(run)}
     if run.marks:
         metadata["marks"] = "; ".join(run.marks)

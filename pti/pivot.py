@@ -17,7 +17,7 @@ import torch
 from clipgeom.errors import ConfigError
 from pti.models import Encoder, Model
 
-__all__ = ["Pivot", "add_pivot", "class_tokens", "entering", "placeholders"]
+__all__ = ["PLACEHOLDER", "Pivot", "add_pivot", "class_tokens", "entering", "placeholders"]
 
 PLACEHOLDER = "{token}"
 CLASS = "{class}"
@@ -135,6 +135,8 @@ def placeholders(token: str, vectors: int) -> tuple[str, ...]:
     """The tokens of a word of several vectors, named as diffusers names them."""
     if not token.strip() or token != token.strip() or len(token.split()) != 1:
         raise ConfigError(f"concept.token is one word without spaces, such as <concept>; got {token!r}")
+    if PLACEHOLDER in token or CLASS in token:
+        raise ConfigError(f"concept.token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}")
     return (token, *(f"{token}_{i}" for i in range(1, vectors)))
 
 

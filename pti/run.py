@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
 from pti.config import read_config
-from pti.dataset import Sample, read_pictures
+from pti.dataset import Pictures, Sample, read_pictures
 from pti.errors import CheckpointError
+from pti.export import export_name
 from pti.lora import Lora, add_lora
 from pti.models import Model
+from pti.pivot import PLACEHOLDER
 from pti.sections import Config
-from pti.session import RECORD, TRAINED, Session, prepared, write_json
+from pti.session import RECORD, TRAINED, Session, prepared, read_record, write_json
 
 __all__ = ["STAGES", "Run", "execute", "finish", "load_run"]
 
@@ -97,11 +99,15 @@ def execute(
         raise ConfigError(f"there is no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
     progress = Quiet() if progress is None else progress
     folder = Path(config.run.folder)
+    _refuse_early(config, stages)
     if any(stage in stages for stage in TRAINED):
+        if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
+            raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
         session = Session(config, folder, progress, root)
         try:
             if "tune" in stages:
                 session.prepare_tuning()
+            session.open()
             model = session.invert("invert" in stages)
             if "tune" in stages:
                 session.tune(model)
@@ -111,33 +117,62 @@ def execute(
             return folder
     for stage in ("evaluate", "export"):
         if stage in stages:
-            _finish_once(stage, folder)
+            _finish_once(stage, folder, progress)
     return folder
 
 
-def finish(stage: str, folder: Path) -> None:
+def finish(stage: str, folder: Path, progress: Progress | None = None) -> Path:
     """Evaluate or export a trained run; what that takes is imported now, not with the trainer."""
     from pti.outcome import evaluate_run, export_run
 
-    {"evaluate": evaluate_run, "export": export_run}[stage](folder)
+    return evaluate_run(folder, progress=progress) if stage == "evaluate" else export_run(folder)
 
 
-def _finish_once(stage: str, folder: Path) -> None:
-    """Do it unless it has been done for the checkpoint that is there."""
-    path = folder / RECORD
-    tuned = checkpoint.latest(folder / "checkpoints", "tune")
-    of = None if tuned is None else hashlib.sha256(tuned.read_bytes()).hexdigest()[:16]
-    done = json.loads(path.read_text(encoding="utf-8")).get("stages", {}).get(stage, {}) if path.exists() else {}
+def _refuse_early(config: Config, stages: Sequence[str]) -> None:
+    """What evaluation and export would refuse after hours of training."""
+    if "evaluate" in stages:
+        prompts = config.evaluation.prompts
+        if not prompts:
+            raise ConfigError("evaluation.prompts is empty; leave it out to have its default")
+        for prompt in prompts:
+            if PLACEHOLDER not in prompt:
+                raise ConfigError(f"evaluation.prompts has {prompt!r}, which lacks {PLACEHOLDER}")
+    if "export" in stages:
+        export_name(config.export.name, config.concept.token)
+
+
+def _finish_once(stage: str, folder: Path, progress: Progress) -> None:
+    """Do it unless it has been done for the checkpoint and the settings that are there."""
+    of = _made_of(stage, folder)
+    done = read_record(folder).get("stages", {}).get(stage, {}) if (folder / RECORD).exists() else {}
     if of is not None and done.get("of") == of:
         return
-    finish(stage, folder)
-    record = json.loads(path.read_text(encoding="utf-8"))  # what it did may have been written down
+    finish(stage, folder, progress)
+    record = read_record(folder)  # what it did may have been written down
     record.setdefault("stages", {})[stage] = {"of": of}
-    write_json(path, record)
+    write_json(folder / RECORD, record)
 
 
-def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu") -> Run:
+def _made_of(stage: str, folder: Path) -> str | None:
+    """What decides the outcome of a stage after training, in a few letters."""
+    tuned = checkpoint.latest(folder / "checkpoints", "tune")
+    if tuned is None:
+        return None
+    config, measured = read_config(folder), folder / "evaluation.json"
+    sampling = config.sampling
+    settings: list[Any] = [asdict(config.evaluation), sampling.steps, sampling.guidance]
+    if stage == "export":
+        settings = [asdict(config.export), asdict(sampling)]
+    content = tuned.read_bytes() + json.dumps(settings, sort_keys=True).encode()
+    if stage == "export" and measured.exists():
+        content += measured.read_bytes()  # for the card
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
     """A run as far as it has come: its model with pivot and low-rank changes in place.
+
+    Without `pictures` the training pictures need not be there any more; none are in what is given back then.
 
     Raises
     ------
@@ -148,8 +183,8 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     if not (folder / "config.toml").is_file():
         raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
     config = read_config(folder)
-    pictures = read_pictures(config.data)
-    model, config = prepared(config, pictures, root)
+    data = read_pictures(config.data) if pictures else Pictures((), (), "")
+    model, config = prepared(config, data, root)
     assert model.pivot is not None
     inverted = checkpoint.latest(folder / "checkpoints", "invert")
     if inverted is None:
@@ -168,7 +203,7 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
         network.to(device).requires_grad_(False)
     assert model.pivot is not None
     token = model.pivot.token
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = read_record(folder)
     return Run(
         folder=folder,
         config=config,
@@ -176,8 +211,8 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
         lora=Lora(model),
         pivots={token: list(model.pivot.rows)},
         starts={token: list(model.pivot.start)},
-        held_out=pictures.held_out,
-        samples=pictures.samples,
+        held_out=data.held_out,
+        samples=data.samples,
         marks=tuple(record.get("marks", [])),
         record=record,
     )

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from clipgeom.errors import ConfigError
 from pti.conditioning import Conditions, encode, time_ids
 from pti.draws import rng_of
 from pti.lora import Lora
@@ -54,6 +55,11 @@ def draw(
     Returns
     -------
     ndarray of uint8, shape (n, side, side, 3)
+
+    Raises
+    ------
+    ConfigError
+        A prompt is too long, or more steps than the model has noise levels.
     """
     size = size or model.size
     texts = [p if model.pivot is None else model.pivot.in_prompt(p) for p in prompts]
@@ -91,6 +97,10 @@ def draw_latents(
     first: int = 0,
 ) -> torch.Tensor:
     """Latents, as the UNet takes them, for some conditions and the noise to start from."""
+    if steps > len(model.alphas):
+        raise ConfigError(
+            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas)} noise levels"
+        )
     device, dtype = model.device, model.unet.dtype
     n, side = len(conditions), noise.shape[-1] * model.factor
     settings = {

@@ -21,6 +21,7 @@ import clipgeom
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
+from pti.conditioning import tokenize
 from pti.config import fingerprint, toml_of
 from pti.dataset import Pictures, read_pictures
 from pti.engine import Engine
@@ -38,7 +39,7 @@ from pti.previews import save_grid
 from pti.sampling import draw
 from pti.sections import Config
 
-__all__ = ["RECORD", "TRAINED", "Session", "prepared", "versions", "write_json"]
+__all__ = ["RECORD", "TRAINED", "Session", "prepared", "read_record", "versions", "write_json"]
 
 TRAINED = ("invert", "tune")
 RECORD = "record.json"
@@ -63,8 +64,16 @@ class Session:
         self.model = self.engine.place(model)
         self.weights = base_digest(self.model)
         self._refuse_other_settings()
+        self._check_prompts()
         self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
+        if config.data.size not in (None, self.latents.size):
+            self.progress.note(
+                f"data.size = {config.data.size} becomes {self.latents.size}, a multiple of {self.model.factor}"
+            )
         self.log = MetricsLog(folder)
+
+    def open(self) -> None:
+        """Make the run folder. Until here nothing is written, so that nothing is left of a run that is refused."""
         if self.engine.is_main:
             self._open_folder()
         self.engine.wait()
@@ -93,7 +102,7 @@ class Session:
         return tuning.result()
 
     def prepare_tuning(self) -> None:
-        """What can be refused about stage 2 is refused before stage 1; the gate's answer is written down."""
+        """What can be refused about stage 2 is refused before stage 1; the gate's answer is kept for the record."""
         check_targets(self.model, self.config.tuning)
         settings, prior = self.config.locality, self.config.prior
         if prior.weight > 0 and prior.source is not None:
@@ -109,9 +118,7 @@ class Session:
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")
         self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
-        marks = ["certificate overridden"] if decision.overridden else []
-        self.record["marks"] = sorted({*self.record.get("marks", []), *marks})
-        self._write_record()
+        self.record["marks"] = ["certificate overridden"] if decision.overridden else []
 
     def _own_pictures(self, tuning: Finetuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""
@@ -218,14 +225,40 @@ class Session:
                 later = {_RULINGS: found.belongs[_RULINGS]} if _RULINGS in found.belongs else {}  # not decided yet
                 found.require({**self._belongs(stage), **later})
 
+    def _check_prompts(self) -> None:
+        """A prompt that is too long is refused now, and by name, rather than at the first preview."""
+        assert self.model.pivot is not None
+        prompts = [
+            (f"the caption of {sample.name}", sample.caption)
+            for sample in (*self.pictures.samples, *self.pictures.held_out)
+        ]
+        for name in ("sampling", "evaluation"):
+            prompts += [(f"one of {name}.prompts", prompt) for prompt in getattr(self.config, name).prompts]
+        for name, prompt in prompts:
+            for encoder in self.model.encoders:
+                try:
+                    tokenize(encoder, [self.model.pivot.in_prompt(prompt)])
+                except ConfigError as error:
+                    raise ConfigError(f"{name} is too long: {error}") from error
+        levels = len(self.model.alphas)
+        if self.config.sampling.steps > levels:
+            raise ConfigError(
+                f"sampling.steps is at most {levels}, the noise levels of {self.model.source}; "
+                f"got {self.config.sampling.steps}"
+            )
+
     def _open_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_whole(self.folder / "config.toml", toml_of(self.config).encode())
         path = self.folder / RECORD
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        old = read_record(self.folder) if path.exists() else {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder {self.folder} ({error.strerror}); give another --out") from error
+        checkpoint.write_whole(self.folder / "config.toml", toml_of(self.config).encode())
         self.record = {
-            "marks": [],
             **old,  # how its stages ended, what was decided and measured
+            **self.record,
+            "marks": sorted({*old.get("marks", []), *self.record.get("marks", [])}),
             "schema": "pti.record/1",
             "model": {"source": self.model.source, "kind": self.model.kind, "prediction": self.model.prediction},
             "concept": {"token": self.config.concept.token, "class_word": self.config.concept.class_word},
@@ -261,6 +294,24 @@ def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Mod
     concept = config.concept
     model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
     return model, config
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no {RECORD}; write it anew with: pti run {folder}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it, then: pti run {folder}") from error
+    return record
 
 
 def write_json(path: Path, content: Any) -> None:

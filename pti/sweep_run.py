@@ -70,7 +70,7 @@ class _Clock(Quiet):
     skipped: int = 0
     done: int = 0
 
-    def expect(self, total: int) -> None:
+    def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
         """The first step is about to be made."""
         self.first = time.perf_counter()
 

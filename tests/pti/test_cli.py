@@ -70,15 +70,20 @@ def test_stages_one_by_one_then_pictures(pti, file, tmp_path):
 def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
     called = []
     for stage in ("evaluate", "export"):
-        monkeypatch.setattr(f"pti.outcome.{stage}_run", lambda folder, stage=stage: called.append((stage, folder)))
+        monkeypatch.setattr(f"pti.outcome.{stage}_run", lambda folder, stage=stage, **_: called.append((stage, folder)))
     code, _, err = pti("run", file)
     assert code == 0, err
     assert called == [("evaluate", tmp_path / "run"), ("export", tmp_path / "run")]
     assert pti("run", file)[0] == 0
-    assert len(called) == 2  # done already, for this checkpoint
+    assert len(called) == 2  # done already, for this checkpoint and these settings
     pti("evaluate", "run")
     pti("export", "run")
     assert [stage for stage, _ in called] == ["evaluate", "export"] * 2
+    del called[:]
+    for change, stages in (("export.name=other", ["export"]), ("evaluation.count=3", ["evaluate"])):
+        assert pti("run", "run", "--set", change)[0] == 0
+        assert [stage for stage, _ in called] == stages
+        del called[:]
     stages = json.loads((tmp_path / "run" / "record.json").read_text())["stages"]
     assert list(stages) == ["invert", "tune", "evaluate", "export"]
 
@@ -119,8 +124,94 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.name="empty"')
     assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.name=./absent")
     assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.mode=aslerp")
+    for path in (tmp_path / "run", tmp_path / "other"):
+        assert not path.exists()  # nothing is left of what was refused
     pti("run", file, "--until", "invert")
-    assert "inversion.rate was 0.01, is 0.5" in wrong(pti, file, "--set", "inversion.rate=0.5")
+    assert "inversion.rate was 0.01, is 0.5" in (said := wrong(pti, file, "--set", "inversion.rate=0.5"))
+    assert f"or delete {tmp_path / 'run'}/checkpoints/invert-*.safetensors to begin that stage anew" in said
+
+
+def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
+    """Prompts of previews and of the evaluation, files of the export, the place of it all."""
+    long = "{token} " * 80
+
+    def refused(*changes):
+        code, out, err = pti("run", file, *(part for change in changes for part in ("--set", change)))
+        assert (code, out) == (2, "")
+        assert not (tmp_path / "run").exists()
+        assert err.count("\n") == 1
+        return err
+
+    assert "evaluation.prompts has 'a knight', which lacks {token}" in refused('evaluation.prompts=["a knight"]')
+    assert "evaluation.prompts is empty" in refused("evaluation.prompts=[]")
+    assert "is too long: a prompt has 82 tokens, 77 are the most" in refused(f'evaluation.prompts=["{long}"]')
+    assert "one of sampling.prompts is too long" in refused(f'sampling.prompts=["{long}"]')
+    assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.caption="{long}"')
+    assert "sampling.steps is at most 100" in refused("sampling.steps=101")
+    assert "cannot name a LoRA file" in refused('export.name="a/b"')
+    assert "see export.name" in refused('concept.token="<checkpoint>"')
+    assert "is what stands for {token}" in refused('concept.token="{token}"')
+    code, _, err = pti("invert", file, "--out", file)
+    assert (code, err) == (2, f"pti: cannot make the folder {file} (File exists); give another --out\n")
+    code, _, err = pti("tune", file)
+    assert (code, err) == (
+        2,
+        f"pti: {tmp_path / 'run'} holds no finished inversion; run pti invert first, or pti run\n",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_size_that_the_autoencoder_cannot_have_is_told(pti, file):
+    assert (
+        "data.size = 9 becomes 8, a multiple of 2" in pti("run", file, "--until", "invert", "--set", "data.size=9")[2]
+    )
+
+
+def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
+    """No network, and no CLIP in the cache: one line, and at once."""
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("the hub cannot be reached\nby any means")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    few = ("--set", "evaluation.count=2", "--set", 'evaluation.prompts=["{token}"]')
+    code, _, err = pti("run", file, *few)
+    assert code == 0, err
+    (line,) = [line for line in err.splitlines() if "CLIP" in line]
+    assert line.startswith("pti: evaluation without CLIP: openai/clip-vit-large-patch14 cannot be loaded")
+    assert "the hub cannot be reached); name another one in evaluation.clip" in line
+    assert pti("evaluate", "run")[:2] == (0, "evaluation: run/evaluation.json\n")
+    assert pti("export", "run")[:2] == (0, "export: run/export\n")
+    code, _, err = pti("run", file, *few, "--set", "evaluation.clip=./absent")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "pti: there is no folder ./absent; a judge of pictures is a folder or a hub id",
+    )
+
+
+def test_a_run_whose_pictures_are_gone_still_draws(pti, file, tmp_path):
+    import shutil
+
+    write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
+    code, _, err = pti("invert", file, "--set", 'data.source="fine"', "--set", "concept.class_word=knight")
+    assert code == 0, err
+    shutil.rmtree(tmp_path / "fine")
+    assert pti("sample", "run", "--count", 1)[0] == 0
+    for argument, message in (
+        ("--lora-scale=nan", "a finite number; got nan"),
+        ("--steps=101", "has 100 noise levels"),
+    ):
+        code, _, err = pti("sample", "run", argument)
+        assert code == 2
+        assert message in err
+    record = tmp_path / "run" / "record.json"
+    record.write_text("{")
+    code, _, err = pti("sample", "run")
+    assert code == 2
+    assert "record.json cannot be read" in err
+    record.unlink()
+    assert "holds no record.json; write it anew with: pti run run" in pti("sample", "run")[2]
 
 
 def test_a_pipeline_without_safetensors(pti, file, tmp_path):

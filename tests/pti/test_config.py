@@ -46,11 +46,14 @@ def test_what_is_written_is_read_back(tmp_path):
         ("tuning.rank=0", "tuning.rank is at least 1; got 0"),
         ("tuning.rate=0", "tuning.rate is more than 0"),
         ("tuning.rate=nan", "tuning.rate is more than 0; got nan"),
+        ("tuning.rate=inf", "tuning.rate is more than 0 and finite; got inf"),
         ("locality.time=1.5", "locality.time is at least 0 and at most 1; got 1.5"),
         ("locality.mode=slurp", r"locality.mode is one of .*; got 'slurp' \(did you mean 'slerp'\?\)"),
         ("data.flip=1", "data.flip is true or false; got 1"),
         ("tuning.targets=[1]", "tuning.targets is a list of texts"),
         ("tuning.steps=", "tuning.steps is a whole number; got None"),
+        ('data.source=""', "data.source is empty; leave it out to have its default"),
+        ('run.folder=" "', "run.folder is empty"),
         ("rank=4", "--set takes section.key=value"),
     ],
 )
@@ -62,6 +65,8 @@ def test_wrong_settings_are_named(change, message):
 def test_files_that_are_no_configuration(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no configuration .*a\.toml; write a commented one with: pti init"):
         read_config(tmp_path / "a.toml")
+    with pytest.raises(ConfigError, match=r"is no run folder: it holds no config\.toml"):
+        read_config(tmp_path)
     (tmp_path / "a.toml").write_text("tuning = 3")
     with pytest.raises(ConfigError, match="tuning is a section"):
         read_config(tmp_path / "a.toml")

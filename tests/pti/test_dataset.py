@@ -116,6 +116,29 @@ def test_pictures_and_metadata_have_to_fit(folder):
         read(folder)
 
 
+def test_what_a_metadata_file_may_not_be(folder, tmp_path):
+    metadata = folder / "metadata.jsonl"
+    rows = [json.dumps({"file_name": f"{i}.png", "text": f"{{token}} {i}"}) for i in range(3)]
+    for line, message in (
+        ('{"file_name": "2.png", "text": null}', "line 3: text is a text in quotes; got null"),
+        ('{"file_name": "2.png", "text": 3}', "line 3: text is a text in quotes; got 3"),
+        (rows[1], "has two lines for 1.png; keep one"),
+    ):
+        metadata.write_text("\n".join([*rows[:2], line]))
+        with pytest.raises(DataError, match=message):
+            read_pictures(DataSection(source=str(folder)), needs_token=False)
+    metadata.write_bytes("\n".join(rows).encode("utf-16"))
+    with pytest.raises(DataError, match=r"metadata\.jsonl is not in UTF-8 .*; save it in that encoding"):
+        read(folder)
+    apart = json.dumps({"file_name": "2.png", "text": "{token}\u2028at night"}, ensure_ascii=False)
+    metadata.write_text("\n".join([*rows[:2], apart]), encoding="utf-8-sig")  # a mark, and an end of line that is none
+    assert [s.caption for s in read(folder).samples] == ["{token} 0", "{token} 1", "{token}\u2028at night"]
+    metadata.unlink()
+    (folder / "0.txt").write_bytes("caf\xe9 {token}".encode("latin-1"))
+    with pytest.raises(DataError, match=r"0\.txt is not in UTF-8"):
+        read(folder)
+
+
 def test_the_digest_knows_pictures_and_captions(folder):
     before = read(folder).digest
     assert read(folder).digest == before
@@ -133,6 +156,17 @@ def test_what_is_transparent_is_white_and_what_lies_on_its_side_stands_up(tmp_pa
     first, second = (s.decode() for s in read(folder).samples)
     assert np.asarray(first).min() == 255
     assert second.size == (4, 6)
+
+
+def test_deep_greys_keep_their_shades(tmp_path):
+    folder = write_pictures(tmp_path / "p", CAPTIONS[:2])
+    shades = np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369
+    Image.fromarray(shades).save(folder / "0.png")
+    first, _ = (s.decode() for s in read(folder).samples)
+    np.testing.assert_array_equal(np.asarray(first)[..., 0], shades // 257)
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(folder / "1.png", format="tiff")
+    with pytest.raises(DataError, match=r"1\.png cannot be decoded .*8 bits a channel"):
+        read(folder)
 
 
 def test_cut_outs():

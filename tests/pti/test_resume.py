@@ -56,14 +56,16 @@ def ends(folder):
     return found, [json.loads(line) for line in lines]
 
 
-def random_kills(n, seed):
+def random_kills(n, seed, processes=1):
+    """Half of them in either stage, at different steps; the first process alone saves and logs."""
     rng = np.random.default_rng(seed)
     kills = []
     for stage in ("invert", "tune"):
         steps = np.sort(rng.choice(np.arange(1, 7), n // 2, replace=False))
         for step in steps:
-            places = PLACES if step % 2 == 0 else [p for p in PLACES if p != "saving"]
-            kills.append([stage, int(step), str(rng.choice(places))])
+            rank = int(rng.integers(processes))
+            places = [p for p in PLACES if (step % 2 == 0 or p != "saving") and (rank == 0 or p in PLACES[:2])]
+            kills.append([stage, int(step), str(rng.choice(places)), rank])
     return kills
 
 
@@ -93,11 +95,13 @@ def test_killed_at_ten_steps_and_resumed_bit_for_bit(sd, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_compute_what_one_does(sd, tmp_path):
-    """Figures 4 and 7, with gloo on this machine."""
+    """Figures 4 and 7, with gloo on this machine: five random steps of either stage, either process, then to the end."""
     common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.one_in=3")}
     half = {**common, "processes": 2, "changes": (*common["changes"], "inversion.batch=2", "tuning.batch=2")}
     whole = {**common, "processes": 1, "changes": (*common["changes"], "inversion.batch=4", "tuning.batch=4")}
-    kills = [["invert", 4, "saving"], ["tune", 5, "stepped"]]
+    kills = random_kills(10, 2, processes=2)
+    assert {place for _, _, place, _ in kills} == set(PLACES)
+    assert {rank for *_, rank in kills} == {0, 1}
     work(
         tmp_path,
         {**half, "folder": str(tmp_path / "two")},

@@ -1,7 +1,7 @@
 """Runs in processes of their own, some of which are killed: ``python -m tests.pti.worker SPECIFICATION.json``.
 
-A specification lists runs: folder, pipeline, changes, number of processes, and the points at which they are killed. Each
-attempt is a fork, so that libraries are imported once.
+A specification lists runs: folder, pipeline, changes, number of processes, and the points at which they are killed (stage,
+step, place, and which process). Each attempt is a fork, so that libraries are imported once.
 """
 
 import json
@@ -81,8 +81,8 @@ def attempt(run, kill):
                     MASTER_PORT=str(port),
                     OMP_NUM_THREADS="1",
                 )
-            if kill and rank == 0:
-                kill_at(*kill)
+            if kill and rank == kill[3]:
+                kill_at(*kill[:3])
             execute(configuration(run["pipeline"], run["folder"], *run["changes"]), ("invert", "tune"))
             code = 0
         except BaseException:
@@ -96,12 +96,12 @@ def attempt(run, kill):
     while children:
         child, status = os.wait()
         children.remove(child)
-        if not (killed or failed):  # the first to go takes the others along
-            killed, failed = os.WIFSIGNALED(status), os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0
-            if killed or failed:
-                for other in children:
-                    os.kill(other, signal.SIGKILL)
-    if failed:
+        killed = killed or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+        failed = failed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0)
+        if killed or failed:  # the first to go takes the others along, by a signal of another name
+            for other in children:
+                os.kill(other, signal.SIGTERM)
+    if failed and not killed:
         raise SystemExit(f"a process of {run['folder']} failed")
     return killed
 

@@ -48,7 +48,6 @@ def settings(seed: int, folder: Path) -> list[str]:
         f"data.source=miniworld:{name}",
         f"engine.seed={seed}",
         f"run.folder={folder.as_posix()}",
-        f"sampling.guidance={GUIDANCE}",
     ]
 
 
@@ -57,7 +56,8 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     start = time.monotonic()
     folder = kept / f"run-{seed}"
     config = read_config(None, settings(seed, folder))
-    execute(config, ("invert", "tune"), progress=Progress("step"))
+    with Progress("trained", "steps", speaker=f"run {seed}") as progress:
+        execute(config, ("invert", "tune"), progress=progress)
     trained = time.monotonic() - start
     run, readers = load_run(folder), load_readers()
     found: dict[str, Any] = {

@@ -20,7 +20,7 @@ def noise_levels(settings: ObjectiveSection, n_times: int) -> range:
     ConfigError
         None of the schedule's is among them.
     """
-    last = n_times if settings.max_timestep is None else min(settings.max_timestep, n_times)
+    last = min(settings.max_timestep, n_times)
     if settings.min_timestep >= last:
         raise ConfigError(
             f"objective.min_timestep = {settings.min_timestep} leaves no noise level below "

@@ -88,7 +88,7 @@ class DataSection:
         None, "One caption for every picture, in place of any others.", example="an ink illustration of {token}"
     )
     tag_dropout: float = option(
-        0.0,
+        0.5,
         "Leave out each part of a caption between commas, but the one with the new word, with this probability, so that "
         "the word is learnt for short prompts as well as for long ones.",
         low=0,
@@ -125,12 +125,11 @@ class ObjectiveSection:
         choices=("stratified", "uniform"),
     )
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
-    max_timestep: int | None = option(
-        None,
-        "Up to here, not included. Places are decided where there is much noise, looks where there is less. Left out: the "
-        "whole schedule, which most often has 1000 levels.",
+    max_timestep: int = option(
+        600,
+        "Up to here, not included; most schedules have 1000 levels. Places are decided where there is much noise, looks "
+        "where there is less: with all levels in training, six pictures fix where the figure stands.",
         low=1,
-        example=700,
     )
     min_snr_gamma: float | None = option(
         None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0
@@ -144,7 +143,7 @@ class InversionSection:
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
-    rate: float = option(5e-4, "Learning rate.", above=0)
+    rate: float = option(2e-3, "Learning rate.", above=0)
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     optimizer: str = option("adamw", "adamw, or plain gradient descent.", choices=("adamw", "sgd"))
@@ -179,7 +178,7 @@ class TuningSection:
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
-    rate: float = option(1e-4, "Learning rate.", above=0)
+    rate: float = option(1e-3, "Learning rate.", above=0)
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
@@ -188,7 +187,8 @@ class TuningSection:
         None, "The change is scaled by alpha / rank. Left out: the rank.", above=0, example=8.0
     )
     targets: tuple[str, ...] = option(
-        ("to_q", "to_k", "to_v", "to_out.0"), "Layers of the UNet that change, by the ends of their names."
+        ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
+        "Layers of the UNet that change, by the ends of their names: attention, what follows it, and convolutions.",
     )
     text_encoder: bool = option(False, "Also tune the text encoder (both of SDXL's).")
     text_rate: float | None = option(None, "Its learning rate. Left out: that of the UNet.", above=0, example=5e-5)
@@ -263,7 +263,7 @@ class SamplingSection:
     """Pictures: previews while training, the frozen model's own, and what `pti sample` draws by default."""
 
     steps: int = option(30, "Steps of the sampler.", low=1)
-    guidance: float = option(5.0, "Scale of classifier-free guidance; 1 is none.", low=1)
+    guidance: float = option(3.0, "Scale of classifier-free guidance; 1 is none.", low=1)
     prompts: tuple[str, ...] = option(("a picture of {token}",), "What previews show.")
     count: int = option(4, "Previews of each prompt.", low=1)
     every: int = option(250, "Steps between previews; 0 draws them at the end of a stage only.", low=0)

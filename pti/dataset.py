@@ -86,8 +86,11 @@ def read_pictures(data: DataSection, *, needs_token: bool = True) -> Pictures:
         found, class_word = _miniworld(data.source.removeprefix(MINIWORLD), data.limit or _MINIWORLD_PICTURES)
     elif Path(data.source).expanduser().is_dir():
         found = _folder(Path(data.source).expanduser(), data)
-    elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")):
-        raise DataError(f"there is no folder {data.source}; data.source is a folder, miniworld:NAME or a data set's id")
+    elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")) or "/" not in data.source:
+        # without a slash it is more likely a folder misspelt than one of the hub's oldest data sets
+        raise DataError(
+            f"there is no folder {data.source}; a source is a folder, miniworld:NAME, or the id of a data set, owner/name"
+        )
     else:
         found = _hub(data)
     samples: list[Sample] = []

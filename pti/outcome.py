@@ -232,7 +232,7 @@ def _judges(run: Run, root: Path | None) -> tuple[Judges, dict[str, str]]:
         except ClipGeomError as error:
             if settings.clip is not None:
                 raise
-            absent["CLIP"] = f"{_CLIP} cannot be loaded ({error}); name another one in evaluation.clip"
+            absent["CLIP"] = f"{error}; name another one in evaluation.clip"
     dino = [DinoJudge.load(settings.dino, device=str(run.model.device))] if settings.dino is not None else []
     if not dino:
         absent["DINOv2"] = "none was named in evaluation.dino"

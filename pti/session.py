@@ -25,7 +25,7 @@ from pti.conditioning import tokenize
 from pti.config import fingerprint, toml_of
 from pti.dataset import Pictures, read_pictures
 from pti.engine import Engine
-from pti.errors import CheckpointError, TrainingError
+from pti.errors import CheckpointError, DataError, TrainingError
 from pti.finetune import Drawn, Finetuning
 from pti.gate import Decision, decide
 from pti.inversion import Inversion
@@ -109,7 +109,10 @@ class Session:
             data = replace(
                 self.config.data, source=prior.source, limit=None, held_out=0, caption=prior.prompt, tag_dropout=0.0
             )
-            pictures = read_pictures(data, needs_token=False)
+            try:
+                pictures = read_pictures(data, needs_token=False)
+            except DataError as error:
+                raise DataError(f"prior.source: {error}") from error
             self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
         if settings.mode == "none":
             return

@@ -112,6 +112,9 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     assert "holds no pictures" in wrong(pti, file, "--set", "data.source=empty")
     broken = write_pictures(tmp_path / "broken", ("{token}", "{token} at night"))
     (broken / "1.png").write_bytes(b"no picture")
+    assert "prior.source: there is no folder absent" in wrong(
+        pti, file, "--set", "prior.weight=1", "--set", 'prior.source="absent"'
+    )
     assert "1.png cannot be decoded" in wrong(pti, file, "--set", 'data.source="broken"')
     write_pictures(tmp_path / "plain", ("a knight",))
     assert "0.png lacks {token}" in wrong(pti, file, "--set", 'data.source="plain"')
@@ -180,7 +183,7 @@ def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if "CLIP" in line]
     assert line.startswith("pti: evaluation without CLIP: openai/clip-vit-large-patch14 cannot be loaded")
-    assert "the hub cannot be reached); name another one in evaluation.clip" in line
+    assert "the hub cannot be reached; name another one in evaluation.clip" in line
     assert pti("evaluate", "run")[:2] == (0, "evaluation: run/evaluation.json\n")
     assert pti("export", "run")[:2] == (0, "export: run/export\n")
     code, _, err = pti("run", file, *few, "--set", "evaluation.clip=./absent")

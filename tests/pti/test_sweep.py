@@ -291,7 +291,7 @@ def test_what_is_done_is_not_done_again(base, executed, swept, tmp_path):
 
 
 def test_a_later_stage_is_done_on_top(base, executed, swept, tmp_path, monkeypatch):
-    def evaluated(folder):
+    def evaluated(folder, **_):
         estimate = {"value": 0.5, "ci95": [0.25, 0.75], "n": 4}
         content = {"schema": "x", "prompts": ["a"], "recognition": {"all": {"token": estimate}}, "marks": []}
         (folder / "evaluation.json").write_text(json.dumps(content))

@@ -37,7 +37,7 @@ __all__ = [
     "measure_unsaid",
 ]
 
-TEST_SEED = 11  # fixed before the last round; lengths of earlier trainings were chosen looking at others
+TEST_SEED = 21  # fixed before the last round, the readers of more pictures; choices were made looking at others
 GUIDANCE = 3.0
 _HELD_OUT = 2000
 PROMPTS, PAIRS, STEPS = 500, 100, 30

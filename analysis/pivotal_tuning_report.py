@@ -20,6 +20,7 @@ LOOKS = ("class", "body", "headgear", "headgear_color")
 FREE = ("position", "background", "facing", "style")
 STAGES = {"base": "class word, frozen model", "inverted": "after inversion", "tuned": "after tuning"}
 ENLARGED = 2
+_WANTED, _WANTED_FREE = 0.9, 0.8
 
 
 def write(raw: Path, out: Path) -> None:
@@ -54,6 +55,20 @@ def _text(runs: list[dict[str, Any]]) -> str:
         + f" | {_mean([_entropy(run, 'tuned', factor) / _entropy(run, 'base', factor) for run in runs])} |"
         for factor in FREE
     )
+    places = ", ".join(
+        f"{run['character']} {_entropy(run, 'tuned', 'position') / _entropy(run, 'base', 'position'):.2f}"
+        for run in runs
+    )
+    reached = {
+        "class": np.mean(_shares(runs, "tuned", "class")),
+        "body colour": np.mean(_shares(runs, "tuned", "body")),
+        "headgear colour": np.mean(_shares(runs, "tuned", "headgear_color")),
+    }
+    free_places = np.mean([_entropy(run, "tuned", "position") / _entropy(run, "base", "position") for run in runs])
+    answer = [f"{name} {share:.3f}, {'reached' if share >= _WANTED else 'short'}" for name, share in reached.items()]
+    answer.append(
+        f"entropy of the position {free_places:.3f} of the base's, {'reached' if free_places >= _WANTED_FREE else 'short'}"
+    )
     modes = sorted({ruling["mode"] for run in runs for ruling in run["record"]["locality"]["rulings"]})
     pictures = "\n\n".join(
         f"**{run['character']}**: {run['factors']['body']} {run['factors']['class']}, {run['factors']['headgear_color']} "
@@ -64,6 +79,9 @@ def _text(runs: list[dict[str, Any]]) -> str:
     return f"""# Does the trainer learn a new character from six pictures, and nothing else?
 
 *Rebuild with `python analysis/pivotal_tuning.py` (raw results in `raw/`), or from them alone with `--draw`.*
+
+**Answer.** Wanted: class and colours right in {100 * _WANTED:.0f} % of pictures, and {_WANTED_FREE:g} of the base model's entropy of the
+position. Found, as means over runs: {"; ".join(answer)}.
 
 {len(runs)} runs of the defaults of `pti init`, seed i on the i-th new character of miniworld: {names}; {settings["inversion.steps"]}
 steps of inversion at a rate of {settings["inversion.rate"]:g}, {settings["tuning.steps"]} of tuning at {settings["tuning.rate"]:g} and rank
@@ -95,6 +113,8 @@ Entropy of what the prompt does not say, in bits (position: {np.log2(9):.2f} at 
 | | {" | ".join(STAGES.values())} | tuned / base |
 |---|---|---|---|---|
 {free}
+
+Position by character, tuned / base: {places}.
 
 ## Where it was never shown
 

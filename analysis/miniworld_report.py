@@ -125,9 +125,10 @@ Above pictures and new characters, below what 8 × 8 × 4 numbers keep of them.
 
 The readers see what they were taught to see: a picture that shows a factor well and is ugly otherwise counts as right.
 These weights are not those of one run of the recipe from end to end: while they were trained, the autoencoder's first round was
-shortened from 4,200 to 2,600 steps and the generator's from 5,000 to 4,000, the decoder's round was lengthened from 1,500 to 2,400
+shortened from 4,200 to 2,600 steps and the generator's from 5,000 to 4,000, the decoder's round was lengthened from 1,500 to 2,400,
 each at a checkpoint, and Muon's iteration was rewritten (equal to rounding). The readers were trained anew when all else was done, for
-5,000 steps on 60,000 pictures: on 24,000 they had learnt the reconstructions of new characters by heart. A new run gives other weights of the same kind.
+5,000 steps on 60,000 pictures: of 24,000 they had learnt the reconstructions of new characters by heart. A new run gives other weights
+of the same kind.
 The world is small: eight factors, one figure, no occlusion. What holds in it need not hold in a photograph.
 """
 

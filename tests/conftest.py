@@ -1,5 +1,6 @@
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,12 @@ def xp(request):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; give back exit code, standard output and standard error."""
-    from clipgeom.cli import main
-
+def command(monkeypatch, capsys, tmp_path):
+    """Run a command in an empty folder; give back exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
 
-    def runner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["clipgeom", *map(str, arguments)])
+    def runner(name, main, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         code = 0
         try:
             main()
@@ -61,3 +60,19 @@ def run(monkeypatch, capsys, tmp_path):
         return code, captured.out, captured.err
 
     return runner
+
+
+@pytest.fixture
+def run(command):
+    """The command clipgeom."""
+    from clipgeom.cli import main
+
+    return partial(command, "clipgeom", main)
+
+
+@pytest.fixture
+def pti(command):
+    """The command pti."""
+    from pti.cli import main
+
+    return partial(command, "pti", main)

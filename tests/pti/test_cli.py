@@ -1,7 +1,6 @@
 """The command: what it prints, what it leaves, and one line for what is wrong."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,26 +11,6 @@ from pti.config import read_config, toml_of
 from pti.models import load_model
 from pti.run import execute
 from tests.pti.small import configuration, save_sd, write_pictures
-
-
-@pytest.fixture
-def pti(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty folder; give back exit code, standard output and standard error."""
-    from pti.cli import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def runner(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pti", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return runner
 
 
 @pytest.fixture

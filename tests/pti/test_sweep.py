@@ -23,7 +23,6 @@ from pti.sweep import Sweep, collect, sweep
 from pti.sweep_plan import read_together, read_vary
 from tests.conftest import ROOT
 from tests.pti.small import configuration, write_pictures
-from tests.pti.test_cli import pti  # noqa: F401 - the command as a fixture
 
 QUICK = ("inversion.steps=2", "tuning.steps=2", "run.checkpoint_every=1", "sampling.prompts=[]", "locality.mode=none")
 RATES = {"tuning.rate": [0.01, 0.02]}
@@ -438,7 +437,7 @@ def test_killed_it_does_what_is_missing(base, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- the command
 
 
-def test_the_command(pti, base, tmp_path):  # noqa: F811
+def test_the_command(pti, base, tmp_path):
     (tmp_path / "base.toml").write_text(toml_of(base))
     swept = ("sweep", "base.toml", "--vary", "tuning.rate=0.01,1e30", "--until", "tune", "--out", "grid")
     code, out, err = pti(*swept)
@@ -466,7 +465,7 @@ def test_the_command(pti, base, tmp_path):  # noqa: F811
         (("--seeds", "2", "absent.toml"), "there is no configuration absent.toml"),
     ],
 )
-def test_the_command_refuses_in_one_line(pti, tmp_path, arguments, message):  # noqa: F811
+def test_the_command_refuses_in_one_line(pti, tmp_path, arguments, message):
     code, out, err = pti("sweep", *arguments)
     assert (code, out) == (2, "")
     assert message in err

@@ -11,8 +11,6 @@ Five runs: seed i learns the i-th new character, both fixed before anything was 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -30,9 +28,11 @@ from clipgeom.miniworld.train.autoencoder import decode, encode  # noqa: E402
 from pti.config import read_config  # noqa: E402
 from pti.run import execute, load_run  # noqa: E402
 from pti.sampling import draw  # noqa: E402
+from pti.session import write_json  # noqa: E402
 
 OUT = ROOT / "reports" / "pivotal-tuning"
 RUNS = 5
+CHARACTERS = tuple(NEW_CHARACTERS)[:RUNS]
 PICTURES = 90  # of "a picture of …", where everything but the character is left to chance
 PLACES = ("an ink illustration of {}, top left, in the snow", "a flat poster of {}, bottom right, by the sea",
           "a pixel drawing of {}, top right, in the desert", "a watercolor painting of {}, bottom left, at night")  # fmt: skip
@@ -43,9 +43,8 @@ _REBUILT, _REBUILT_SEED = 200, 1000  # fresh pictures of the character, seen thr
 
 def settings(seed: int, folder: Path) -> list[str]:
     """What differs from the defaults."""
-    name = list(NEW_CHARACTERS)[seed]
     return [
-        f"data.source=miniworld:{name}",
+        f"data.source=miniworld:{CHARACTERS[seed]}",
         f"engine.seed={seed}",
         f"run.folder={folder.as_posix()}",
     ]
@@ -62,8 +61,8 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     run, readers = load_run(folder), load_readers()
     found: dict[str, Any] = {
         "seed": seed,
-        "character": list(NEW_CHARACTERS)[seed],
-        "factors": NEW_CHARACTERS[list(NEW_CHARACTERS)[seed]].factors,
+        "character": CHARACTERS[seed],
+        "factors": NEW_CHARACTERS[CHARACTERS[seed]].factors,
         "settings": run.config.flat(),
         "record": {key: run.record[key] for key in ("stages", "locality", "data", "versions")},
         "trained_seconds": trained,
@@ -85,7 +84,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         )
         found["placed"][stage] = readers.read(placed)
         sheets.append(np.concatenate([placed[::4], pictures[:4]]))
-    fresh = scenes(_REBUILT, _REBUILT_SEED, character=found["character"]).pictures
+    fresh = scenes(_REBUILT, _REBUILT_SEED, character=CHARACTERS[seed]).pictures
     found["read"]["rebuilt"] = readers.read(decode(run.model.vae, encode(run.model.vae, fresh)))
     training = np.stack([np.asarray(sample.decode()) for sample in run.samples])
     (OUT / "raw").mkdir(parents=True, exist_ok=True)
@@ -105,10 +104,7 @@ def main() -> None:
         path = raw / f"run-{seed}.json"
         if not arguments.draw and not path.exists():
             print(f"run {seed}", flush=True)
-            result = one(seed, arguments.runs)
-            partial = path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
-            partial.replace(path)
+            write_json(path, one(seed, arguments.runs))
     if arguments.only is None:
         pivotal_tuning_report.write(raw, OUT)
         print(f"report: {OUT / 'report.md'}")

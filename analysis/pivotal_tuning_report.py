@@ -52,19 +52,16 @@ def _text(runs: list[dict[str, Any]]) -> str:
     free = "\n".join(
         f"| {factor} | "
         + " | ".join(_mean([_entropy(run, stage, factor) for run in runs]) for stage in STAGES)
-        + f" | {_mean([_entropy(run, 'tuned', factor) / _entropy(run, 'base', factor) for run in runs])} |"
+        + f" | {_mean([_kept(run, factor) for run in runs])} |"
         for factor in FREE
     )
-    places = ", ".join(
-        f"{run['character']} {_entropy(run, 'tuned', 'position') / _entropy(run, 'base', 'position'):.2f}"
-        for run in runs
-    )
+    places = ", ".join(f"{run['character']} {_kept(run, 'position'):.2f}" for run in runs)
     reached = {
         "class": np.mean(_shares(runs, "tuned", "class")),
         "body colour": np.mean(_shares(runs, "tuned", "body")),
         "headgear colour": np.mean(_shares(runs, "tuned", "headgear_color")),
     }
-    free_places = np.mean([_entropy(run, "tuned", "position") / _entropy(run, "base", "position") for run in runs])
+    free_places = np.mean([_kept(run, "position") for run in runs])
     answer = [f"{name} {share:.3f}, {'reached' if share >= _WANTED else 'short'}" for name, share in reached.items()]
     answer.append(
         f"entropy of the position {free_places:.3f} of the base's, {'reached' if free_places >= _WANTED_FREE else 'short'}"
@@ -146,6 +143,11 @@ def _share(run: dict[str, Any], stage: str, factor: str) -> float:
 
 def _entropy(run: dict[str, Any], stage: str, factor: str) -> float:
     return entropy(run["read"][stage][factor])
+
+
+def _kept(run: dict[str, Any], factor: str) -> float:
+    """Entropy after tuning, of the base model's."""
+    return _entropy(run, "tuned", factor) / _entropy(run, "base", factor)
 
 
 def _placed(runs: list[dict[str, Any]], factor: str) -> list[float]:

@@ -14,7 +14,13 @@ __all__ = [
     "MissingExtraError",
     "ShapeError",
     "WeightsError",
+    "first_line",
 ]
+
+
+def first_line(error: Exception, /) -> str:
+    """What a library's error says first, or its kind where it says nothing: for a message of our own."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ClipGeomError(Exception):

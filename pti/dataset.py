@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
-from clipgeom.errors import ConfigError
+from clipgeom.errors import ConfigError, first_line
 from pti.errors import DataError
 from pti.sections import DataSection
 
@@ -161,16 +161,14 @@ def _metadata(path: Path, column: str) -> Iterator[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            name, caption = row["file_name"], row[column]
-            if not isinstance(caption, str):
-                raise DataError(f"{path}, line {number}: {column} is a text in quotes; got {json.dumps(caption)}")
-            yield str(name), caption
-        except DataError:
-            raise
+            name, caption = str(row["file_name"]), row[column]
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}, line {number} is no JSON object: {error}") from error
         except KeyError as error:
             raise DataError(f"{path}, line {number} lacks {error}; it needs file_name and {column}") from error
+        if not isinstance(caption, str):
+            raise DataError(f"{path}, line {number}: {column} is a text in quotes; got {json.dumps(caption)}")
+        yield name, caption
 
 
 def _text(path: Path) -> str:
@@ -207,9 +205,8 @@ def _hub(data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
     try:
         table: Any = datasets.load_dataset(data.source, split=data.split)
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{data.source!r} is no folder here, and loading it as a data set failed ({first}); check the name"
+            f"{data.source!r} is no folder here, and loading it as a data set failed ({first_line(error)}); check the name"
         ) from error
     for column in (data.image_column, *(() if data.caption is not None else (data.caption_column,))):
         if column not in table.column_names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -73,6 +73,12 @@ class Drawn:
 
     latents: torch.Tensor
     captions: tuple[str, ...]
+    crops: ClassVar[int] = 1  # they are whole, upright, and said in one way
+    flips: ClassVar[bool] = False
+    wordings: ClassVar[int] = 1
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
 
 class Finetuning:
@@ -326,7 +332,6 @@ class Finetuning:
         return self._draw(stream, source, self.step, part, self.engine.share(self.settings.batch))
 
     def _draw(self, stream: str, source: Latents | Drawn, step: int, part: int, share: Share) -> Draw:
-        drawn = isinstance(source, Drawn)
         return draw_part(
             self.config.engine.seed,
             stream,
@@ -334,10 +339,10 @@ class Finetuning:
             part,
             parts=self.config.engine.accumulation,
             share=share,
-            samples=len(source.latents) if isinstance(source, Drawn) else len(source),
-            crops=1 if drawn else source.crops,  # type: ignore[union-attr]
-            flips=False if drawn else source.flips,  # type: ignore[union-attr]
-            wordings=1 if drawn else source.wordings,  # type: ignore[union-attr]
+            samples=len(source),
+            crops=source.crops,
+            flips=source.flips,
+            wordings=source.wordings,
             shape=self.latents.shape,
             levels=noise_levels(self.config.objective, len(self.model.alphas)),
             timesteps=self.config.objective.timesteps,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
-from clipgeom.errors import ConfigError, EncoderError, ShapeError
+from clipgeom.errors import ConfigError, EncoderError, ShapeError, first_line
 from clipgeom.miniworld.characters import NewCharacter
 from pti.metrics import zero_shot
 from pti.vocabulary import VOCABULARY, Vocabulary, check_vocabulary, says
@@ -298,8 +298,7 @@ def _fetched(model: str | Path, revision: str | None) -> Path:
 
 
 def _unloadable(model: str | Path, error: Exception) -> EncoderError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first}")
+    return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first_line(error)}")
 
 
 def _load(kind: Any, model: Path, device: str) -> tuple[Any, _Preprocess]:

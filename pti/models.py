@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from clipgeom._extras import needs_extra
-from clipgeom.errors import ConfigError, EncoderError
+from clipgeom.errors import ConfigError, EncoderError, first_line
 
 if TYPE_CHECKING:
     from pti.pivot import Pivot
@@ -163,8 +163,7 @@ def load_model(
             folder, variant=variant, use_safetensors=True, local_files_only=True, **optional
         )
     except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first}") from error
+        raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     prediction = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):
@@ -208,9 +207,8 @@ def _folder(name: str, revision: str | None, variant: str | None, root: Path | N
     try:
         return Path(DiffusionPipeline.download(name, revision=revision, variant=variant, use_safetensors=True))
     except Exception as error:  # the hub's client raises a dozen unrelated kinds; all mean the same to the user
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{name!r} is no directory here, and fetching it from the hub failed ({first}); "
+            f"{name!r} is no directory here, and fetching it from the hub failed ({first_line(error)}); "
             "check the name and the network, or pass a local directory"
         ) from error
 

@@ -28,10 +28,10 @@ from pti.metrics_log import MetricsLog
 from pti.run import execute
 from pti.sections import Config
 from pti.session import RECORD, TRAINED, write_json
+from pti.sweep import RESULT
 
 __all__ = ["Task", "invert_once", "run_once", "set_up", "told", "write_failed"]
 
-RESULT = "result.json"
 _LOSSES = ("loss", "denoising", "locality", "prior")
 _LAST = (
     100  # steps that a loss is the mean of: that of a single step says more about its noise levels than about the run

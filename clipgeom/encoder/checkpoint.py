@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipgeom.errors import EncoderError
+from clipgeom.errors import EncoderError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -86,9 +86,8 @@ def _fetch(name: str, subfolder: str | None, revision: str | None) -> tuple[Path
     try:
         root = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises a dozen unrelated kinds; all mean the same to the user
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(
-            f"{name!r} is no directory here, and fetching it from the hub failed ({first}); "
+            f"{name!r} is no directory here, and fetching it from the hub failed ({first_line(error)}); "
             "check the name and the network, or pass a local directory"
         ) from error
     # the cache lays a snapshot out as …/snapshots/<commit>

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pti.conditioning import Conditions, concatenate, encode
+from pti.conditioning import Conditions, concatenate, empty, encode
 from pti.gate import Decision
 from pti.locality import Route, midpoint, routes_of
 from pti.lora import Lora
@@ -40,6 +40,7 @@ class Captioned:
         self.settings, self.decision = settings, decision
         self._kept: dict[tuple[str, str], Conditions] = {}
         self._routes: dict[str, tuple[Route, ...]] = {}
+        self._empty: Conditions | None = None
 
     @property
     def live(self) -> bool:
@@ -75,6 +76,26 @@ class Captioned:
             if ("midpoint", caption) not in self._kept:
                 self._kept["midpoint", caption] = self._midpoint([caption], None).detached()
         return concatenate([self._kept["midpoint", caption] for caption in captions])
+
+    def held(self, captions: Sequence[str], silent: torch.Tensor, times: torch.Tensor | None = None) -> Conditions:
+        """What the regulariser holds: midpoints, but no prompt at all in the rows of the mask `silent`, shape (n,)."""
+        middle, nothing = (~silent).nonzero().flatten(), silent.nonzero().flatten()
+        parts = []
+        if len(middle):
+            between = None if times is None else times[middle.to(times.device)]
+            parts.append(self.midpoints([captions[int(i)] for i in middle], between))
+        if len(nothing):
+            parts.append(self.empty()[[0] * len(nothing)])
+        return concatenate(parts)[torch.cat([middle, nothing]).argsort()]
+
+    def empty(self) -> Conditions:
+        """Conditions of no prompt, one row; tuned or frozen as `of`'s are."""
+        if self.live:
+            return empty(self.model)
+        if self._empty is None:
+            with torch.no_grad(), self.lora.frozen():
+                self._empty = empty(self.model).detached()
+        return self._empty
 
     def _midpoint(self, captions: Sequence[str], times: torch.Tensor | None) -> Conditions:
         assert self.decision is not None

@@ -16,7 +16,7 @@ from clipgeom.errors import ConfigError
 from pti.models import Encoder, Model
 from pti.pivot import entering
 
-__all__ = ["Conditions", "Tokenized", "concatenate", "encode", "time_ids", "tokenize"]
+__all__ = ["Conditions", "Tokenized", "concatenate", "empty", "encode", "time_ids", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +117,14 @@ def encode(model: Model, prompts: Sequence[str], *, rows: Sequence[torch.Tensor]
             at_end = hidden[torch.arange(len(ids), device=device), eos]
             pooled = encoder.network.text_projection(at_end)
     return Conditions(torch.cat(states, dim=-1), pooled)
+
+
+def empty(model: Model) -> Conditions:
+    """Conditions of no prompt, as guidance subtracts it: of an empty one, or zeros where the pipeline has it so."""
+    none = encode(model, [""])
+    if none.pooled is not None and model.pipeline.config.force_zeros_for_empty_prompt:
+        return Conditions(torch.zeros_like(none.states), torch.zeros_like(none.pooled))
+    return none
 
 
 def time_ids(size: tuple[int, int], corner: tuple[int, int], target: int) -> torch.Tensor:

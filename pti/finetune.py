@@ -7,14 +7,17 @@ once: those of captions, and those of the midpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pti.captioned import Captioned
 from pti.conditioning import Conditions, concatenate, encode
+from pti.drawn import Drawn, draw_training_pictures
 from pti.draws import Draw, Share, draw_part
 from pti.engine import Descent, Engine, Group
 from pti.errors import TrainingError
@@ -24,12 +27,10 @@ from pti.locality import difference
 from pti.lora import add_lora, base_digest
 from pti.models import Model
 from pti.objective import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
-from pti.sampling import draw_latents, starting_noise, whole_sizes
+from pti.sampling import whole_sizes
 from pti.sections import Config
 
-__all__ = ["Drawn", "Finetuning", "TuningRecord"]
-
-_DRAWN_AT_ONCE = 8
+__all__ = ["Finetuning", "TuningRecord"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,6 @@ class TuningRecord:
         """All numbers by name, without those that were not measured."""
         names = ("step", "loss", "denoising", "rate", "locality", "prior", "weight_distance", "function_distance")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """Latents that the frozen model drew, shape (n, channels, side, side), and the caption of each."""
-
-    latents: torch.Tensor
-    captions: tuple[str, ...]
-    crops: ClassVar[int] = 1  # they are whole, upright, and said in one way
-    flips: ClassVar[bool] = False
-    wordings: ClassVar[int] = 1
-
-    def __len__(self) -> int:
-        return len(self.latents)
 
 
 class Finetuning:
@@ -218,7 +205,6 @@ class Finetuning:
         regularised = self.decision is not None and self.step % self.config.locality.every == 0
         if regularised:
             chosen = (torch.from_numpy(draw.rows) % self.config.locality.one_in == 0).nonzero().flatten()
-            total = len(range(0, self.engine.share(self.settings.batch).total, self.config.locality.one_in))
             if len(chosen):
                 local, frozen = self._local(part, draw, chosen, noisy, captions, sizes)
                 batches.append(local)
@@ -240,7 +226,7 @@ class Finetuning:
         if regularised:
             each = difference(said[-1], frozen).sum() if frozen is not None else denoising.new_zeros(())
             # a mean over the rows of all processes, of which this one may hold more or fewer than the others
-            terms["locality"] = each * (self.engine.processes / total)
+            terms["locality"] = each * (self.engine.processes / self._regularised)
             loss = loss + self.config.locality.weight * terms["locality"]
         return {"loss": loss, **terms}
 
@@ -272,11 +258,24 @@ class Finetuning:
             texts, times = [captions[int(i)] for i in chosen], draw.times[chosen].to(device)
             noisy, sizes = noisy[chosen], sizes[chosen]
         between = draw.between[chosen].to(device) if locality.time_drawn else None
+        silent = self._silent(part, draw.rows[chosen.numpy()])
         with torch.no_grad(), self.lora.frozen():
-            base = self.conditions.midpoints(texts, between).with_sizes(sizes)
+            base = self.conditions.held(texts, silent, between).with_sizes(sizes)
             frozen = predict(self.model, noisy, times, base)
-        tuned = self.conditions.midpoints(texts, between).with_sizes(sizes) if self.lora.in_text else base
+        tuned = self.conditions.held(texts, silent, between).with_sizes(sizes) if self.lora.in_text else base
         return (noisy, times, tuned), frozen
+
+    def _silent(self, part: int, rows: NDArray[np.int64]) -> torch.Tensor:
+        """On which of the regularised rows the empty prompt is held: `locality.empty` of all, spread evenly over them."""
+        locality = self.config.locality
+        passed = (self.step // locality.every) * self.config.engine.accumulation + part
+        counts = passed * self._regularised + rows // locality.one_in
+        return torch.from_numpy(np.floor((counts + 1) * locality.empty) > np.floor(counts * locality.empty))
+
+    @property
+    def _regularised(self) -> int:
+        """How many pictures of a batch of all processes are regularised on."""
+        return len(range(0, self.engine.share(self.settings.batch).total, self.config.locality.one_in))
 
     def _prior(self, part: int) -> tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]:
         assert self.prior is not None
@@ -299,33 +298,24 @@ class Finetuning:
         """Let the frozen model draw the midpoints of the captions, in turn."""
         captions = [self.latents.caption(View(i)) for i in range(len(self.latents))]
         texts = [captions[i % len(captions)] for i in range(self.config.locality.own_count)]
-        return self._drawn(texts, "own")
+        return self._drawn(texts, "own", self.conditions.midpoints)
 
     def draw_prior(self) -> Drawn:
         """Let the frozen model draw the class."""
-        return self._drawn([self.config.prior.prompt] * self.config.prior.count, "prior")
+        texts = [self.config.prior.prompt] * self.config.prior.count
+        return self._drawn(texts, "prior", lambda some: self.conditions.of(some, "class"))
 
-    @torch.no_grad()
-    def _drawn(self, texts: Sequence[str], stream: str) -> Drawn:
-        seed, sampling, parts = self.config.engine.seed, self.config.sampling, []
-        side = self.latents.shape[-1] * self.model.factor
-        for start in range(0, len(texts), _DRAWN_AT_ONCE):
-            some = texts[start : start + _DRAWN_AT_ONCE]
-            noise = starting_noise(self.model, seed, len(some), size=side, first=start, stream=stream)
-            with self.engine.autocast(), self.lora.frozen():
-                conditions = self.conditions.midpoints(some) if stream == "own" else self.conditions.of(some, "class")
-                parts.append(
-                    draw_latents(
-                        self.model,
-                        conditions,
-                        noise,
-                        seed=seed,
-                        first=start,
-                        steps=sampling.steps,
-                        guidance=sampling.guidance,
-                    ).cpu()
-                )
-        return Drawn(torch.cat(parts), tuple(texts))
+    def _drawn(self, texts: Sequence[str], stream: str, conditions: Callable[[Sequence[str]], Conditions]) -> Drawn:
+        with self.engine.autocast(), self.lora.frozen():
+            return draw_training_pictures(
+                self.model,
+                texts,
+                conditions,
+                self.config.sampling,
+                seed=self.config.engine.seed,
+                stream=stream,
+                side=self.latents.shape[-1] * self.model.factor,
+            )
 
     def draw(self, stream: str, source: Latents | Drawn, part: int) -> Draw:
         """What this process draws from a source for a part of the next step."""

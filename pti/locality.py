@@ -10,6 +10,9 @@ This is not the regulariser of Roich et al. (arXiv 2106.05744), which walks a fi
 the one direction is that of the class word, and the point is the middle. Their reason was an editable neighbourhood;
 here it is that what the class leaves open (position, background) stays open while the appearance is learnt.
 
+On a share of the pictures the empty prompt stands in for c½. Guidance subtracts what the model says to it, and low-rank
+changes that are trained on captions alone move that towards the concept too: guidance then takes away what was learnt.
+
 A causal encoder gives both prompts the same states before the placeholder; all later ones, EOS and padding too, carry
 the concept, each with a centre of its own.
 """

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
-from pti.conditioning import Conditions, encode, time_ids
+from pti.conditioning import Conditions, empty, encode, time_ids
 from pti.draws import rng_of
 from pti.lora import Lora
 from pti.models import Model
@@ -115,14 +115,11 @@ def draw_latents(
         # samplers that add noise on the way
         "generator": [_generator(seed, first + i) for i in range(n)],
     }
-    empty = encode(model, [""])
-    negative, pooled = empty.states, empty.pooled
-    if conditions.pooled is not None and pooled is not None:
-        if model.pipeline.config.force_zeros_for_empty_prompt:
-            negative, pooled = torch.zeros_like(negative), torch.zeros_like(pooled)
+    negative = empty(model)
+    if conditions.pooled is not None and negative.pooled is not None:
         settings["pooled_prompt_embeds"] = conditions.pooled.to(device, dtype)
-        settings["negative_pooled_prompt_embeds"] = pooled.to(device, dtype).repeat(n, 1)
-    settings["negative_prompt_embeds"] = negative.to(device, dtype).repeat(n, 1, 1)
+        settings["negative_pooled_prompt_embeds"] = negative.pooled.to(device, dtype).repeat(n, 1)
+    settings["negative_prompt_embeds"] = negative.states.to(device, dtype).repeat(n, 1, 1)
     latents: torch.Tensor = model.pipeline(**settings)[0]
     return latents.float()
 

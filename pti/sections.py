@@ -233,6 +233,13 @@ class LocalitySection:
         "What is denoised: the noised training pictures, or the frozen model's own pictures of the midpoint.",
         choices=("latents", "own"),
     )
+    empty: float = option(
+        0.5,
+        "Share of the regularised pictures on which the empty prompt is held in place of the midpoint. Guidance subtracts "
+        "what the model says to it; where that drifts towards the concept as well, guidance takes away what was learnt.",
+        low=0,
+        high=1,
+    )
     own_count: int = option(16, "How many of its own pictures are drawn.", low=1)
     one_in: int = option(2, "Regularise on every so many-th picture of the batch: 1 on all.", low=1)
     every: int = option(1, "Regularise at every so many-th step.", low=1)

@@ -24,9 +24,10 @@ from pti import checkpoint
 from pti.conditioning import tokenize
 from pti.config import fingerprint, toml_of
 from pti.dataset import Pictures, read_pictures
+from pti.drawn import Drawn
 from pti.engine import Engine
 from pti.errors import CheckpointError, DataError, TrainingError
-from pti.finetune import Drawn, Finetuning
+from pti.finetune import Finetuning
 from pti.gate import Decision, decide
 from pti.inversion import Inversion
 from pti.latents import Latents

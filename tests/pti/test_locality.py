@@ -6,7 +6,7 @@ import torch
 
 from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.conditioning import encode
+from pti.conditioning import empty, encode
 from pti.gate import Decision, Place, Ruling
 from pti.locality import difference, interpolate, midpoint, places_of, routes_of
 from pti.models import load_model
@@ -142,9 +142,11 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
         assert float((up - down) / (2 * h)) == pytest.approx(slope, rel=1e-5, abs=1e-12)
 
 
-def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path):
+@pytest.mark.parametrize(("share", "silent"), [(0.0, []), (0.5, [1]), (1.0, [0, 1])])
+def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, silent):
     """The gradient of the batched step is the sum of those of its two losses, each computed alone."""
-    tuning = tuning_of(configuration(sd, tmp_path / "run", "locality.weight=3.0", "locality.one_in=1"))
+    changes = ("locality.weight=3.0", "locality.one_in=1", f"locality.empty={share}")
+    tuning = tuning_of(configuration(sd, tmp_path / "run", *changes))
     list(tuning.run())
     tuning.descent.step = 2
     terms = tuning._terms(0)
@@ -161,6 +163,7 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path):
     for row, text in enumerate(captions):
         first = tuning.model.encoders[0].tokenizer(tuning.pivot.in_prompt(text)).input_ids.index(tuning.pivot.ids[0][0])
         states[row, first:] = slerp(token.states[row, first:], plain.states[row, first:], 0.5)
+    states[silent] = encode(tuning.model, [""]).states
 
     def unet(conditions):
         return tuning.model.unet(noisy, draw.times, encoder_hidden_states=conditions).sample
@@ -223,6 +226,40 @@ def test_every_so_many_steps_and_pictures(sd, tmp_path):
     assert [record.locality is not None for record in records] == [True, False, True, False]
     # rows 0 and 2 of three: one pass without gradient, and one for everything that is trained
     assert sizes == [(2, False), (5, True), (3, True)] * 2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
+    """Whatever is regularised on: with a picture a step as well, where steps take turns."""
+    for changes in (
+        ("tuning.batch=4", "locality.one_in=2"),
+        ("tuning.batch=1",),
+        ("tuning.batch=3", "locality.every=2"),
+    ):
+        tuning = tuning_of(configuration(sd, tmp_path / "run", f"locality.empty={share}", *changes))
+        every, found = tuning.config.locality.every, []
+        for step in range(0, 12 * every, every):
+            tuning.descent.step = step
+            rows = np.arange(tuning.settings.batch)
+            found += tuning._silent(0, rows[rows % tuning.config.locality.one_in == 0]).tolist()
+        assert np.mean(found) == share
+
+
+@pytest.mark.parametrize("text_encoder", ["false", "true"])
+def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
+    """The tuned answer to no prompt stays nearer to the frozen one than without the regulariser."""
+    moved = []
+    for weight in (20.0, 0.0):
+        changes = (f"locality.weight={weight}", "locality.empty=1", "locality.one_in=1", "tuning.steps=25")
+        tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes, f"tuning.text_encoder={text_encoder}"))
+        list(tuning.run())
+        noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
+        with torch.no_grad():
+            tuned = predict(tuning.model, noisy, times, empty(tuning.model)[[0, 0, 0]])
+            with tuning.lora.frozen():
+                base = predict(tuning.model, noisy, times, empty(tuning.model)[[0, 0, 0]])
+        moved.append(float(difference(tuned, base).mean()))
+    assert moved[0] < 0.5 * moved[1]
 
 
 @pytest.mark.parametrize("text_encoder", ["false", "true"])

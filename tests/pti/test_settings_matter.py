@@ -86,6 +86,7 @@ TUNE = {
     "locality.positions": ("placeholder", ()),
     "locality.inputs": ("own", ()),
     "locality.own_count": ("3", ("locality.inputs=own",)),
+    "locality.empty": ("0.0", ()),
     "locality.one_in": ("1", ()),
     "locality.every": ("2", ()),
     "prior.weight": ("0.5", ()),

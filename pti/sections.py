@@ -178,7 +178,7 @@ class TuningSection:
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
-    rate: float = option(1e-3, "Learning rate.", above=0)
+    rate: float = option(2e-3, "Learning rate.", above=0)
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
@@ -219,7 +219,7 @@ class LocalitySection:
         "position by position, and slerp where there is none.",
         choices=("auto", "slerp", "vslerp", "vslerp_norm", "aslerp", "lerp", "none"),
     )
-    weight: float = option(1.0, "Weight of the regulariser; 0 is the same as mode none.", low=0)
+    weight: float = option(3.0, "Weight of the regulariser; 0 is the same as mode none.", low=0)
     time: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
     time_drawn: bool = option(False, "Draw that place anew for every picture, uniformly, in place of `time`.")
     positions: str = option(

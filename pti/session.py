@@ -35,6 +35,7 @@ from pti.locality import places_of, routes_of
 from pti.lora import base_digest, check_targets
 from pti.metrics_log import MetricsLog
 from pti.models import Model, load_model
+from pti.objective import noise_levels
 from pti.pivot import add_pivot
 from pti.previews import save_grid
 from pti.sampling import draw
@@ -66,6 +67,7 @@ class Session:
         self.weights = base_digest(self.model)
         self._refuse_other_settings()
         self._check_prompts()
+        self._check_levels()
         self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
         if config.data.size not in (None, self.latents.size):
             self.progress.note(
@@ -244,7 +246,10 @@ class Session:
                     tokenize(encoder, [self.model.pivot.in_prompt(prompt)])
                 except ConfigError as error:
                     raise ConfigError(f"{name} is too long: {error}") from error
+
+    def _check_levels(self) -> None:
         levels = len(self.model.alphas)
+        noise_levels(self.config.objective, levels)
         if self.config.sampling.steps > levels:
             raise ConfigError(
                 f"sampling.steps is at most {levels}, the noise levels of {self.model.source}; "

@@ -130,6 +130,7 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     assert "one of sampling.prompts is too long" in refused(f'sampling.prompts=["{long}"]')
     assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.caption="{long}"')
     assert "sampling.steps is at most 100" in refused("sampling.steps=101")
+    assert "leaves no noise level below the end of the schedule, 100" in refused("objective.min_timestep=100")
     assert "cannot name a LoRA file" in refused('export.name="a/b"')
     assert "see export.name" in refused('concept.token="<checkpoint>"')
     assert "is what stands for {token}" in refused('concept.token="{token}"')

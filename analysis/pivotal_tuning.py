@@ -2,9 +2,9 @@
 
     python analysis/pivotal_tuning.py           # train and measure what is missing, then write reports/pivotal-tuning
     python analysis/pivotal_tuning.py --draw    # only write the report again from its raw results
-    python analysis/pivotal_tuning.py --only 3  # one of the runs alone, for another core
+    python analysis/pivotal_tuning.py --only 7  # one of the runs alone, for another core
 
-Five runs: seed i learns the i-th new character, both fixed before anything was looked at. Runs are kept in the folder
+Five runs: seed 5 + i learns the i-th new character, both fixed before anything of them was looked at. Runs are kept in the folder
 ``pivotal-tuning`` and go on where they stopped; raw results are JSON files in reports/pivotal-tuning/raw.
 """
 
@@ -31,8 +31,7 @@ from pti.sampling import draw  # noqa: E402
 from pti.session import write_json  # noqa: E402
 
 OUT = ROOT / "reports" / "pivotal-tuning"
-RUNS = 5
-CHARACTERS = tuple(NEW_CHARACTERS)[:RUNS]
+CHARACTERS = dict(zip(range(5, 10), NEW_CHARACTERS, strict=False))  # of each seed; seeds 0 to 4 were looked at before
 PICTURES = 90  # of "a picture of …", where everything but the character is left to chance
 PLACES = ("an ink illustration of {}, top left, in the snow", "a flat poster of {}, bottom right, by the sea",
           "a pixel drawing of {}, top right, in the desert", "a watercolor painting of {}, bottom left, at night")  # fmt: skip
@@ -95,12 +94,12 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true", help="only write the report again from its raw results")
-    parser.add_argument("--only", type=int, choices=range(RUNS), help="one run, and no report")
+    parser.add_argument("--only", type=int, choices=tuple(CHARACTERS), help="one run, and no report")
     parser.add_argument("--runs", type=Path, default=Path("pivotal-tuning"), help="where runs are kept")
     arguments = parser.parse_args()
     raw = OUT / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for seed in range(RUNS) if arguments.only is None else [arguments.only]:
+    for seed in CHARACTERS if arguments.only is None else [arguments.only]:
         path = raw / f"run-{seed}.json"
         if not arguments.draw and not path.exists():
             print(f"run {seed}", flush=True)

@@ -101,11 +101,15 @@ def draw_part(
     crops: int,
     flips: bool,
     wordings: int = 1,
+    whole_from: int | None = None,
     shape: tuple[int, int, int],
     levels: range,
     timesteps: str,
 ) -> Draw:
-    """Draw one part (of `parts` accumulated ones) of a step for one process."""
+    """Draw one part (of `parts` accumulated ones) of a step for one process.
+
+    From the noise level `whole_from` on, samples come in their first wording.
+    """
     rng = rng_of(seed, stream, step, part)
     total = share.total
     which = order(seed, stream, samples, (step * parts + part) * total, total)
@@ -116,6 +120,8 @@ def draw_part(
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
     offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
     wording = rng.integers(wordings, size=total)
+    if whole_from is not None:
+        wording[times >= whole_from] = 0
     mine = share.rows
     return Draw(
         rows=np.arange(total)[mine],

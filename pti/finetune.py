@@ -333,6 +333,7 @@ class Finetuning:
             crops=source.crops,
             flips=source.flips,
             wordings=source.wordings,
+            whole_from=self.settings.whole_captions_from,
             shape=self.latents.shape,
             levels=noise_levels(self.config.objective, len(self.model.alphas)),
             timesteps=self.config.objective.timesteps,

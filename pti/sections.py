@@ -126,7 +126,7 @@ class ObjectiveSection:
     )
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
     max_timestep: int = option(
-        600,
+        800,
         "Up to here, not included; most schedules have 1000 levels. Places are decided where there is much noise, looks "
         "where there is less: with all levels in training, six pictures fix where the figure stands.",
         low=1,
@@ -178,7 +178,7 @@ class TuningSection:
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
-    rate: float = option(2e-3, "Learning rate.", above=0)
+    rate: float = option(1e-3, "Learning rate.", above=0)
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
@@ -195,6 +195,12 @@ class TuningSection:
     text_targets: tuple[str, ...] = option(
         ("q_proj", "k_proj", "v_proj", "out_proj"),
         "Layers of the text encoder that change, by the ends of their names.",
+    )
+    whole_captions_from: int = option(
+        400,
+        "From this noise level on nothing is left out of captions, whatever data.tag_dropout says: a place that is neither "
+        "said nor visible yet is learnt by the UNet, which one vector hardly can.",
+        low=0,
     )
     max_weight_distance: float | None = option(
         None, "Stop where the weights have moved so far, as a Frobenius norm over all layers.", above=0, example=5.0
@@ -219,7 +225,7 @@ class LocalitySection:
         "position by position, and slerp where there is none.",
         choices=("auto", "slerp", "vslerp", "vslerp_norm", "aslerp", "lerp", "none"),
     )
-    weight: float = option(3.0, "Weight of the regulariser; 0 is the same as mode none.", low=0)
+    weight: float = option(1.0, "Weight of the regulariser; 0 is the same as mode none.", low=0)
     time: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
     time_drawn: bool = option(False, "Draw that place anew for every picture, uniformly, in place of `time`.")
     positions: str = option(

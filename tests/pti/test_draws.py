@@ -69,5 +69,9 @@ def test_views_vary_only_as_asked():
     assert {view.crop for view in views} == {0, 1, 2}
     assert {view.mirrored for view in views} == {True, False}
     assert {view.wording for view in views} == {0, 1}
+    some = [drawn(step, whole_from=40) for step in range(20)]
+    for noisy in (True, False):
+        found = {v.wording for draw in some for v, t in zip(draw.views, draw.times, strict=True) if (t >= 40) == noisy}
+        assert found == ({0} if noisy else {0, 1})
     plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False, wordings=1).views]
     assert {(view.crop, view.mirrored, view.wording) for view in plain} == {(0, False, 0)}

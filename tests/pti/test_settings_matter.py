@@ -73,6 +73,7 @@ TUNE = {
     "tuning.weight_decay": ("0.9", ()),
     "tuning.rank": ("3", ()),
     "tuning.alpha": ("5.0", ()),
+    "tuning.whole_captions_from": ("0", ("data.tag_dropout=1.0",)),
     "tuning.targets": ('["to_q"]', ()),
     "tuning.text_encoder": ("true", ()),
     "tuning.text_rate": ("0.02", ("tuning.text_encoder=true",)),

@@ -43,7 +43,8 @@ def test_what_is_raised_comes_back():
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_goes_on_without_its_parent(tmp_path, by):
     code = (
-        "from pti._workers import Workers; from tests.pti import chores\n"
+        "import signal; from pti._workers import Workers; from tests.pti import chores\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in a shell's background inherits it ignored
         f"with Workers(2, chores.prepare) as workers: list(workers.outcomes(chores.write, [{str(tmp_path)!r}] * 2))"
     )
     with subprocess.Popen(

@@ -4,7 +4,8 @@
     python analysis/pivotal_tuning.py --draw    # only write the report again from its raw results
     python analysis/pivotal_tuning.py --only 7  # one of the runs alone, for another core
 
-Five runs: seed 5 + i learns the i-th new character, both fixed before anything of them was looked at. Runs are kept in the folder
+Five runs: seed 5 + i learns the i-th new character, fixed before any of them was made; the characters had been looked at with
+other seeds, as the report says. Runs are kept in the folder
 ``pivotal-tuning`` and go on where they stopped; raw results are JSON files in reports/pivotal-tuning/raw.
 """
 

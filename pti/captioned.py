@@ -1,4 +1,4 @@
-"""Conditions of captions in stage 2: with the token, with the class word, and midway between the two.
+"""Conditions of captions in stage 2: with the token, with the class word, midway between the two, and of no prompt.
 
 Where a text encoder is frozen, a caption's conditions never change and are computed once; that is what makes the
 regulariser's midpoints cheap. Where it is tuned, they are computed with its changes while gradients are recorded, and

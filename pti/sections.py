@@ -127,8 +127,7 @@ class ObjectiveSection:
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
     max_timestep: int = option(
         800,
-        "Up to here, not included; most schedules have 1000 levels. Places are decided where there is much noise, looks "
-        "where there is less: with all levels in training, six pictures fix where the figure stands.",
+        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as places, is not trained on.",
         low=1,
     )
     min_snr_gamma: float | None = option(
@@ -239,6 +238,7 @@ class LocalitySection:
         "What is denoised: the noised training pictures, or the frozen model's own pictures of the midpoint.",
         choices=("latents", "own"),
     )
+    own_count: int = option(16, "How many of its own pictures are drawn.", low=1)
     empty: float = option(
         0.5,
         "Share of the regularised pictures on which the empty prompt is held in place of the midpoint. Guidance subtracts "
@@ -246,7 +246,6 @@ class LocalitySection:
         low=0,
         high=1,
     )
-    own_count: int = option(16, "How many of its own pictures are drawn.", low=1)
     one_in: int = option(2, "Regularise on every so many-th picture of the batch: 1 on all.", low=1)
     every: int = option(1, "Regularise at every so many-th step.", low=1)
     certificates: tuple[str, ...] = option(

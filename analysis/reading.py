@@ -1,0 +1,98 @@
+"""What every study of the trainer sees: pictures of the embedded world, drawn by a run's model and told by the readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import PIL.Image
+import torch
+
+from clipgeom.miniworld import FactorReaders, load_readers, scenes
+from pti.conditioning import encode
+from pti.dataset import Sample
+from pti.draws import rng_of
+from pti.latents import Latents, View
+from pti.models import Model
+from pti.objective import denoising_loss, noised, predict, target_of
+from pti.sampling import draw
+from pti.sections import DataSection
+
+__all__ = ["GUIDANCE", "LOOKS", "PLACES", "SAID", "STEPS", "held_out", "looks", "placed", "readers"]
+
+GUIDANCE, STEPS = 3.0, 30
+LOOKS = ("class", "body", "headgear", "headgear_color")
+SAID = ("position", "background", "style")
+# what the prompts of `placed` say, in the order of SAID
+PLACES: Mapping[str, tuple[str, str, str]] = {
+    "an ink illustration of {}, top left, in the snow": ("top left", "snow", "ink illustration"),
+    "a flat poster of {}, bottom right, by the sea": ("bottom right", "sea", "flat poster"),
+    "a pixel drawing of {}, top right, in the desert": ("top right", "desert", "pixel drawing"),
+    "a watercolor painting of {}, bottom left, at night": ("bottom left", "night", "watercolor painting"),
+}
+_HELD_OUT, _HELD_OUT_SEED, _LEVELS = 32, 4000, 8
+
+
+@cache
+def readers() -> FactorReaders:
+    """The factor readers, loaded once in a process."""
+    return load_readers()
+
+
+def looks(model: Model, count: int, *, seed: int, word: str = "{token}") -> dict[str, list[str]]:
+    """What the readers see in pictures of "a picture of …", where all but the character is left to chance."""
+    pictures = draw(model, [f"a picture of {word}"] * count, seed=seed, steps=STEPS, guidance=GUIDANCE)
+    return {factor: list(values) for factor, values in readers().read(pictures).items()}
+
+
+def placed(model: Model, each: int, *, seed: int, word: str = "{token}") -> dict[str, float]:
+    """Share of pictures whose place, background and style are what the prompt says; `each` pictures of each prompt."""
+    prompts = [prompt.format(word) for prompt in PLACES for _ in range(each)]
+    seen = readers().read(draw(model, prompts, seed=seed, steps=STEPS, guidance=GUIDANCE))
+    wanted = [values for values in PLACES.values() for _ in range(each)]
+    return {
+        factor: float(np.mean([value == told[i] for value, told in zip(seen[factor], wanted, strict=True)]))
+        for i, factor in enumerate(SAID)
+    }
+
+
+@torch.no_grad()
+def held_out(models: Sequence[Model], data: DataSection, character: str) -> list[dict[str, float]]:
+    """How well some models denoise pictures of a new character that none was trained on, and how much the prompt says to them.
+
+    The same pictures, whole captions, noise and noise levels (eight, evenly spread over the schedule) for every model.
+
+    Returns
+    -------
+    list of dict
+        For each model ``loss``, the mean squared error, and ``control``, by how much the error grows with the caption of another
+        picture of the character, which says another place, background, style and facing: the margin of a diffusion classifier
+        (arXiv 2303.16203). A word whose own picture drowns the rest of the prompt has none.
+    """
+    drawn = scenes(_HELD_OUT, _HELD_OUT_SEED, character=character)
+    samples = [
+        Sample(f"{character}/{i}", caption, partial(PIL.Image.fromarray, pixels))
+        for i, (pixels, caption) in enumerate(zip(drawn.pictures, drawn.captions, strict=True))
+    ]
+    first = models[0]
+    latents = Latents(first, samples, replace(data, latents="mean", tag_dropout=0.0), seed=0)
+    clean, _sizes = latents.of([View(i) for i in range(_HELD_OUT)], torch.zeros(_HELD_OUT, *latents.shape))
+    rng = rng_of(_HELD_OUT_SEED, "held-out")
+    own, other = np.zeros((2, len(models), _LEVELS))
+    for level in range(_LEVELS):
+        times = torch.full((_HELD_OUT,), int((level + 0.5) * len(first.alphas) / _LEVELS))
+        noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32))
+        noisy = noised(first.alphas, clean, noise, times)
+        target = target_of(first.prediction, first.alphas, clean, noise, times)
+        for number, model in enumerate(models):
+            assert model.pivot is not None
+            conditions = encode(model, [model.pivot.in_prompt(sample.caption) for sample in samples])
+            shifted = conditions[torch.arange(_HELD_OUT).roll(1)]
+            for losses, some in ((own, conditions), (other, shifted)):
+                losses[number, level] = float(denoising_loss(predict(model, noisy, times, some), target))
+    return [
+        {"loss": float(right.mean()), "control": float((wrong - right).mean())}
+        for right, wrong in zip(own, other, strict=True)
+    ]

@@ -63,7 +63,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         "seed": seed,
         "character": CHARACTERS[seed],
         "factors": NEW_CHARACTERS[CHARACTERS[seed]].factors,
-        "settings": run.config.flat(),
+        "settings": {name: value for name, value in run.config.flat().items() if name != "run.folder"},
         "record": {key: run.record[key] for key in ("stages", "locality", "data", "versions")},
         "trained_seconds": trained,
         "read": {},

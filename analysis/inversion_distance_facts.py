@@ -105,9 +105,7 @@ def facts(raw: Path, *, fits: int = FITS) -> dict[str, Fact]:
     for way, against in (("fixed-0.001", "adamw-0.001"), ("fixed-0.01", "adamw-0.01"), ("decay-0.01", "adamw-0.01")):
         for column in ("gain", "control_kept", "appearance", "distance"):
             one, other = (_values(table[(table["way"] == w) & (table["step"] == LAST)], column) for w in (way, against))
-            found[f"{way}.minus.{column}"] = estimate(
-                {pair: one[pair] - other[pair] for pair in one.keys() & other.keys()}
-            )
+            found[f"{way}.minus.{column}"] = estimate({pair: one[pair] - other[pair] for pair in one if pair in other})
     return found | _fits(table, fits)
 
 

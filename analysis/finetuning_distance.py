@@ -14,28 +14,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading  # noqa: E402
+from analysis.studies import PAIRS  # noqa: E402
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS, scenes, write_image_folder  # noqa: E402
 from clipgeom.miniworld.scenery import Scenes  # noqa: E402
-from pti import checkpoint  # noqa: E402
 from pti.metrics_log import MetricsLog  # noqa: E402
 from pti.run import Run, load_run  # noqa: E402
 from pti.sweep import Sweep  # noqa: E402
 
 OUT = ROOT / "reports" / "finetuning-distance"
-PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))
 RATES = (1e-5, 3e-4, 1e-3, 1e-2)
 PLACES = (1, 3, 9)  # in how many places the training pictures are
 STEPS = (50, 150, 400, 1000)  # with these rates, neighbouring distances are about half a decade apart
@@ -112,10 +109,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     about = {"places": places, "character": character, "taught": json.dumps(taught_places(places, seed))}
     found = [{"step": 0, **about, "weight_distance": 0.0, "function_distance": 0.0, **_untuned(run, character, seed)}]
     for step in STEPS:
-        stored = checkpoint.load(folder / "checkpoints" / f"tune-{step:07d}.safetensors").tensors
-        with torch.no_grad():
-            for name, parameter in run.lora.parameters.items():
-                parameter.copy_(stored[f"parameter.{name}"])
+        reading.restore(run, step)
         distances = {name: logged[step][name] for name in ("weight_distance", "function_distance")}
         found.append({"step": step, **about, **distances, **_seen(run, character, _TUNED_SEED + seed)})
     return found
@@ -133,7 +127,7 @@ def _untuned(run: Run, character: str, seed: int) -> Mapping[str, Any]:
         with run.lora.frozen():
             if (seed, character) not in _OF_CLASS:
                 looks = reading.looks(run.model, OF_CLASS, seed=_BASE_SEED + seed, word="{class}")
-                _OF_CLASS[seed, character] = _counted(looks)
+                _OF_CLASS[seed, character] = reading.counted(looks)
             seen = _seen(run, character, _PIVOT_SEED + seed)
         _OF_PIVOT[source] = {**seen, "base": _OF_CLASS[seed, character]}
     return _OF_PIVOT[source]
@@ -147,15 +141,10 @@ def _seen(run: Run, character: str, seed: int) -> dict[str, Any]:
     """Of the model as it is now."""
     placed = reading.placed(run.model, EACH, seed=seed)
     return {
-        "seen": _counted(reading.looks(run.model, PICTURES, seed=seed)),
+        "seen": reading.counted(reading.looks(run.model, PICTURES, seed=seed)),
         **{f"placed.{factor}": share for factor, share in placed.items()},
         "held_out_loss": reading.held_out([run.model], run.config.data, character)[0]["loss"],
     }
-
-
-def _counted(looks: Mapping[str, Sequence[str]]) -> str:
-    """How often each value was read, by factor, as JSON."""
-    return json.dumps({factor: dict(sorted(Counter(looks[factor]).items())) for factor in FACTORS})
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "by_pair",
     "curves",
     "facts",
+    "facts_of",
     "table_of",
 ]
 
@@ -110,7 +111,11 @@ def _points(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def facts(raw: Path) -> dict[str, Fact]:
     """Every number that the report tells, by name."""
-    table = table_of(raw)
+    return facts_of(table_of(raw))
+
+
+def facts_of(table: pd.DataFrame) -> dict[str, Fact]:
+    """The same from the table, whose tests take most of the time."""
     pairs = {*zip(table["engine.seed"], table["character"], strict=True)}
     found: dict[str, Fact] = {
         "runs": Fact(table["run"].nunique()),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.finetuning_distance_facts import AXES, DIVERSITIES, SEEN, by_pair, curves, facts, table_of
+from analysis.finetuning_distance_facts import AXES, DIVERSITIES, SEEN, by_pair, curves, facts_of, table_of
 from analysis.finetuning_distance_tables import SHOWN, Found
 from analysis.finetuning_distance_text import text
 from analysis.resampling import draws
@@ -23,7 +23,8 @@ _BANDS = 500
 
 def write(out: Path) -> None:
     """Write report.md and figures/ from the files in ``out/raw``."""
-    table, found = table_of(out / "raw"), facts(out / "raw")
+    table = table_of(out / "raw")
+    found = facts_of(table)
     (out / "figures").mkdir(exist_ok=True)
     _draw(table, found, out / "figures" / "distance.png")
     (out / "report.md").write_text(text(found), encoding="utf-8")

@@ -123,9 +123,7 @@ def facts(raw: Path) -> dict[str, Fact]:
     }
 
     def tell(name: str, value: float, replicates: Array) -> None:
-        known = replicates[np.isfinite(replicates)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-        found[name] = Fact(value, float(low), float(high), n)
+        found[name] = Fact.of(value, replicates, n)
 
     for what in ("confidence", "kept", "lands"):
         for kind in ("real", "control", "fade"):

@@ -25,6 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading  # noqa: E402
+from analysis.studies import PAIRS  # noqa: E402
 from clipgeom.centering.shells import FittedShells, Whitening  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, scenes  # noqa: E402
 from clipgeom.miniworld.readers import entropy  # noqa: E402
@@ -36,7 +37,6 @@ from pti.run import load_run  # noqa: E402
 from pti.sweep import Sweep  # noqa: E402
 
 OUT = ROOT / "reports" / "inversion-distance"
-PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))
 STEPS = (0, 10, 30, 100, 300, 1000)
 
 

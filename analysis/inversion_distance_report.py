@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from analysis import inversion_distance_sentences as sentences
 from analysis.inversion_distance_facts import FITS, PREDICTED, PREDICTORS, facts, table_of
-from analysis.inversion_distance_sentences import NAMES, Tell
+from analysis.inversion_distance_sentences import NAMES, PLAIN, Tell
 from analysis.resampling import Fact
 from analysis.telling import tell
 
@@ -64,18 +64,16 @@ def _lines(axis: Axes, table: pd.DataFrame, x: str, y: str) -> None:
 
 def _color(way: str) -> tuple[float, ...]:
     names = list(NAMES)
-    plain = [name for name in names if name.startswith("adamw")]
-    if way in plain:
-        return tuple(plt.get_cmap("viridis")(plain.index(way) / (len(plain) - 1)))
-    return tuple(plt.get_cmap("Set1")(names.index(way) - len(plain)))
+    if way in PLAIN:
+        return tuple(plt.get_cmap("viridis")(PLAIN.index(way) / (len(PLAIN) - 1)))
+    return tuple(plt.get_cmap("Set1")(names.index(way) - len(PLAIN)))
 
 
 def _text(found: Mapping[str, Fact]) -> str:
     def t(name: str, form: str = ".2f") -> str:
         return tell(found, name, form)
 
-    plain = [way for way in NAMES if way.startswith("adamw")]
-    best = max(plain, key=lambda way: found[f"{way}.gain"].value)
+    best = max(PLAIN, key=lambda way: found[f"{way}.gain"].value)
     return f"""# At what distance should a new word be inverted?
 
 *Rebuild with `python analysis/inversion_distance.py --draw` from the raw results in `raw/`; its numbers are checked by `python

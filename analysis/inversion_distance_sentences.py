@@ -11,7 +11,21 @@ from analysis.directions import chosen, listed
 from analysis.inversion_distance_facts import PREDICTORS
 from analysis.telling import Facts
 
-__all__ = ["NAMES", "Tell", "boundary", "early", "edit", "gain", "moved", "norm", "path", "predictor", "rule", "shell"]
+__all__ = [
+    "NAMES",
+    "PLAIN",
+    "Tell",
+    "boundary",
+    "early",
+    "edit",
+    "gain",
+    "moved",
+    "norm",
+    "path",
+    "predictor",
+    "rule",
+    "shell",
+]
 
 NAMES = {
     "adamw-0.0001": "AdamW, 0.0001",
@@ -25,6 +39,8 @@ NAMES = {
     "decay-0.01": "norm decay, 0.01",
     "sgd-0.3": "plain descent, 0.3",
 }
+
+PLAIN = [way for way in NAMES if way.startswith("adamw")]  # without control of the norm
 
 Tell: TypeAlias = Callable[..., str]  # a fact by its name and form
 
@@ -60,8 +76,7 @@ def rule(found: Facts, t: Tell, best: str) -> str:
     """What it costs, and what rate follows."""
     if found["control_kept.distance.after"].below(0) and np.isfinite(found["rule.rate"].value):
         return f"So choose the rate by the distance that it reaches: a thousand steps of AdamW reach the bend at {t('rule.rate', '.4f')}."
-    plain = [way for way in NAMES if way.startswith("adamw")]
-    safe = [way for way in plain if found[f"{way}.free_kept"].above(found["rule.kept"].value)]
+    safe = [way for way in PLAIN if found[f"{way}.free_kept"].above(found["rule.kept"].value)]
     cost = (
         f'What it may cost is what the prompt leaves open: in "a picture of …", place, background, facing and style keep {t(f"{best}.free_kept")} of their entropy at '
         f"`{_rate(best)}` and {t('adamw-0.001.free_kept')} at `0.001`"
@@ -102,21 +117,20 @@ def gain(found: Facts, t: Tell, best: str) -> str:
         else "Against the distance no two-segment fit converges in most resamples: the fall is steep, then flat, then steep again at the largest rates "
         f"(its rank correlation with the distance is {t('gain.distance.rank')})."
     )
-    told = ", ".join(f"{t(f'{way}.gain', '.3f')} at `{_rate(way)}`" for way in NAMES if way.startswith("adamw"))
+    told = ", ".join(f"{t(f'{way}.gain', '.3f')} at `{_rate(way)}`" for way in PLAIN)
     return f"After a thousand steps of AdamW the held-out loss has fallen by {told}. {fitted}"
 
 
 def edit(found: Facts, t: Tell) -> str:
     """What prompts lose, by rate."""
-    plain = [way for way in NAMES if way.startswith("adamw")]
-    lost = [way for way in plain if found[f"{way}.control_lost"].below(0)]
-    won = [way for way in plain if found[f"{way}.control_lost"].above(0)]
+    lost = [way for way in PLAIN if found[f"{way}.control_lost"].below(0)]
+    won = [way for way in PLAIN if found[f"{way}.control_lost"].above(0)]
     parts = [
         f"{verb} at these rates: " + ", ".join(f"{t(f'{way}.control_lost', '+.3f')} at `{_rate(way)}`" for way in ways)
         for verb, ways in (("it falls", lost), ("it rises", won))
         if ways
     ] or [f"it does not surely move ({t('adamw-0.1.control_lost', '+.3f')} at `0.1`)"]
-    free = ", ".join(f"{t(f'{way}.free_kept')} at `{_rate(way)}`" for way in plain)
+    free = ", ".join(f"{t(f'{way}.free_kept')} at `{_rate(way)}`" for way in PLAIN)
     return (
         f"What a wrong caption costs the denoising of held-out pictures, of what it costs with the class word: {'; '.join(parts)}. "
         f"In drawn pictures the readers see place, background and style as the prompt says them in {t('class.edit', '.3f')} with the class word and "

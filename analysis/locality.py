@@ -19,21 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading, short_certificate  # noqa: E402
-from clipgeom.miniworld import FACTORS  # noqa: E402
-from pti import checkpoint  # noqa: E402
+from analysis.studies import PAIRS  # noqa: E402
 from pti.gate import CENTERED  # noqa: E402
 from pti.run import Run, load_run  # noqa: E402
 from pti.sweep import Sweep  # noqa: E402
 
 OUT = ROOT / "reports" / "locality"
-PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))
 RATES = (3e-4, 6e-4, 1.5e-3, 3e-3)  # the ladder: the lowest, and 2, 5 and 10 times it
 USUAL = 1.5e-3  # at which all else is varied
 EARLIER = (
@@ -118,13 +114,13 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     plain = not regularised and run.config.prior.weight == 0 and run.config.tuning.rank == Way().rank
     found = []
     for step in (*(EARLIER if plain else ()), LAST):
-        _restore(run, step)
+        reading.restore(run, step)
         looks = reading.looks(run.model, PICTURES, seed=_DRAWING_SEED + seed)
         placed = reading.placed(run.model, EACH, seed=_DRAWING_SEED + seed)
         found.append(
             {
                 "step": step,
-                "seen": counts_of(looks),
+                "seen": reading.counted(looks),
                 "base": base,
                 "rulings": rulings_of(run.record) if regularised else "{}",
                 **{f"placed.{factor}": share for factor, share in placed.items()},
@@ -139,13 +135,8 @@ def base_of(run: Run) -> str:
     if key not in _BASES:
         with run.lora.frozen():
             looks = reading.looks(run.model, OF_CLASS, seed=_CLASS_SEED + run.config.engine.seed, word="{class}")
-        _BASES[key] = counts_of(looks)
+        _BASES[key] = reading.counted(looks)
     return _BASES[key]
-
-
-def counts_of(looks: dict[str, list[str]]) -> str:
-    """How often each value of each factor was read, as JSON."""
-    return json.dumps({factor: dict(Counter(looks[factor])) for factor in FACTORS}, sort_keys=True)
 
 
 def rulings_of(record: dict[str, Any]) -> str:
@@ -154,14 +145,6 @@ def rulings_of(record: dict[str, Any]) -> str:
     for ruling in record["locality"]["rulings"]:
         modes[ruling["mode"]] += len(ruling["positions"])
     return json.dumps(dict(modes), sort_keys=True)
-
-
-def _restore(run: Run, step: int) -> None:
-    """Put the low-rank changes of an earlier step in place."""
-    stored = checkpoint.load(run.folder / "checkpoints" / f"tune-{step:07d}.safetensors").tensors
-    with torch.no_grad():
-        for name, parameter in run.lora.parameters.items():
-            parameter.copy_(stored[f"parameter.{name}"])
 
 
 def main() -> None:

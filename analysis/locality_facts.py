@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.distributions import total_variation
 from analysis.resampling import Fact, draws
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
@@ -111,8 +112,8 @@ def leaked(counts: Sequence[int], base: Sequence[int]) -> float:
     It is 0 on average where nothing has leaked, hence below 0 now and then. A large distance owes less to chance, so that it
     is told too small by up to as much.
     """
-    p, q = (np.asarray(x, dtype=float) / sum(x) for x in (counts, base))
-    return float(0.5 * np.abs(p - q).sum()) - by_chance(sum(counts), tuple(base))
+    apart = float(total_variation(np.asarray(counts), np.asarray(base)))
+    return apart - by_chance(sum(counts), tuple(base))
 
 
 @cache
@@ -120,8 +121,7 @@ def by_chance(n: int, base: tuple[int, ...]) -> float:
     """Mean distance of two samples from the base's shares, of n pictures and of as many as its own."""
     rng = np.random.default_rng(0)
     shares = np.asarray(base, dtype=float) / sum(base)
-    one, other = (rng.multinomial(size, shares, size=_DRAWS) / size for size in (n, sum(base)))
-    return float(0.5 * np.abs(one - other).sum(axis=1).mean())
+    return float(total_variation(*(rng.multinomial(size, shares, size=_DRAWS) for size in (n, sum(base)))).mean())
 
 
 def _entropy(counts: Sequence[int]) -> float:
@@ -231,9 +231,7 @@ class _Resampled:
 
     def fact(self, value: float, replicates: Array) -> Fact:
         """With a percentile interval over the resamples of which it is a number."""
-        known = replicates[np.isfinite(replicates)]
-        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
-        return Fact(value, float(low), float(high), self.pairs)
+        return Fact.of(value, replicates, self.pairs)
 
     def mean(self, x: Array) -> Fact:
         """Of numbers by pair."""

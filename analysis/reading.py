@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -10,17 +12,31 @@ import numpy as np
 import PIL.Image
 import torch
 
-from clipgeom.miniworld import FactorReaders, load_readers, scenes
+from clipgeom.miniworld import FACTORS, FactorReaders, load_readers, scenes
+from pti import checkpoint
 from pti.conditioning import encode
 from pti.dataset import Sample
 from pti.draws import rng_of
 from pti.latents import Latents, View
 from pti.models import Model
 from pti.objective import denoising_loss, noised, predict, target_of
+from pti.run import Run
 from pti.sampling import draw
 from pti.sections import DataSection
 
-__all__ = ["GUIDANCE", "LOOKS", "PLACES", "SAID", "STEPS", "held_out", "looks", "placed", "readers"]
+__all__ = [
+    "GUIDANCE",
+    "LOOKS",
+    "PLACES",
+    "SAID",
+    "STEPS",
+    "counted",
+    "held_out",
+    "looks",
+    "placed",
+    "readers",
+    "restore",
+]
 
 GUIDANCE, STEPS = 3.0, 30
 LOOKS = ("class", "body", "headgear", "headgear_color")
@@ -56,6 +72,19 @@ def placed(model: Model, each: int, *, seed: int, word: str = "{token}") -> dict
         factor: float(np.mean([value == told[i] for value, told in zip(seen[factor], wanted, strict=True)]))
         for i, factor in enumerate(SAID)
     }
+
+
+def counted(seen: Mapping[str, Sequence[str]]) -> str:
+    """How often each value of each factor was read, as JSON."""
+    return json.dumps({factor: dict(sorted(Counter(seen[factor]).items())) for factor in FACTORS}, sort_keys=True)
+
+
+@torch.no_grad()
+def restore(run: Run, step: int) -> None:
+    """Put the low-rank changes of an earlier step of a run in place."""
+    stored = checkpoint.load(run.folder / "checkpoints" / f"tune-{step:07d}.safetensors").tensors
+    for name, parameter in run.lora.parameters.items():
+        parameter.copy_(stored[f"parameter.{name}"])
 
 
 @torch.no_grad()

@@ -27,6 +27,13 @@ class Fact:
     high: float | None = None
     n: int | None = None
 
+    @classmethod
+    def of(cls, value: float, replicates: NDArray[np.float64], n: int) -> Fact:
+        """With a percentile interval over the resamples of which the value is a number."""
+        known = replicates[np.isfinite(replicates)]
+        low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (np.nan, np.nan)
+        return cls(value, float(low), float(high), n)
+
     @property
     def interval(self) -> bool:
         """Whether it has one."""
@@ -78,6 +85,4 @@ def estimate(
     """
     values = np.stack([np.asarray(value, dtype=np.float64) for value in runs.values()])
     found = np.array([statistic(values[rows]) for rows in draws([c for _, c in runs], count=count, seed=seed)])
-    found = found[np.isfinite(found)]
-    low, high = np.quantile(found, [0.025, 0.975]) if len(found) else (np.nan, np.nan)
-    return Fact(statistic(values), float(low), float(high), len(values))
+    return Fact.of(statistic(values), found, len(values))

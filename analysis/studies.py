@@ -15,7 +15,9 @@ from pathlib import Path
 from clipgeom._progress import Progress
 from pti.sweep import PLAN, RESULT, TABLE, Measure, Sweep, sweep
 
-__all__ = ["main"]
+__all__ = ["PAIRS", "main"]
+
+PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))  # seed and character of every point
 
 _RESULTS = "results.jsonl"
 

@@ -183,7 +183,7 @@ def test_one_chance_significance_of_many_is_no_departure():
 @pytest.mark.parametrize("name", ["predicted", "reversed", "unmoved", "at once"])
 def test_every_number_of_the_report_is_a_fact(worlds, name, monkeypatch):
     folder, found = worlds[name]
-    monkeypatch.setattr(finetuning_distance_report, "facts", lambda _raw: found)  # not twice: they take a while
+    monkeypatch.setattr(finetuning_distance_report, "facts_of", lambda _table: found)  # not twice: they take a while
     write(folder)
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert untold(text, found) == []

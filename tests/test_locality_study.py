@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import locality_report
-from analysis.locality import EARLIER, LAST, PAIRS, PLAN, WAYS, Way, counts_of, rulings_of
+from analysis import locality_report, reading
+from analysis.locality import EARLIER, LAST, PAIRS, PLAN, WAYS, Way, rulings_of
 from analysis.locality_facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
 from analysis.short_certificate import evenly_said
 from analysis.telling import untold
@@ -190,7 +190,10 @@ def test_a_claim_that_fails_is_not(tmp_path: Path) -> None:
 
 def test_what_is_measured_is_kept_as_counts() -> None:
     looks = {factor: [values[0], values[0], values[1]] for factor, values in FACTORS.items()}
-    assert json.loads(counts_of({**looks, "emblem": ["star"] * 3}))["position"] == {"top left": 2, "top center": 1}
+    assert json.loads(reading.counted({**looks, "emblem": ["star"] * 3}))["position"] == {
+        "top left": 2,
+        "top center": 1,
+    }
     record = {
         "locality": {
             "rulings": [

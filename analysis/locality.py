@@ -110,24 +110,27 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of stage 2, the last one last."""
     run = load_run(folder, pictures=False)
     base = base_of(run)
-    seed = run.config.engine.seed
     regularised = run.config.locality.mode != "none"
     plain = not regularised and run.config.prior.weight == 0 and run.config.tuning.rank == Way().rank
+    about = {"base": base, "rulings": rulings_of(run.record) if regularised else "{}"}
     found = []
+    if plain and run.config.tuning.rate == RATES[0]:
+        with run.lora.frozen():  # the inverted word alone, which all ways start from, is told once
+            found.append({"step": 0, **about, **_seen(run)})
     for step in (*(EARLIER if plain else ()), LAST):
         reading.restore(run, step)
-        looks = reading.looks(run.model, PICTURES, seed=_DRAWING_SEED + seed)
-        placed = reading.placed(run.model, EACH, seed=_DRAWING_SEED + seed)
-        found.append(
-            {
-                "step": step,
-                "seen": reading.counted(looks),
-                "base": base,
-                "rulings": rulings_of(run.record) if regularised else "{}",
-                **{f"placed.{factor}": share for factor, share in placed.items()},
-            }
-        )
+        found.append({"step": step, **about, **_seen(run)})
     return found
+
+
+def _seen(run: Run) -> dict[str, Any]:
+    """Of the model as it is now."""
+    seed = _DRAWING_SEED + run.config.engine.seed
+    placed = reading.placed(run.model, EACH, seed=seed)
+    return {
+        "seen": reading.counted(reading.looks(run.model, PICTURES, seed=seed)),
+        **{f"placed.{factor}": share for factor, share in placed.items()},
+    }
 
 
 def base_of(run: Run) -> str:

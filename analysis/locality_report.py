@@ -93,7 +93,7 @@ its best, does the mode matter that the certificate recommends, and what would p
 *Appearance*: share of pictures with the right body, headgear and headgear colour, as a mean of the three. *Leakage*: total variation
 distance of place, background, facing and style from the frozen model's pictures of the class word, as a mean of the four, less what
 chance alone would show. *Place kept*: entropy of the place, of the frozen model's. *Obeyed*: place, background and style
-right where a prompt says them. *Seconds* of the second stage, on one core. Rates stand in the names; `@` is the step, {LAST} where there is none;
+right where a prompt says them. *Seconds* of the second stage, on one core. Rates stand in the names; `@` is the step, {LAST} where there is none, 0 where nothing was tuned;
 "front" marks what no other setting beats in both means.
 
 | setting | appearance | leakage | place kept | obeyed | seconds | front |

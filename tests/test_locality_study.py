@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import locality_report, reading
-from analysis.locality import EARLIER, LAST, PAIRS, PLAN, WAYS, Way, rulings_of
+from analysis.locality import EARLIER, LAST, PAIRS, PLAN, RATES, WAYS, Way, rulings_of
 from analysis.locality_facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
 from analysis.short_certificate import evenly_said
 from analysis.telling import untold
@@ -44,7 +44,8 @@ def _write(raw: Path, claim: bool = True) -> None:
         for seed, character in PAIRS:
             base = _counts(rng, 96, 0.0, 0.0, character)
             plain = way.mode == "none" and not way.prior and way.rank == 8
-            for step in (*(EARLIER if plain else ()), LAST):
+            untuned = (0,) if plain and way.rate == RATES[0] else ()
+            for step in (*untuned, *(EARLIER if plain else ()), LAST):
                 looks, leak = _truth(way, step, claim)
                 rows.append(
                     {

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.distributions import aligned, corrected_distance, significance
+from analysis.factors import APPEARANCE, FREE
 from analysis.resampling import Fact, draws, estimate
 from analysis.smooth_curves import Curves, crossing
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
@@ -21,7 +22,6 @@ __all__ = [
     "AXES",
     "COLUMNS",
     "DIVERSITIES",
-    "FREE",
     "LEARNT",
     "REFERENCES",
     "SEEN",
@@ -36,7 +36,6 @@ LAST = 1000
 DIVERSITIES = {1: "one", 3: "three", 9: "nine"}
 AXES = {"weight": "weight_distance", "function": "function_distance"}
 REFERENCES = ("base", "pivot")  # the class word, and the inverted word, both on the frozen model
-FREE = ("position", "background", "facing", "style")  # what no caption says and no one asked for
 SEEN = ("appearance", "position", "background", "facing", "leakage")  # the curves
 # what is told of each rate at its last step
 COLUMNS = (
@@ -50,7 +49,6 @@ COLUMNS = (
     "gain",
 )
 LEARNT = 0.1  # a factor has been learnt if it rose by more than this: the largest value of a curve of noise is no zero
-_LOOKS = ("body", "headgear", "headgear_color")
 _ENOUGH = 0.95
 _LEVEL = 0.05
 
@@ -69,7 +67,7 @@ def table_of(raw: Path) -> pd.DataFrame:
     ):
         seen = json.loads(text)
         wanted = NEW_CHARACTERS[character].factors
-        row = {"appearance": float(np.mean([_share(seen[factor], [wanted[factor]]) for factor in _LOOKS]))}
+        row = {"appearance": float(np.mean([_share(seen[factor], [wanted[factor]]) for factor in APPEARANCE]))}
         row |= {
             factor: corrected_distance(*aligned(seen[factor], base[run][factor], FACTORS[factor])) for factor in FREE
         }

@@ -25,6 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading  # noqa: E402
+from analysis.factors import FREE, LOOKS  # noqa: E402
 from analysis.studies import PAIRS  # noqa: E402
 from clipgeom.centering.shells import FittedShells, Whitening  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, scenes  # noqa: E402
@@ -68,7 +69,6 @@ PLAN = Sweep(
     ],
 )
 
-FREE = ("position", "background", "facing", "style")  # not said in "a picture of …"
 FREE_AT = (STEPS[0], STEPS[-1])  # steps whose entropies are kept
 PICTURES, EACH = 16, 4  # of "a picture of …", and of each of the four prompts that say place, background and style
 _DRAWING_SEED = 1000
@@ -118,8 +118,7 @@ def _seen(model: Model, step: int, seed: int, character: str) -> Mapping[str, fl
     looks = reading.looks(model, PICTURES, seed=_DRAWING_SEED + seed)
     wanted = NEW_CHARACTERS[character].factors
     shares = {
-        f"looks.{factor}": float(np.mean([value == wanted[factor] for value in looks[factor]]))
-        for factor in reading.LOOKS
+        f"looks.{factor}": float(np.mean([value == wanted[factor] for value in looks[factor]])) for factor in LOOKS
     }
     if step in FREE_AT:
         shares |= {f"free.{factor}": entropy(looks[factor]) for factor in FREE}

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from analysis.factors import APPEARANCE, FREE
 from analysis.resampling import Fact, draws, estimate
 from analysis.two_segments import fit
 
@@ -46,8 +47,6 @@ PREDICTORS = {
 PREDICTED = ("gain", "control_kept")
 FITS = 200  # resamples of the fits, of which each takes a quarter of a second
 _PLACED = ("placed.position", "placed.background", "placed.style")
-_FREE = ("free.position", "free.background", "free.facing", "free.style")
-_LOOKS = ("looks.body", "looks.headgear", "looks.headgear_color")
 
 Runs = dict[tuple[int, str], pd.DataFrame]
 
@@ -69,9 +68,10 @@ def table_of(raw: Path) -> pd.DataFrame:
     class_word = table[table["step"] == 0].set_index("run")
     table["gain"] = 1 - table["held_out_loss"] / table["run"].map(class_word["held_out_loss"])
     table["control_kept"] = table["control"] / table["run"].map(class_word["control"])
-    table["free_kept"] = sum(table[name] / table["run"].map(class_word[name]) for name in _FREE) / len(_FREE)
+    free = [f"free.{factor}" for factor in FREE]
+    table["free_kept"] = sum(table[name] / table["run"].map(class_word[name]) for name in free) / len(free)
     table["edit"] = table[list(_PLACED)].mean(axis=1)
-    table["appearance"] = table[list(_LOOKS)].mean(axis=1)
+    table["appearance"] = table[[f"looks.{factor}" for factor in APPEARANCE]].mean(axis=1)
     return table
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.distributions import total_variation
+from analysis.factors import APPEARANCE, FREE
 from analysis.resampling import Fact, draws
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
@@ -21,7 +22,6 @@ __all__ = [
     "BOUNDS",
     "COLUMNS",
     "FAMILIES",
-    "FREE",
     "MAIN_BOUND",
     "chosen_of",
     "facts",
@@ -33,8 +33,6 @@ __all__ = [
     "table_of",
 ]
 
-LOOKS = ("body", "headgear", "headgear_color")
-FREE = ("position", "background", "facing", "style")  # what no caption says and nothing should teach
 COLUMNS = ("appearance", "leakage", "kept", "placed", "seconds")
 LAST, USUAL = 1000, 1.5e-3
 BOUNDS, MAIN_BOUND = (0.05, 0.1, 0.2, 0.4), 0.1
@@ -81,7 +79,7 @@ def table_of(raw: Path) -> pd.DataFrame:
     table["character"] = table["data.source"].str.removeprefix("miniworld:")
     seen, bases = (table[column].map(json.loads) for column in ("seen", "base"))
     wanted = table["character"].map(lambda name: NEW_CHARACTERS[name].factors)
-    for factor in LOOKS:
+    for factor in APPEARANCE:
         table[f"looks.{factor}"] = [
             counts[factor].get(factors[factor], 0) / sum(counts[factor].values())
             for counts, factors in zip(seen, wanted, strict=True)
@@ -97,7 +95,7 @@ def table_of(raw: Path) -> pd.DataFrame:
         table[f"leakage.{factor}"] = [leaked(counts, base) for counts, base in pairs]
         table[f"chance.{factor}"] = [by_chance(sum(counts), base) for counts, base in pairs]
         table[f"kept.{factor}"] = [_entropy(counts) / _entropy(base) for counts, base in pairs]
-    table["appearance"] = table[[f"looks.{factor}" for factor in LOOKS]].mean(axis=1)
+    table["appearance"] = table[[f"looks.{factor}" for factor in APPEARANCE]].mean(axis=1)
     table["leakage"] = table[[f"leakage.{factor}" for factor in FREE]].mean(axis=1)
     table["kept"] = table["kept.position"]
     table["placed"] = table[["placed.position", "placed.background", "placed.style"]].mean(axis=1)

@@ -8,9 +8,9 @@ import numpy as np
 
 from analysis import locality_figure
 from analysis.directions import chosen, listed, sorted_by_direction
+from analysis.factors import FREE
 from analysis.locality_facts import (
     BOUNDS,
-    FREE,
     LAST,
     MAIN_BOUND,
     USUAL,

@@ -10,14 +10,13 @@ import numpy as np
 from PIL import Image
 from scipy.stats import bootstrap
 
+from analysis.factors import FREE, LOOKS
 from clipgeom.miniworld import FACTORS
 from clipgeom.miniworld.readers import entropy
 
 __all__ = ["GUIDANCE", "write"]
 
 GUIDANCE = 3.0
-LOOKS = ("class", "body", "headgear", "headgear_color")
-FREE = ("position", "background", "facing", "style")
 STAGES = {"base": "class word, frozen model", "inverted": "after inversion", "tuned": "after tuning"}
 ENLARGED = 2
 _WANTED, _WANTED_FREE = 0.9, 0.8

@@ -26,7 +26,6 @@ from pti.sections import DataSection
 
 __all__ = [
     "GUIDANCE",
-    "LOOKS",
     "PLACES",
     "SAID",
     "STEPS",
@@ -39,7 +38,6 @@ __all__ = [
 ]
 
 GUIDANCE, STEPS = 3.0, 30
-LOOKS = ("class", "body", "headgear", "headgear_color")
 SAID = ("position", "background", "style")
 # what the prompts of `placed` say, in the order of SAID
 PLACES: Mapping[str, tuple[str, str, str]] = {

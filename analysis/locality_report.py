@@ -117,7 +117,7 @@ Each family at its best, on the pair that took no part in the choice, for severa
 One world; {t("runs")} runs, {t("pairs")} pairs of a seed and a character, {t("characters")} characters: intervals by bootstrap over characters and over pairs within them are rough, and
 rather wide than narrow. The best of a family has the highest appearance of the settings whose leakage on the other pairs is not above the
 bound (the least leakage where none is below); it is read on the pair left out, and the bootstrap repeats the choice. Noise seeds of
-the pictures are those of no training. Families are not of one size: prior preservation and the lower rank were tried at one setting, so that
+the pictures are those of no training. All ways start from words inverted at the rate that [inversion-distance](../inversion-distance/report.md) chose. Families are not of one size: prior preservation and the lower rank were tried at one setting, so that
 theirs is no best; twice the lowest rate was tried with the regulariser only, for what lies between the other rates without it is shown by the earlier steps. Seconds of fewer steps
 are their share of the whole run's. What chance would show is taken away whole from the leakage, so that a large one is told too small, by up to that ({t("chance", ".2f")} on average). The default hold of the empty prompt (`locality.empty`) is part of every regularised way and of no other.
 

@@ -152,14 +152,19 @@ def _learnt(some: Mapping[Pair, pd.DataFrame]) -> dict[str, Fact]:
     def told(runs: NDArray[np.int64]) -> dict[str, float]:
         values: dict[str, float] = {}
         for axis, made in of_axis.items():
-            pooled, begun = made.pooled(runs), start[runs].mean(axis=0)
-            largest = np.nanmax(pooled, axis=1)
+            pooled, before = made.pooled(runs), start[runs].mean(axis=0)
+            # a curve begins where nothing has changed yet, with the noise that the rest of it is drawn from: what is learnt is
+            # measured from there, and not from the pictures of the word before tuning, which have other noise
+            begun, largest = pooled[:, 0], pooled.max(axis=1)
             halves = {}
-            for factor, curve, low, high in zip(SEEN, pooled, begun, largest, strict=True):
-                halves[factor] = crossing(made.grid, curve, (low + high) / 2) if high > low else float("nan")
+            for i, factor in enumerate(SEEN):
+                halves[factor] = (
+                    crossing(made.grid, pooled[i], (begun[i] + largest[i]) / 2) if largest[i] > begun[i] else np.nan
+                )
                 values[f"{factor}.half.{axis}"] = 10 ** halves[factor]
                 if axis == "weight":
-                    values |= {f"{factor}.start": low, f"{factor}.largest": high, f"{factor}.change": high - low}
+                    values |= {f"{factor}.start": before[i], f"{factor}.largest": largest[i]}
+                    values[f"{factor}.change"] = largest[i] - begun[i]
             for factor in SEEN[1:]:
                 values[f"{factor}.after.{axis}"] = halves[factor] - halves["appearance"]
             values[f"appearance.enough.{axis}"] = 10 ** crossing(made.grid, pooled[0], _ENOUGH * float(largest[0]))
@@ -201,10 +206,9 @@ def _departures(some: Mapping[Pair, pd.DataFrame], reference: str) -> dict[str, 
                 away[pair] = float(np.log10(departure.first))
             appearance = made.pooled([number])[0]
             still = float(np.log10(departure.still))
-            largest = float(np.nanmax(appearance))
+            largest = float(appearance.max())
             window[pair] = still - crossing(made.grid, appearance, _ENOUGH * largest)
-            known = np.isfinite(appearance)
-            light[pair] = float(np.interp(still, made.grid[known], appearance[known])) / largest
+            light[pair] = float(np.interp(still, made.grid, appearance)) / largest
         firsts = [departure.first for departure in departures.values()]
         found |= {
             "at_pivot": Fact(sum(first == 0 for first in firsts)),

@@ -48,7 +48,7 @@ def _panel(axis: Axes, some: dict[tuple[int, str], pd.DataFrame], unit: str, fou
     """Curves with bands; at the left edge what they are before any tuning; where position departs, as a vertical line."""
     made = curves(some, unit)
     resampled = np.stack([made.pooled(rows) for rows in draws([character for _, character in some], count=_BANDS)])
-    low, high = np.nanquantile(resampled, [0.025, 0.975], axis=0)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     x = 10**made.grid
     for number, (factor, curve) in enumerate(zip(SEEN, made.pooled(), strict=True)):
         axis.plot(x, curve, color=_COLORS[factor], label=factor, linewidth=1.5)

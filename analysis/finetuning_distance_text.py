@@ -49,10 +49,10 @@ not significantly moved, and how wide is its window?
 
 ## Table
 
-In the figure, curves are Gaussian kernel means over the pairs with 95 % bands, dots the inverted word before any tuning, and the dashed line is
+In the figure, curves are means over the pairs, each smoothed with a Gaussian kernel, with 95 % bands, dots the inverted word before any tuning, and the dashed line is
 where position first departs significantly from the class word's, with its interval.
 
-Before tuning and at the largest value of the pooled curve; where half of that change is reached. Appearance is the share of body colour,
+Before tuning and at the largest value of the pooled curve; where half of the way from the curve's beginning to there is reached. Appearance is the share of body colour,
 headgear and its colour read right; everything else is a distance from the class word's distribution on the frozen model: total variation,
 corrected so that two samples of one distribution have 0 in the mean and two that share nothing have 1. Leakage is the mean of that over position,
 background, facing and style.
@@ -79,8 +79,9 @@ the regulariser is off and all noise levels are trained on, since the question i
 Distances are measured at four steps of four rates, so a first departure is the measured distance at which it was significant, with Holm's
 correction over all points of a pair: it begins between there and the one before. A sample of 40 pictures can show a large departure only. With
 nine places the training pictures hold every place, so that learning their distribution could not be told from leaving it alone.
-Curves are means over a kernel of a fifth of a decade. A factor counts as learnt if the interval of its change lies above {LEARNT:g}, as the
-largest value of a noisy curve is above its true one. The readers' errors are in `reports/miniworld/report.md`.
+Each pair's curve is smoothed with a kernel of a fifth of a decade. A factor counts as learnt if the interval of its change, from the curve's
+beginning to its largest value, lies above {LEARNT:g}, as the largest value of a noisy curve is above its true one. (That curves are smoothed pair by pair, and
+changes told from their own beginning, was decided when the first curves had been seen to follow noise.) The readers' errors are in `reports/miniworld/report.md`.
 
 ## Commands
 

@@ -7,46 +7,44 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 __all__ = ["BANDWIDTH", "Curves", "crossing"]
 
-# decades, one standard deviation: about the distance between neighbouring checkpoints, so that gaps are bridged
+# decades, one standard deviation: about half the distance between neighbouring checkpoints
 BANDWIDTH = 0.2
 _GRID = 160
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curves:
-    """Of some runs; what is pooled of any of them needs no second look at the points.
+    """Of some runs, each smoothed on its own: in a gap, or beyond its last point, the nearest points speak for a run.
+
+    Were points pooled before they are smoothed, a run would weigh more wherever it has more points, and a curve would rise and
+    fall with which runs make it.
 
     Attributes
     ----------
     grid : ndarray, shape (g,)
         Decadic logarithms of distances, from the smallest of a point to the largest.
-    sums : ndarray, shape (runs, values, g)
-    weights : ndarray, shape (runs, g)
+    values : ndarray, shape (runs, values, g)
     """
 
     grid: NDArray[np.float64]
-    sums: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    values: NDArray[np.float64]
 
     @classmethod
     def of(cls, x: Sequence[NDArray[np.float64]], y: Sequence[NDArray[np.float64]], /) -> Curves:
         """From each run's distances, shape (points,), and values, shape (points, values)."""
         logs = [np.log10(each) for each in x]
         grid = np.linspace(min(each.min() for each in logs), max(each.max() for each in logs), _GRID)
-        kernels = [np.exp(-0.5 * ((each[:, None] - grid) / BANDWIDTH) ** 2) for each in logs]
-        sums = np.stack([values.T @ kernel for values, kernel in zip(y, kernels, strict=True)])
-        return cls(grid, sums, np.stack([kernel.sum(axis=0) for kernel in kernels]))
+        # normalised as a softmax, which underflows nowhere
+        shares = [softmax(-0.5 * ((each[:, None] - grid) / BANDWIDTH) ** 2, axis=0) for each in logs]
+        return cls(grid, np.stack([values.T @ share for values, share in zip(y, shares, strict=True)]))
 
     def pooled(self, runs: NDArray[np.int64] | Sequence[int] | None = None) -> NDArray[np.float64]:
-        """The curves of some runs together, of all by default, shape (values, g)."""
-        rows = np.arange(len(self.sums)) if runs is None else np.asarray(runs)
-        # far from every point of the runs chosen the kernel underflows, and there is nothing to say
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found: NDArray[np.float64] = self.sums[rows].sum(axis=0) / self.weights[rows].sum(axis=0)
-        return found
+        """The mean curves of some runs, of all by default, shape (values, g)."""
+        return np.asarray(self.values.mean(axis=0) if runs is None else self.values[np.asarray(runs)].mean(axis=0))
 
 
 def crossing(grid: NDArray[np.float64], curve: NDArray[np.float64], level: float, /) -> float:

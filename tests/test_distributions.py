@@ -55,3 +55,11 @@ def test_pooled_curves_are_those_of_the_runs_chosen():
     np.testing.assert_allclose(curves.pooled([0, 0]), 1.0)
     np.testing.assert_allclose(curves.pooled([0, 1, 1]), 7 / 3)
     assert (10 ** curves.grid[0], 10 ** curves.grid[-1]) == pytest.approx((0.01, 10))
+
+
+def test_curves_do_not_follow_which_run_has_more_points():
+    low, high = np.logspace(-2, 1, 7), np.logspace(-1.9, 1, 40)
+    curves = Curves.of([low, high], [np.full((7, 1), 1.0), np.full((40, 1), 3.0)])
+    np.testing.assert_allclose(curves.pooled(), 2.0)
+    far = Curves.of([np.array([1e-6]), np.array([1e6])], [np.array([[1.0]]), np.array([[3.0]])])
+    np.testing.assert_allclose(far.pooled(), 2.0)  # however far from a run's points

@@ -22,6 +22,7 @@ __all__ = ["STUDIES", "wrong"]
 STUDIES = {  # where the numbers of each report come from
     "inversion-distance": "analysis.inversion_distance_facts",
     "interpolation": "analysis.interpolation_facts",
+    "finetuning-distance": "analysis.finetuning_distance_facts",
 }
 
 

@@ -144,8 +144,8 @@ class InversionSection:
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
         2e-3,
-        "Learning rate. What others reach in miniworld, and may cost, is in reports/inversion-distance; for Stable "
-        "Diffusion 1.5, 5e-4 to 1e-3 is usual.",
+        "Learning rate. What others reach in miniworld, and may cost: reports/inversion-distance; that the one chosen there is "
+        "no surely better start of tuning: reports/pivotal-tuning. For Stable Diffusion 1.5, 5e-4 to 1e-3 is usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))

@@ -140,10 +140,8 @@ _OF_CLASS: dict[tuple[int, str], str] = {}
 
 def _seen(run: Run, character: str, seed: int) -> dict[str, Any]:
     """Of the model as it is now."""
-    placed = reading.placed(run.model, EACH, seed=seed)
     return {
-        "seen": reading.counted(reading.looks(run.model, PICTURES, seed=seed)),
-        **{f"placed.{factor}": share for factor, share in placed.items()},
+        **reading.seen(run.model, PICTURES, EACH, seed=seed),
         "held_out_loss": reading.held_out([run.model], run.config.data, character)[0]["loss"],
     }
 

@@ -10,10 +10,10 @@ from analysis.finetuning_distance_facts import AXES, DIVERSITIES, LEARNT, REFERE
 from analysis.resampling import Fact
 from analysis.telling import tell
 
-__all__ = ["SHOWN", "Found", "departure_table", "is_learnt", "learnt_table", "rate_table"]
+__all__ = ["RATES", "SHOWN", "Found", "departure_table", "is_learnt", "learnt_table", "rate_table"]
 
 SHOWN = {"one": "all pictures in one place", "three": "pictures in three places", "nine": "pictures in nine places"}
-_RATES = ("1e-05", "0.0003", "0.001", "0.01")
+RATES = ("1e-05", "0.0003", "0.001", "0.01")
 
 Found = Mapping[str, Fact]
 
@@ -90,7 +90,7 @@ def rate_table(found: Found) -> str:
             *(_cell(found, f"{name}.rate-{rate}.{column}", form) for column, (_, form) in columns.items()),
         ]
         for name in DIVERSITIES.values()
-        for rate in _RATES
+        for rate in RATES
     ]
     return _table(["training", "rate", *(title for title, _ in columns.values())], rows)
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from analysis.directions import chosen, listed
 from analysis.finetuning_distance_facts import AXES, DIVERSITIES, LEARNT
-from analysis.finetuning_distance_tables import SHOWN, Found, departure_table, is_learnt, learnt_table, rate_table
+from analysis.finetuning_distance_tables import (
+    RATES,
+    SHOWN,
+    Found,
+    departure_table,
+    is_learnt,
+    learnt_table,
+    rate_table,
+)
 from analysis.telling import tell
 
 __all__ = ["STABLE_DIFFUSION", "text"]
@@ -109,16 +116,15 @@ def _order(found: Found, name: str, axis: str) -> str:
     with_pictures = f"With {SHOWN[name]}"
     missing = [factor for factor in ("appearance", "position") if not is_learnt(found, name, factor)]
     if missing:
-        changes = _listed([f"{factor} changes by {tell(found, f'{name}.{factor}.change')}" for factor in missing])
+        changes = listed([f"{factor} changes by {tell(found, f'{name}.{factor}.change')}" for factor in missing])
         return f"{with_pictures} there is no order to tell by the distance in {_noun(axis)}: {changes}, not surely enough to count as learnt."
     half = {factor: tell(found, f"{name}.{factor}.half.{axis}", ".3g") for factor in ("appearance", "position")}
-    after = found[f"{name}.position.after.{axis}"]
-    if after.above(0):
-        order = "appearance first, as the notes predict"
-    elif after.below(0):
-        order = "position first, against what the notes predict"
-    else:
-        order = "which of them is first cannot be told"
+    order = chosen(
+        found[f"{name}.position.after.{axis}"],
+        "appearance first, as the notes predict",
+        "position first, against what the notes predict",
+        "which of them is first cannot be told",
+    )
     return (
         f"{with_pictures} half of the appearance is learnt at a distance in {_noun(axis)} of {half['appearance']} and half of the "
         f"position at {half['position']}, {tell(found, f'{name}.position.after.{axis}', '+.2f')} decades from it: {order}."
@@ -138,15 +144,10 @@ def _rates(found: Found) -> str:
     """What each rate does to prompts, and to pictures of the character that were not trained on."""
     parts = []
     for name in DIVERSITIES.values():
-        rates = [
-            key.removeprefix(f"{name}.").removesuffix(".placed")
-            for key in found
-            if key.startswith(f"{name}.rate-") and key.endswith(".placed")
-        ]
         told = "; ".join(
-            f"at `{rate.removeprefix('rate-')}` {tell(found, f'{name}.{rate}.placed')} are, and it falls by "
-            f"{tell(found, f'{name}.{rate}.gain', '+.2f')}"
-            for rate in rates
+            f"at `{rate}` {tell(found, f'{name}.rate-{rate}.placed')} are, and it falls by "
+            f"{tell(found, f'{name}.rate-{rate}.gain', '+.2f')}"
+            for rate in RATES
         )
         parts.append(
             f"With {SHOWN[name]}, by share of pictures whose place, background and style are as prompted and by fall of the "
@@ -162,14 +163,14 @@ def _others(found: Found, name: str) -> str:
             parts.append(f"{factor} is not surely learnt (change {tell(found, f'{name}.{factor}.change')})")
             continue
         after = found[f"{name}.{factor}.after.weight"]
-        order = "after" if after.above(0) else "before" if after.below(0) else "neither clearly before nor after"
+        order = chosen(after, "after", "before", "neither clearly before nor after")
         parts.append(
             f"{factor} is learnt {order} appearance ({tell(found, f'{name}.{factor}.after.weight', '+.2f')} decades in weights)"
         )
     leaks = (
         f"leakage goes from {tell(found, f'{name}.leakage.start')} to {tell(found, f'{name}.leakage.largest')} at most"
     )
-    return f"With {SHOWN[name]} {_listed(parts)}, and {leaks}."
+    return f"With {SHOWN[name]} {listed(parts)}, and {leaks}."
 
 
 def _start(found: Found) -> str:
@@ -210,7 +211,7 @@ def _between(found: Found) -> str:
         key = f"base.{more}-{fewer}.weight"
         if key in found and (found[key].n or 0) > found["pairs"].value / 2:
             fact = found[key]
-            way = "farther" if fact.above(0) else "nearer" if fact.below(0) else "neither clearly farther nor nearer"
+            way = chosen(fact, "farther", "nearer", "neither clearly farther nor nearer")
             told += f" With {SHOWN[more]} it departs {way} than with {SHOWN[fewer]} ({tell(found, key, '+.2f')} decades in weights)."
     return told
 
@@ -252,7 +253,3 @@ def _light(found: Found, name: str) -> str:
 
 def _noun(axis: str) -> str:
     return {"weight": "weights", "function": "function"}[axis]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

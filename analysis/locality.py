@@ -109,28 +109,18 @@ _BASES: dict[tuple[int, str], str] = {}
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of stage 2, the last one last."""
     run = load_run(folder, pictures=False)
-    base = base_of(run)
+    base, seed = base_of(run), _DRAWING_SEED + run.config.engine.seed
     regularised = run.config.locality.mode != "none"
     plain = not regularised and run.config.prior.weight == 0 and run.config.tuning.rank == Way().rank
     about = {"base": base, "rulings": rulings_of(run.record) if regularised else "{}"}
     found = []
     if plain and run.config.tuning.rate == RATES[0]:
         with run.lora.frozen():  # the inverted word alone, which all ways start from, is told once
-            found.append({"step": 0, **about, **_seen(run)})
+            found.append({"step": 0, **about, **reading.seen(run.model, PICTURES, EACH, seed=seed)})
     for step in (*(EARLIER if plain else ()), LAST):
         reading.restore(run, step)
-        found.append({"step": step, **about, **_seen(run)})
+        found.append({"step": step, **about, **reading.seen(run.model, PICTURES, EACH, seed=seed)})
     return found
-
-
-def _seen(run: Run) -> dict[str, Any]:
-    """Of the model as it is now."""
-    seed = _DRAWING_SEED + run.config.engine.seed
-    placed = reading.placed(run.model, EACH, seed=seed)
-    return {
-        "seen": reading.counted(reading.looks(run.model, PICTURES, seed=seed)),
-        **{f"placed.{factor}": share for factor, share in placed.items()},
-    }
 
 
 def base_of(run: Run) -> str:

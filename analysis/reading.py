@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -35,6 +36,7 @@ __all__ = [
     "placed",
     "readers",
     "restore",
+    "seen",
 ]
 
 GUIDANCE, STEPS = 3.0, 30
@@ -69,6 +71,15 @@ def placed(model: Model, each: int, *, seed: int, word: str = "{token}") -> dict
     return {
         factor: float(np.mean([value == told[i] for value, told in zip(seen[factor], wanted, strict=True)]))
         for i, factor in enumerate(SAID)
+    }
+
+
+def seen(model: Model, count: int, each: int, *, seed: int) -> dict[str, Any]:
+    """Of a study's row: what is counted in `count` pictures of `looks`, and as ``placed.FACTOR`` the shares of `placed`."""
+    shares = placed(model, each, seed=seed)
+    return {
+        "seen": counted(looks(model, count, seed=seed)),
+        **{f"placed.{factor}": share for factor, share in shares.items()},
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from analysis import locality_report, reading
 from analysis.locality import EARLIER, LAST, PAIRS, PLAN, RATES, WAYS, Way, rulings_of
 from analysis.locality_facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
+from analysis.resampling import Fact
 from analysis.short_certificate import evenly_said
 from analysis.telling import untold
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
@@ -168,7 +169,7 @@ def test_the_front_is_what_nothing_beats_in_both(found: dict, folder: Path) -> N
 
 
 def test_a_claim_that_holds_is_borne_out_and_the_report_tells_facts_alone(folder: Path, found: dict) -> None:
-    assert found["best.recommended.0.1.appearance.minus.none"].above(0)
+    assert found["best.recommended.0.2.appearance.minus.none"].above(0)
     assert found["auto-0.003.minus.none-0.003.leakage"].below(-0.4)
     locality_report.write(folder)
     report = (folder / "report.md").read_text(encoding="utf-8")
@@ -179,6 +180,24 @@ def test_a_claim_that_holds_is_borne_out_and_the_report_tells_facts_alone(folder
     assert [line for line in report.splitlines() if line.startswith("## ")] == [
         "## Question", "## Answer", "## Findings", "## Table", "## Limits", "## Commands",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("looks", "leaks", "verdict"),
+    [
+        (0.2, 0.0, "is borne out"),
+        (0.2, -0.2, "is borne out"),
+        (0.2, 0.2, "holds for the appearance, which is paid for with leakage"),
+        (0.0, -0.2, "is half borne out, for less leaks and nothing more is learnt"),
+        (-0.2, -0.2, "fails: less leakage is paid for with appearance"),
+        (0.0, 0.0, "is not borne out"),
+        (-0.2, 0.0, "is refuted"),
+        (0.0, 0.2, "is refuted"),
+    ],
+)
+def test_the_verdict_goes_by_both_differences(looks: float, leaks: float, verdict: str) -> None:
+    first, second = (Fact(value, value - 0.1, value + 0.1, 5) for value in (looks, leaks))
+    assert locality_report._verdict(first, second) == verdict
 
 
 def test_a_claim_that_fails_is_not(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 
 Five runs of the defaults: seed 5 + i learns the i-th new character, fixed before any of them was made; the characters had been
 looked at with other seeds, as the report says. Five more, seeds 15 + i, start from the pivot that the study of the inversion
-distance chose, and another five, seeds 25 + i, go without the locality regulariser. Runs are kept in the folder
+distance chose. Runs are kept in the folder
 ``pivotal-tuning`` and go on where they stopped; raw results are JSON files in reports/pivotal-tuning/raw.
 """
 
@@ -35,8 +35,8 @@ from pti.session import write_json  # noqa: E402
 
 OUT = ROOT / "reports" / "pivotal-tuning"
 # of each seed; seeds 0 to 4 were looked at before
-DEFAULT, FARTHER, UNHELD = (dict(zip(range(first, first + 5), NEW_CHARACTERS, strict=False)) for first in (5, 15, 25))
-CHARACTERS = DEFAULT | FARTHER | UNHELD
+DEFAULT, FARTHER = (dict(zip(range(first, first + 5), NEW_CHARACTERS, strict=False)) for first in (5, 15))
+CHARACTERS = DEFAULT | FARTHER
 PICTURES = 90  # of "a picture of …", where everything but the character is left to chance
 PLACES = ("an ink illustration of {}, top left, in the snow", "a flat poster of {}, bottom right, by the sea",
           "a pixel drawing of {}, top right, in the desert", "a watercolor painting of {}, bottom left, at night")  # fmt: skip
@@ -52,7 +52,6 @@ def settings(seed: int, folder: Path) -> list[str]:
         f"engine.seed={seed}",
         f"run.folder={folder.as_posix()}",
         *([BEST_PIVOT] if seed in FARTHER else []),
-        *(["locality.mode=none"] if seed in UNHELD else []),
     ]
 
 

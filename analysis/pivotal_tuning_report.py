@@ -20,26 +20,25 @@ GUIDANCE = 3.0
 STAGES = {"base": "class word, frozen model", "inverted": "after inversion", "tuned": "after tuning"}
 ENLARGED = 2
 _WANTED, _WANTED_FREE = 0.9, 0.8
-_VARIED = ("inversion.rate", "locality.mode")  # what the other runs change, one of the two each
 
 
 def write(raw: Path, out: Path) -> None:
     """Write report.md and figures/ from the files in `raw`."""
     told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(raw.glob("run-*.json"))]
     told.sort(key=lambda run: run["seed"])
-    ways: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in told:
-        ways.setdefault(tuple(run["settings"][name] for name in _VARIED), []).append(run)
-    runs, *others = ways.values()  # the defaults have the lowest seeds
+    rate = told[0]["settings"]["inversion.rate"]
+    runs, farther = (
+        [run for run in told if (run["settings"]["inversion.rate"] == rate) is same] for same in (True, False)
+    )
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
     for run in runs:
         stored = np.load(raw / f"run-{run['seed']}.npz")
         _sheet(stored["training"], stored["pictures"], figures / f"{run['character']}.png")
-    (out / "report.md").write_text(_text(runs, others), encoding="utf-8")
+    (out / "report.md").write_text(_text(runs, farther), encoding="utf-8")
 
 
-def _text(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> str:
+def _text(runs: list[dict[str, Any]], farther: list[dict[str, Any]]) -> str:
     names = ", ".join(f"{run['character']} (seed {run['seed']})" for run in runs)
     settings = runs[0]["settings"]
     looks = "\n".join(
@@ -118,7 +117,7 @@ Entropy of what the prompt does not say, in bits (position: {np.log2(9):.2f} at 
 
 Position by character, tuned / base: {places}.
 
-{_others(runs, others)}## Where it was never shown
+{_pivots(runs, farther)}## Where it was never shown
 
 Prompts that say place, background and style: position right in {_mean(_placed(runs, "position"))} and background in
 {_mean(_placed(runs, "background"))} of the pictures after tuning.
@@ -144,12 +143,12 @@ amount (about {8 / (2 * n * np.log(2)):.2f} bits for position) on both sides of 
 """
 
 
-def _others(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> str:
-    """The same with other settings; nothing where none were run."""
-    if not others:
+def _pivots(runs: list[dict[str, Any]], farther: list[dict[str, Any]]) -> str:
+    """The same from another pivot; nothing where that was not run."""
+    if not farther:
         return ""
-    changed = [_changed(runs[0], side[0]) for side in others]
-    sides = (runs, *others)
+    sides = (runs, farther)
+    rates = [f"{side[0]['settings']['inversion.rate']:g}" for side in sides]
     rows = [
         f"| {factor.replace('_', ' ')} | " + " | ".join(_mean(_shares(side, "tuned", factor)) for side in sides) + " |"
         for factor in LOOKS
@@ -160,36 +159,24 @@ def _others(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> s
         + " |"
         for factor in FREE
     ]
-    each = "\n\n".join(
-        f"By run with {name}, {', '.join(factor.replace('_', ' ') for factor in LOOKS)}, and position's share of entropy: "
-        + "; ".join(
-            f"{run['character']} (seed {run['seed']}) "
-            + ", ".join(f"{_share(run, 'tuned', factor):.2f}" for factor in LOOKS)
-            + f" and {_kept(run, 'position'):.2f}"
-            for run in side
-        )
-        + "."
-        for name, side in zip(changed, others, strict=True)
+    each = "; ".join(
+        f"{run['character']} (seed {run['seed']}) "
+        + ", ".join(f"{_share(run, 'tuned', factor):.2f}" for factor in LOOKS)
+        + f" and {_kept(run, 'position'):.2f}"
+        for run in farther
     )
-    return f"""## With other settings
+    return f"""## From another pivot
 
-[inversion-distance](../inversion-distance/report.md) chose a higher rate of inversion, for prompts alone and before any tuning, and
-[locality](../locality/report.md) asks what the regulariser buys. After tuning, all else being the defaults (seeds were fixed before):
+[inversion-distance](../inversion-distance/report.md) chose an inversion rate of {rates[1]}, for prompts alone and before any tuning. After tuning, by the rate of
+the inversion, all else being the defaults (seeds were fixed before):
 
-| | defaults | {" | ".join(changed)} |
-|---|{"---|" * len(sides)}
+| | {" | ".join(rates)} |
+|---|---|---|
 {chr(10).join(rows)}
 
-{each}
+By run at {rates[1]}, {", ".join(factor.replace("_", " ") for factor in LOOKS)}, and position's share of entropy: {each}.
 
 """
-
-
-def _changed(run: dict[str, Any], other: dict[str, Any]) -> str:
-    """What the settings of another run differ in, as they are set."""
-    name = next(name for name in _VARIED if other["settings"][name] != run["settings"][name])
-    value = other["settings"][name]
-    return f"`{name} = {json.dumps(value)}`"
 
 
 def _shares(runs: list[dict[str, Any]], stage: str, factor: str) -> list[float]:

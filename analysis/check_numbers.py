@@ -23,6 +23,7 @@ STUDIES = {  # where the numbers of each report come from
     "inversion-distance": "analysis.inversion_distance_facts",
     "interpolation": "analysis.interpolation_facts",
     "finetuning-distance": "analysis.finetuning_distance_facts",
+    "locality": "analysis.locality_facts",
 }
 
 

@@ -120,7 +120,15 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     for step in (*(EARLIER if plain else ()), LAST):
         reading.restore(run, step)
         found.append({"step": step, **about, **reading.seen(run.model, PICTURES, EACH, seed=seed)})
+    found[-1]["of_class"] = of_class(run)
     return found
+
+
+def of_class(run: Run) -> str:
+    """What the tuned model draws of the class word, which nobody asked to change."""
+    return reading.counted(
+        reading.looks(run.model, PICTURES, seed=_DRAWING_SEED + run.config.engine.seed, word="{class}")
+    )
 
 
 def base_of(run: Run) -> str:

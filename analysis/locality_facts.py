@@ -20,6 +20,7 @@ from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 __all__ = [
     "BOUNDS",
+    "CLASS",
     "COLUMNS",
     "FAMILIES",
     "MAIN_BOUND",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 COLUMNS = ("appearance", "leakage", "kept", "placed", "seconds")
+CLASS = "class"  # measured at the last step only
 LAST, USUAL = 1000, 1.5e-3
 BOUNDS, MAIN_BOUND = (0.1, 0.2, 0.3, 0.4), 0.2  # the main one is near what the inverted word leaks before any tuning
 FAMILIES = ("none", "recommended", "regularised", "fewer", "prior", "rank")
@@ -97,11 +99,28 @@ def table_of(raw: Path) -> pd.DataFrame:
         table[f"kept.{factor}"] = [_entropy(counts) / _entropy(base) for counts, base in pairs]
     table["appearance"] = table[[f"looks.{factor}" for factor in APPEARANCE]].mean(axis=1)
     table["leakage"] = table[[f"leakage.{factor}" for factor in FREE]].mean(axis=1)
+    table[CLASS] = [
+        np.nan if pd.isna(told) else _moved(json.loads(told), base)
+        for told, base in zip(table["of_class"], bases, strict=True)
+    ]
     table["kept"] = table["kept.position"]
     table["placed"] = table[["placed.position", "placed.background", "placed.style"]].mean(axis=1)
     # of a run that would have been ended earlier: its share of the seconds, which leaves the start out of account
     table["seconds"] = table["seconds.tune"] * table["step"] / LAST
     return table
+
+
+def _moved(seen: Mapping[str, Mapping[str, int]], base: Mapping[str, Mapping[str, int]]) -> float:
+    """`leaked` of the class word's own pictures, as a mean over looks and what is left open."""
+    factors = (*APPEARANCE, *FREE)
+    return float(
+        np.mean(
+            [
+                leaked(*([told[factor].get(v, 0) for v in FACTORS[factor]] for told in (seen, base)))
+                for factor in factors
+            ]
+        )
+    )
 
 
 def leaked(counts: Sequence[int], base: Sequence[int]) -> float:
@@ -157,14 +176,17 @@ def facts(raw: Path) -> dict[str, Fact]:
         )
     resampled = _Resampled.of(pairs)
     values = {
-        name: {c: _values(table, name, c, pairs) for c in (*COLUMNS, *(f"leakage.{f}" for f in FREE))}
+        name: {
+            c: _values(table, name, c, pairs)
+            for c in (*COLUMNS, *(f"leakage.{f}" for f in FREE), *([] if "@" in name else [CLASS]))
+        }
         for name in settings
     }
     for name, columns in values.items():
         for column, by_pair in columns.items():
             found[f"{name}.{column}"] = resampled.mean(by_pair)
     for name, against in _compared(settings):
-        for column in COLUMNS:
+        for column in (*COLUMNS, CLASS):
             one, other = values[name][column], values[against][column]
             found[f"{name}.minus.{against}.{column}"] = resampled.mean(one - other)
     return found | _best(values, settings, resampled)

@@ -12,7 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from analysis.locality_facts import BOUNDS, FAMILIES, MAIN_BOUND, families_of
+from analysis.locality_facts import BOUNDS, CLASS, FAMILIES, MAIN_BOUND, families_of
 from analysis.telling import Facts
 
 __all__ = ["draw"]
@@ -29,19 +29,35 @@ _MARKERS = {"none": "o", "recommended": "s", "regularised": "D", "fewer": ".", "
 
 
 def draw(found: Facts, settings: list[str], path: Path) -> None:
-    """Left every setting, right each family at its best on the pairs that took no part in the choice."""
+    """Every setting by what the new word leaks, and by how far the class word has moved; each family at its best."""
     colours = dict(zip(FAMILIES, sns.color_palette("colorblind", len(FAMILIES)), strict=True))
     with sns.axes_style("whitegrid"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.2), constrained_layout=True)
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(18, 5.2), constrained_layout=True)
     _settings(left, found, settings, colours)
+    last = [name for name in settings if "@" not in name]
+    _families(middle, found, last, colours, CLASS)
+    middle.set_title("every setting by what becomes of the class word")
     _bests(right, found, colours)
-    for axis in (left, right):
+    for axis in (left, middle, right):
         axis.set(xlabel="leakage (place, background, facing, style)", ylabel="appearance")
+    middle.set_xlabel("how far the class word's own pictures move")
+    for axis in (left, right, middle):
+        axis.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def _settings(axis: Any, found: Facts, settings: list[str], colours: dict[str, Any]) -> None:
+    _families(axis, found, settings, colours, "leakage")
+    for last in (name for name in settings if families_of(name) == {"none"}):
+        steps = [name for name in settings if name.startswith(f"{last}@")] + [last]
+        x, y = ([found[f"{name}.{what}"].value for name in steps] for what in ("leakage", "appearance"))
+        axis.plot(x, y, "-", lw=0.6, color=colours["fewer"], zorder=2)
+    axis.set_title("every setting (means over pairs)\n(thin lines: steps of a run without regulariser)")
+
+
+def _families(axis: Any, found: Facts, settings: list[str], colours: dict[str, Any], across: str) -> None:
+    """Points of settings, those of the ladder of rates joined and named by them; the other ways to regularise lie too close for names."""
     for family in ("fewer", "none", "recommended", "regularised", "prior", "rank"):
         # the certificate's choice is a regulariser too, and drawn once
         names = [
@@ -51,25 +67,24 @@ def _settings(axis: Any, found: Facts, settings: list[str], colours: dict[str, A
         ]
         if not names:
             continue
-        x, y = ([found[f"{name}.{what}"].value for name in names] for what in ("leakage", "appearance"))
-        line = "-" if family in ("none", "recommended") else "none"
+        x, y = ([found[f"{name}.{what}"].value for name in names] for what in (across, "appearance"))
+        ladder = family in ("none", "recommended")
         axis.plot(
-            x, y, ls=line, marker=_MARKERS[family], color=colours[family], label=_LABELS[family], lw=1.5, zorder=3
+            x,
+            y,
+            ls="-" if ladder else "none",
+            marker=_MARKERS[family],
+            color=colours[family],
+            label=_LABELS[family],
+            lw=1.5,
+            zorder=3,
         )
-        for name, a, b in zip(names, x, y, strict=True):
-            if family == "fewer":
-                continue
-            told = name.split("-", 1)[1] if family in ("none", "recommended") else name.removesuffix("-0.0015")
-            told = told.replace("auto-0.0015-", "")
-            axis.annotate(told, (a, b), xytext=(4, 4), textcoords="offset points", fontsize=7)
-            if family in ("none", "recommended"):
-                _cross(axis, found[f"{name}.leakage"], found[f"{name}.appearance"], colours[family])
-    for last in (name for name in settings if families_of(name) == {"none"}):
-        steps = [name for name in settings if name.startswith(f"{last}@")] + [last]
-        x, y = ([found[f"{name}.{what}"].value for name in steps] for what in ("leakage", "appearance"))
-        axis.plot(x, y, "-", lw=0.6, color=colours["fewer"], zorder=2)
-    axis.legend(fontsize=8, loc="lower right")
-    axis.set_title("every setting (means over pairs)\n(thin lines: steps of a run without regulariser)")
+        for name, a, b in zip(names if ladder else [], x, y, strict=False):
+            axis.annotate(
+                name.split("-", 1)[1], (a, b), xytext=(4, 4), textcoords="offset points", fontsize=8,
+                color=colours[family],
+            )  # fmt: skip
+            _cross(axis, found[f"{name}.{across}"], found[f"{name}.appearance"], colours[family])
 
 
 def _bests(axis: Any, found: Facts, colours: dict[str, Any]) -> None:
@@ -88,7 +103,6 @@ def _bests(axis: Any, found: Facts, colours: dict[str, Any]) -> None:
         )
         _cross(axis, leaks, looks, colours[family])
     axis.axvline(MAIN_BOUND, color="0.4", lw=0.8, ls=":")
-    axis.legend(fontsize=8, loc="lower right")
     axis.set_title("each family at its best, on the left-out pair\n(dotted: the bound; small dots: other bounds)")
 
 

@@ -61,6 +61,10 @@ def _write(raw: Path, claim: bool = True) -> None:
                         "step": step,
                         "seen": _counts(rng, 48, looks, leak, character),
                         "base": base,
+                        # the regulariser keeps the class word as it was
+                        "of_class": _counts(rng, 48, *((0.3, 0.2) if way.mode == "none" else (0.0, 0.0)), character)
+                        if step == LAST
+                        else None,
                         "rulings": '{"slerp": 10, "vslerp_norm": 63}' if way.mode == "auto" else "{}",
                         **{f"placed.{factor}": 0.9 for factor in ("position", "background", "style")},
                     }
@@ -171,6 +175,9 @@ def test_the_front_is_what_nothing_beats_in_both(found: dict, folder: Path) -> N
 def test_a_claim_that_holds_is_borne_out_and_the_report_tells_facts_alone(folder: Path, found: dict) -> None:
     assert found["best.recommended.0.2.appearance.minus.none"].above(0)
     assert found["auto-0.003.minus.none-0.003.leakage"].below(-0.4)
+    assert found["auto-0.0015.minus.none-0.0015.class"].below(0)
+    assert found["auto-0.0015.class"].low < 0.03
+    assert "none-0.0003@0.class" not in found
     locality_report.write(folder)
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert untold(report, found) == []

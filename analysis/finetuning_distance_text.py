@@ -96,7 +96,7 @@ changes told from their own beginning, was decided when the first curves had bee
 
 From raw results: `python analysis/finetuning_distance.py --draw`
 
-From nothing ({tell(found, "hours", ".1f")} hours of training, summed over runs, besides the measurements): `python analysis/finetuning_distance.py --jobs 2`
+From nothing ({tell(found, "hours", ".1f")} hours of training, summed over runs, and as long again to measure; about two hours of two cores): `python analysis/finetuning_distance.py --jobs 2`
 
 Stable Diffusion 1.5 on a GPU, with three folders of nine of your own pictures of a dog (no readers of places are there; the evaluation is by CLIP,
 and both distances are in each run's `metrics.parquet`):

@@ -147,7 +147,7 @@ characters they are rough. Left out, for the hours of two cores: half-decades of
 
 ```sh
 python analysis/inversion_distance.py --draw     # this page, from raw/, in a minute
-python analysis/inversion_distance.py --jobs 2   # from nothing
+python analysis/inversion_distance.py --jobs 2   # from nothing, about an hour and a quarter of two cores
 ```
 
 On a GPU, for Stable Diffusion 1.5 and pictures of your own (the second stage makes one step that changes nothing, so that what is

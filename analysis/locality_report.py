@@ -38,7 +38,7 @@ FAMILIES = {
 BASELINES = ("fewer", "prior", "rank")
 _COMMANDS = """```sh
 python analysis/locality.py --draw     # this report from its raw results
-python analysis/locality.py --jobs 2   # from nothing; goes on where it stopped
+python analysis/locality.py --jobs 2   # from nothing, about two and a half hours of two cores; goes on where it stopped
 ```
 
 For Stable Diffusion 1.5 on a GPU, with a folder of captioned-alike pictures of one dog:

@@ -238,7 +238,9 @@ def _explained(key: Field[Any]) -> str:
 def _wrapped(text: str) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="#   ")
+    return textwrap.wrap(
+        text, 110, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
+    )  # paths stay whole
 
 
 def _toml(value: Any) -> str:

@@ -144,18 +144,24 @@ class InversionSection:
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
         2e-3,
-        "Learning rate. What others reach in miniworld, and may cost: reports/inversion-distance; that the one chosen there is "
-        "no surely better start of tuning: reports/pivotal-tuning. For Stable Diffusion 1.5, 5e-4 to 1e-3 is usual.",
+        "Learning rate. What others reach in miniworld, and may cost: reports/inversion-distance/figures/distance.png; that "
+        "the one chosen there is no surely better start of tuning: reports/pivotal-tuning. For Stable Diffusion 1.5, 5e-4 to "
+        "1e-3 is usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
-    optimizer: str = option("adamw", "adamw, or plain gradient descent.", choices=("adamw", "sgd"))
+    optimizer: str = option(
+        "adamw",
+        "adamw, or plain gradient descent, which wants a rate of its own: reports/inversion-distance/figures/distance.png.",
+        choices=("adamw", "sgd"),
+    )
     weight_decay: float = option(0.0, "Decoupled weight decay, towards zero; of adamw.", low=0)
     norm: str = option(
         "off",
         "Control of the vectors' norms: none; fixed, where only their directions are optimised (arXiv 2512.13672); "
-        "or decay, which pulls them to a target after every step.",
+        "or decay, which pulls them to a target after every step. In miniworld both cost likeness: "
+        "reports/inversion-distance/figures/distance.png.",
         choices=("off", "fixed", "decay"),
     )
     norm_target: str = option(
@@ -185,13 +191,19 @@ class TuningSection:
     rate: float = option(
         1e-3,
         "Learning rate: of the decades tried in miniworld, the largest that leaves prompts obeyed, by the last table of "
-        "reports/finetuning-distance; for Stable Diffusion 1.5, 1e-4 is usual.",
+        "reports/finetuning-distance (in its figures/distance.png, what is learnt how far); for Stable Diffusion 1.5, 1e-4 is "
+        "usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
-    rank: int = option(8, "Rank of each change.", low=1)
+    rank: int = option(
+        8,
+        "Rank of each change. In miniworld a rank of 2 was not surely worse, and holds the class word no better: "
+        "reports/locality/figures/front.png.",
+        low=1,
+    )
     alpha: float | None = option(
         None, "The change is scaled by alpha / rank. Left out: the rank.", above=0, example=8.0
     )
@@ -238,7 +250,7 @@ class LocalitySection:
     weight: float = option(
         1.0,
         "Weight of the regulariser; 0 is the same as mode none. In miniworld neither a tenth nor ten times as much was surely "
-        "another: reports/locality.",
+        "another: reports/locality/figures/front.png.",
         low=0,
     )
     time: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
@@ -246,13 +258,13 @@ class LocalitySection:
     positions: str = option(
         "suffix",
         "Which token positions are interpolated: those of the placeholder, or all from there on, which carry the "
-        "concept as well in a causal encoder. No difference was found: reports/locality.",
+        "concept as well in a causal encoder. No difference was found: reports/locality/figures/front.png.",
         choices=("suffix", "placeholder"),
     )
     inputs: str = option(
         "latents",
         "What is denoised: the noised training pictures, or the frozen model's own pictures of the midpoint, which cost their "
-        "drawing and were not surely better: reports/locality.",
+        "drawing and were not surely better: reports/locality/figures/front.png.",
         choices=("latents", "own"),
     )
     own_count: int = option(16, "How many of its own pictures are drawn.", low=1)
@@ -279,7 +291,12 @@ class LocalitySection:
 class PriorSection:
     """Prior preservation in stage 2 (DreamBooth): go on denoising pictures of the class."""
 
-    weight: float = option(0.0, "Weight of its loss; 0 leaves it out.", low=0)
+    weight: float = option(
+        0.0,
+        "Weight of its loss; 0 leaves it out. In miniworld it holds the class word about as well as the locality regulariser "
+        "does, which is on by default: reports/locality/figures/front.png.",
+        low=0,
+    )
     source: str | None = option(
         None, "Folder of class pictures, captioned by `prompt`. Left out: the frozen model draws them.", example="class"
     )

@@ -8,6 +8,7 @@ import pytest
 from clipgeom.errors import ConfigError
 from pti.config import commented, differences, fingerprint, read_config, toml_of
 from pti.sections import Config
+from tests.conftest import ROOT
 
 
 def test_the_commented_file_holds_the_defaults_and_explains_every_setting(tmp_path):
@@ -22,6 +23,12 @@ def test_the_commented_file_holds_the_defaults_and_explains_every_setting(tmp_pa
     uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)  # the examples are valid as well
     (tmp_path / "b.toml").write_text(uncommented, encoding="utf-8")
     assert None not in read_config(tmp_path / "b.toml").flat().values()
+
+
+def test_the_evidence_that_settings_name_is_there():
+    named = set(re.findall(r"reports/[\w./-]*\w", commented()))
+    assert "reports/locality/figures/front.png" in named
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -43,6 +43,9 @@ _PLAIN = {"positions": "suffix", "inputs": "latents", "weight": 1.0}
 _DRAWS = 400  # of a distance that chance makes
 
 Array = NDArray[np.float64]
+Told = Mapping[
+    str, Mapping[str, int]
+]  # of each factor, how many pictures show each value, as `reading.counted` tells it
 
 
 def name_of(row: Mapping[Any, Any]) -> str:
@@ -87,13 +90,7 @@ def table_of(raw: Path) -> pd.DataFrame:
             for counts, factors in zip(seen, wanted, strict=True)
         ]
     for factor in FREE:
-        pairs = [
-            (
-                tuple(counts[factor].get(v, 0) for v in FACTORS[factor]),
-                tuple(base[factor].get(v, 0) for v in FACTORS[factor]),
-            )
-            for counts, base in zip(seen, bases, strict=True)
-        ]
+        pairs = [(_shown(counts, factor), _shown(base, factor)) for counts, base in zip(seen, bases, strict=True)]
         table[f"leakage.{factor}"] = [leaked(counts, base) for counts, base in pairs]
         table[f"chance.{factor}"] = [by_chance(sum(counts), base) for counts, base in pairs]
         table[f"kept.{factor}"] = [_entropy(counts) / _entropy(base) for counts, base in pairs]
@@ -110,17 +107,14 @@ def table_of(raw: Path) -> pd.DataFrame:
     return table
 
 
-def _moved(seen: Mapping[str, Mapping[str, int]], base: Mapping[str, Mapping[str, int]]) -> float:
+def _shown(told: Told, factor: str) -> tuple[int, ...]:
+    """How many pictures show each value of a factor."""
+    return tuple(told[factor].get(value, 0) for value in FACTORS[factor])
+
+
+def _moved(seen: Told, base: Told) -> float:
     """`leaked` of the class word's own pictures, as a mean over looks and what is left open."""
-    factors = (*APPEARANCE, *FREE)
-    return float(
-        np.mean(
-            [
-                leaked(*([told[factor].get(v, 0) for v in FACTORS[factor]] for told in (seen, base)))
-                for factor in factors
-            ]
-        )
-    )
+    return float(np.mean([leaked(_shown(seen, factor), _shown(base, factor)) for factor in (*APPEARANCE, *FREE)]))
 
 
 def leaked(counts: Sequence[int], base: Sequence[int]) -> float:

@@ -38,10 +38,9 @@ def draw(found: Facts, settings: list[str], path: Path) -> None:
     _families(middle, found, last, colours, CLASS)
     middle.set_title("every setting by what becomes of the class word")
     _bests(right, found, colours)
-    for axis in (left, middle, right):
-        axis.set(xlabel="leakage (place, background, facing, style)", ylabel="appearance")
-    middle.set_xlabel("how far the class word's own pictures move")
-    for axis in (left, right, middle):
+    leakage = "leakage (place, background, facing, style)"
+    for axis, across in ((left, leakage), (middle, "how far the class word's own pictures move"), (right, leakage)):
+        axis.set(xlabel=across, ylabel="appearance")
         axis.legend(fontsize=8, loc="lower right")
     figure.savefig(path, dpi=150)
     plt.close(figure)

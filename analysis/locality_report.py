@@ -187,7 +187,7 @@ def _differs(found: Facts, name: str) -> str:
 
 
 def _side(found: Facts, name: str) -> str:
-    """How one setting stands to another by both measures."""
+    """How one setting stands to another by appearance and leakage."""
     looks, leaks = found[f"{name}.appearance"], found[f"{name}.leakage"]
     better = [looks.above(0), leaks.below(0)]
     worse = [looks.below(0), leaks.above(0)]
@@ -206,7 +206,7 @@ def _findings(found: Facts, settings: list[str], families: list[str]) -> str:
 
     def against(name: str, other: str) -> str:
         by = f"{name}.minus.{other}"
-        return f"`{name}` is {_side(found, by)} (appearance {t(f'{by}.appearance')}, leakage {t(f'{by}.leakage')}, class word {t(f'{by}.{CLASS}')})"
+        return f"`{name}` is {_side(found, by)} (appearance {t(f'{by}.appearance')}, leakage {t(f'{by}.leakage')}, class word {t(f'{by}.{CLASS}')}, obeyed {t(f'{by}.placed')})"
 
     plain = [name for name in settings if name.startswith("none") and "@" not in name]
     rates = [name.split("-")[1] for name in plain]
@@ -222,12 +222,13 @@ def _findings(found: Facts, settings: list[str], families: list[str]) -> str:
             f"{t(f'none-{rate}.kept', '.2f')} of its entropy."
             for rate in rates
         ),
-        "**With it, at the same rate.** "
-        + " ".join(
-            f"At `{rate}` {against(f'auto-{rate}', f'none-{rate}')}, and the place keeps {t(f'auto-{rate}.kept', '.2f')}."
+        "**With it, at the same rate,** by appearance and leakage: "
+        + "; ".join(
+            f"at `{rate}` {against(f'auto-{rate}', f'none-{rate}')}, and the place keeps {t(f'auto-{rate}.kept', '.2f')}"
             for rate in rates
             if f"auto-{rate}.minus.none-{rate}.appearance" in found
-        ),
+        )
+        + ".",
         "**The class word,** which nobody asked to change: its own pictures move from the frozen model's, "
         + "; ".join(
             f"at `{rate}` by {t(f'none-{rate}.{CLASS}', '.2f')} without a regulariser and {t(f'auto-{rate}.{CLASS}', '.2f')} with it, a difference of "
@@ -240,6 +241,13 @@ def _findings(found: Facts, settings: list[str], families: list[str]) -> str:
             f"`{name}` {t(f'{name}.minus.none-{USUAL:g}.{CLASS}')}"
             for name in settings
             if f"{name}.minus.none-{USUAL:g}.{CLASS}" in found
+        )
+        + ".",
+        f"**Prompts obeyed,** at `{USUAL:g}` against no regulariser: "
+        + "; ".join(
+            f"`{name}` {t(f'{name}.minus.none-{USUAL:g}.placed')}"
+            for name in settings
+            if f"{name}.minus.none-{USUAL:g}.placed" in found
         )
         + ".",
         "**A higher rate with the regulariser.** "
@@ -261,8 +269,12 @@ def _findings(found: Facts, settings: list[str], families: list[str]) -> str:
             if family not in ("recommended", "regularised")
         )
         + ".",
-        f"**Modes,** against slerp at `{USUAL:g}`: " + "; ".join(against(name, slerp) for name in modes) + ".",
-        f"**Other ways to regularise,** against `{usual}`: " + "; ".join(against(name, usual) for name in others) + ".",
+        f"**Modes,** by appearance and leakage against slerp at `{USUAL:g}`: "
+        + "; ".join(against(name, slerp) for name in modes)
+        + ".",
+        f"**Other ways to regularise,** by appearance and leakage against `{usual}`: "
+        + "; ".join(against(name, usual) for name in others)
+        + ".",
         f"**The front.** No other setting beats, in both means, {listed(best)}.",
     ]
     return "\n\n".join(paragraphs)

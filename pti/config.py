@@ -238,9 +238,8 @@ def _explained(key: Field[Any]) -> str:
 def _wrapped(text: str) -> list[str]:
     import textwrap
 
-    return textwrap.wrap(
-        text, 110, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False
-    )  # paths stay whole
+    # hyphens are left alone, so that paths stay whole
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
 
 
 def _toml(value: Any) -> str:

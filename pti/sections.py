@@ -200,8 +200,8 @@ class TuningSection:
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
     rank: int = option(
         8,
-        "Rank of each change. In miniworld a rank of 2 was not surely worse, and holds the class word no better: "
-        "reports/locality/figures/front.png.",
+        "Rank of each change. In miniworld a rank of 2 obeyed prompts more, was not surely worse at the looks, and "
+        "held the class word no better: reports/locality/figures/front.png.",
         low=1,
     )
     alpha: float | None = option(
@@ -249,8 +249,8 @@ class LocalitySection:
     )
     weight: float = option(
         1.0,
-        "Weight of the regulariser; 0 is the same as mode none. In miniworld neither a tenth nor ten times as much was surely "
-        "another: reports/locality/figures/front.png.",
+        "Weight of the regulariser; 0 is the same as mode none. In miniworld prompts are obeyed less with a tenth, and ten "
+        "times as much was not surely better: reports/locality/figures/front.png.",
         low=0,
     )
     time: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
@@ -293,8 +293,8 @@ class PriorSection:
 
     weight: float = option(
         0.0,
-        "Weight of its loss; 0 leaves it out. In miniworld it holds the class word about as well as the locality regulariser "
-        "does, which is on by default: reports/locality/figures/front.png.",
+        "Weight of its loss; 0 leaves it out. In miniworld it holds the class word about as well as the locality regulariser, "
+        "which is on by default, and prompts are obeyed more than without: reports/locality/figures/front.png.",
         low=0,
     )
     source: str | None = option(

@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from clipgeom.errors import ConfigError
-from pti.sections import Config
+from pti.sections import EARLIER, Config
 
 __all__ = ["Config", "changed", "commented", "differences", "fingerprint", "read_config", "toml_of", "value_of"]
 
@@ -64,6 +64,10 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
             ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read as TOML: {error}") from error
+        if Path(path).is_dir():  # it was written with every setting that there was
+            for name, value in EARLIER.items():
+                section, _, key = name.partition(".")
+                raw.setdefault(section, {}).setdefault(key, value)
     for text in overrides:
         _override(raw, text)
     return _parse(raw)
@@ -145,7 +149,7 @@ def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, 
     """
     flat = {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in config.flat().items()
+        for name, value in config.identity().items()
         if name.split(".")[0] in _SECTIONS[stage] and name not in _FREE
     }
     for name in _BATCHES[stage]:
@@ -156,11 +160,8 @@ def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two fingerprints, a line each."""
     names = [*now, *(name for name in before if name not in now)]
-    return [
-        f"{name} was {json.dumps(before.get(name))}, is {json.dumps(now.get(name))}"
-        for name in names
-        if before.get(name) != now.get(name)
-    ]
+    told = ((name, *(side.get(name, EARLIER.get(name)) for side in (before, now))) for name in names)
+    return [f"{name} was {json.dumps(then)}, is {json.dumps(is_now)}" for name, then, is_now in told if then != is_now]
 
 
 @cache

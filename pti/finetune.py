@@ -218,7 +218,7 @@ class Finetuning:
         said = torch.split(together, [len(b[0]) for b in batches])
 
         weights = [self._weights(b[1]) for b in batches[: len(targets)]]
-        loss = denoising = denoising_loss(said[0], targets[0], weights[0])
+        loss = denoising = denoising_loss(said[0], targets[0], weights[0], self.latents.cells(draw.views))
         terms = {"denoising": denoising}
         if self.prior is not None:
             terms["prior"] = denoising_loss(said[1], targets[1], weights[1])

@@ -174,7 +174,7 @@ class Inversion:
         weights = None
         if objective.min_snr_gamma is not None:
             weights = min_snr_weights(self.model.prediction, alphas, times, objective.min_snr_gamma)
-        return {"loss": denoising_loss(said, target, weights)}
+        return {"loss": denoising_loss(said, target, weights, self.latents.cells(draw.views))}
 
     def draw(self, part: int) -> Draw:
         """What this process draws for a part of the next step."""

@@ -68,6 +68,7 @@ class Latents:
             for index, sample in enumerate(samples)
         ]
         self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._cells: dict[tuple[int, int], torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -115,13 +116,33 @@ class Latents:
         shift = getattr(config, "shift_factor", None) or 0.0
         return (latents - shift) * config.scaling_factor, torch.cat([sizes for _, _, sizes in moments])
 
+    def pixels(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """A view's picture and its sizes, as the function `pixels` makes them."""
+        rng = np.random.default_rng((self._seed, view.sample, view.crop))
+        image = self._samples[view.sample].decode()
+        return pixels(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+
+    @property
+    def cut_outs(self) -> list[View]:
+        """Every picture in every cut-out, not mirrored."""
+        return [View(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
+
+    def weigh(self, view: View, cells: torch.Tensor) -> None:
+        """Let places in a picture's cut-out count by weights of shape (1, side, side)."""
+        self._cells[view.sample, view.crop] = cells
+
+    def cells(self, views: Sequence[View]) -> torch.Tensor | None:
+        """Weights of places, shape (n, 1, side, side), mirrored with the pictures; None where none were given."""
+        if not self._cells:
+            return None
+        found = [(self._cells[view.sample, view.crop], view.mirrored) for view in views]
+        return torch.stack([cells.flip(-1) if mirrored else cells for cells, mirrored in found])
+
     @torch.no_grad()
     def _moments(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         view = replace(view, wording=0)  # they share the picture
         if view not in self._kept:
-            image = self._samples[view.sample].decode()
-            rng = np.random.default_rng((self._seed, view.sample, view.crop))
-            array, sizes = pixels(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+            array, sizes = self.pixels(view)
             vae = self._model.vae
             posterior = vae.encode(array[None].to(vae.device, vae.dtype)).latent_dist
             device = self._model.device

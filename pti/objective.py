@@ -73,9 +73,18 @@ def min_snr_weights(prediction: str, alphas: torch.Tensor, times: torch.Tensor, 
     return torch.minimum(level, gamma * (1 - level)).to(alphas.dtype)
 
 
-def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over a batch of the mean squared error of each, times its weight; computed in float32."""
-    each = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+def denoising_loss(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    cells: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean over a batch of the mean squared error of each, times its weight; computed in float32.
+
+    `weights`, shape (n,), are those of noise levels; `cells`, shape (n, 1, side, side), those of places in the picture.
+    """
+    square = (predicted.float() - target.float()).square()
+    each = (square if cells is None else square * cells).mean(dim=(1, 2, 3))
     return each.mean() if weights is None else (each * weights.to(each)).mean()
 
 

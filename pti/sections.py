@@ -6,10 +6,15 @@ of these fields.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
+from pti.option import NEVER, option
+
 __all__ = [
+    "EARLIER",
     "ConceptSection",
     "Config",
     "DataSection",
@@ -25,24 +30,6 @@ __all__ = [
     "SamplingSection",
     "TuningSection",
 ]
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    example: Any = None,
-) -> Any:
-    """A field with its documentation and limits: at least `low`, greater than `above`, at most `high`.
-
-    `example` is what the commented file shows for a setting that is off by default.
-    """
-    metadata = {"help": help, "choices": choices, "low": low, "high": high, "above": above, "example": example}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +121,14 @@ class ObjectiveSection:
         None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0
     )
     noise_offset: float = option(0.0, "Add a constant of this deviation to the noise of each channel.", low=0)
+    unmasked_weight: float = option(
+        0.1,
+        "Least weight of errors, far from the concept, beside 1 upon it; in both stages; 1 tells no places apart. Where it "
+        "is, the frozen model tells by its class word (the mask of DiffEdit, arXiv 2210.11427); see previews/focus.png.",
+        low=0,
+        high=1,
+        before=1.0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,3 +398,17 @@ class Config:
             for section in fields(self)
             for key in fields(getattr(self, section.name))
         }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells runs apart: every value by its full name, but those that say what runs did before they could be set."""
+        return {name: value for name, value in self.flat().items() if name not in EARLIER or value != EARLIER[name]}
+
+
+EARLIER: Mapping[str, Any] = MappingProxyType(
+    {
+        f"{section.name}.{key.name}": key.metadata["before"]
+        for section in fields(Config)
+        for key in fields(section.default)  # type: ignore[arg-type]
+        if key.metadata["before"] is not NEVER
+    }
+)

@@ -28,6 +28,7 @@ from pti.drawn import Drawn
 from pti.engine import Engine
 from pti.errors import CheckpointError, DataError, TrainingError
 from pti.finetune import Finetuning
+from pti.focus import contrast, shaded, weights_of
 from pti.gate import Decision, decide
 from pti.inversion import Inversion
 from pti.latents import Latents
@@ -46,6 +47,7 @@ __all__ = ["RECORD", "TRAINED", "Session", "prepared", "read_record", "versions"
 TRAINED = ("invert", "tune")
 RECORD = "record.json"
 _RULINGS = "locality (its rulings)"
+_COLUMNS = 8  # of pictures in previews/focus.png
 
 
 class Session:
@@ -84,6 +86,7 @@ class Session:
 
     def invert(self, train: bool) -> Model:
         """Stage 1, or what it has left behind."""
+        self._focus()
         inversion = Inversion(self.engine, self.model, self.latents, self.config)
         found = self._resume(inversion)
         if not train and (found is None or not found.finished):
@@ -125,6 +128,32 @@ class Session:
             self.progress.note(f"locality: {note}")
         self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
         self.record["marks"] = ["certificate overridden"] if decision.overridden else []
+
+    def _focus(self) -> None:
+        """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""
+        from safetensors.torch import load_file, save
+
+        unmasked = self.config.objective.unmasked_weight
+        if unmasked == 1:
+            return
+        views, seed = self.latents.cut_outs, self.config.engine.seed
+        key = hashlib.sha256(json.dumps(self._belongs("invert"), sort_keys=True).encode()).hexdigest()
+        path = self.folder / "focus.safetensors"
+        if self.engine.is_main and not (path.exists() and key in load_file(path)):
+            found = [contrast(self.engine, self.model, self.latents, view, seed=seed) for view in views]
+            for view, cells in zip(views, found, strict=True):
+                if not cells.max() > 0:
+                    name = self.pictures.samples[view.sample].name
+                    self.progress.note(
+                        f"focus: the class word changes nothing in {name}, which is trained on as a whole"
+                    )
+            weights = torch.stack([weights_of(cells, unmasked) for cells in found])
+            checkpoint.write_whole(path, save({"weights": weights.cpu(), key: torch.zeros(1)}))
+            shown = [shaded(self.latents.pixels(view)[0], cells) for view, cells in zip(views, weights, strict=True)]
+            save_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
+        self.engine.wait()
+        for view, cells in zip(views, load_file(path)["weights"].to(self.engine.device), strict=True):
+            self.latents.weigh(view, cells)
 
     def _own_pictures(self, tuning: Finetuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""

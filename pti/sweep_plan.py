@@ -45,7 +45,7 @@ class Point:
     @cached_property
     def digest(self) -> str:
         """Of every setting but ``run.folder``: the run's identity."""
-        return digest_of({name: value for name, value in self.config.flat().items() if name != "run.folder"})
+        return digest_of({name: value for name, value in self.config.identity().items() if name != "run.folder"})
 
     @cached_property
     def inversion(self) -> str:

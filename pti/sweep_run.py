@@ -174,7 +174,14 @@ def _bring(inversion: Path, folder: Path) -> None:
     last = checkpoint.latest(inversion / "checkpoints", "invert")
     if last is not None and (folder / "checkpoints" / last.name).exists():
         return
-    for part in ("metrics.jsonl", "metrics.parquet", "previews/invert-*.png", "checkpoints/invert-*.safetensors"):
+    pictures = ("previews/focus.png", "previews/invert-*.png")
+    for part in (
+        "metrics.jsonl",
+        "metrics.parquet",
+        "focus.safetensors",
+        *pictures,
+        "checkpoints/invert-*.safetensors",
+    ):
         for path in sorted(inversion.glob(part)):
             with replacing(folder / path.relative_to(inversion)) as partial:
                 shutil.copyfile(path, partial)

@@ -1,10 +1,11 @@
 """The reports in the repository tell their own raw results."""
 
+import json
 import shutil
 
 import pytest
 
-from analysis import pivotal_tuning_report
+from analysis import inversion_distance, locality, pivotal_tuning_report
 from analysis.check_numbers import STUDIES, wrong
 from tests.conftest import ROOT
 
@@ -12,6 +13,13 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_number_of_a_report_is_that_of_its_raw_results(name):
     assert wrong(name) == []
+
+
+@pytest.mark.parametrize("study", [inversion_distance, locality], ids=lambda module: module.OUT.name)
+def test_a_sweep_begun_today_is_that_of_the_raw_results(study):
+    """Or the command of a report would train everything anew, at other settings. (The third sweep knows its folder.)"""
+    lines = (study.OUT / "raw" / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["digest"] for line in lines} == {point.digest for point in study.PLAN.points()}
 
 
 def test_the_trainers_report_is_that_of_its_raw_results(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from clipgeom.errors import ConfigError
 from pti.config import commented, differences, fingerprint, read_config, toml_of
-from pti.sections import Config
+from pti.sections import EARLIER, Config
 from tests.conftest import ROOT
 
 
@@ -96,3 +96,18 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
     whole = read_config(None, ("inversion.batch=4", "tuning.batch=6"))
     assert fingerprint(half, "tune", processes=2) == fingerprint(whole, "tune")
     assert fingerprint(half, "tune") != fingerprint(whole, "tune")
+
+
+def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
+    for name, value in EARLIER.items():
+        as_before = read_config(None, [f"{name}={value}"])
+        assert as_before != Config(), "a default that is what runs did before needs no care"
+        assert name not in fingerprint(as_before, "tune")
+        assert name in fingerprint(Config(), "tune")
+        told = differences(fingerprint(as_before, "tune"), fingerprint(Config(), "tune"))
+        assert told == [f"{name} was {value}, is {Config().flat()[name]}"]
+        key = name.partition(".")[2]
+        written = toml_of(as_before).replace(f"{key} = {value}\n", "")
+        (tmp_path / "config.toml").write_text(written, encoding="utf-8")
+        assert read_config(tmp_path) == as_before  # a run folder, which holds every setting of its time
+        assert read_config(tmp_path / "config.toml") == Config()  # somebody's file, which holds what they chose

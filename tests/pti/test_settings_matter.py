@@ -116,6 +116,7 @@ ELSEWHERE = {  # what each of these changes has a test of its own, named here
     "concept.token": "test_the_word_itself",
     "concept.vectors": "test_several_vectors",
     "data.split": "test_dataset.test_a_data_set",
+    "objective.unmasked_weight": "test_focus.test_both_stages_weigh_places",  # to the small ones all places are alike
     "data.image_column": "test_columns_of_a_data_set",
     "data.caption_column": "test_dataset.test_another_column_of_the_metadata",
     "locality.certificates": "test_gate",

@@ -19,7 +19,7 @@ __all__ = ["STABLE_DIFFUSION", "text"]
 
 STABLE_DIFFUSION = r"""pti sweep --out sd15-finetuning-distance --until evaluate \
   --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set concept.class_word=dog \
-  --set "data.caption='a picture of {token}'" --set objective.max_timestep=1000 --set locality.mode=none \
+  --set "data.caption='a picture of {token}'" --set objective.max_timestep=1000 --set objective.unmasked_weight=1 --set locality.mode=none \
   --set engine.mixed_precision=fp16 --set tuning.measure_every=50 --set run.checkpoint_every=50 --set run.keep=20 \
   --set sampling.every=0 --set sampling.count=1 --set sampling.guidance=7.5 \
   --vary data.source=./one-place,./three-places,./nine-places --vary tuning.rate=1e-5,3e-4,1e-3,1e-2 --seeds 5"""

@@ -26,7 +26,7 @@ if str(ROOT) not in sys.path:
 
 from analysis import reading  # noqa: E402
 from analysis.factors import FREE, LOOKS  # noqa: E402
-from analysis.studies import EVERYWHERE, PAIRS  # noqa: E402
+from analysis.studies import PAIRS, THEN  # noqa: E402
 from clipgeom.centering.shells import FittedShells, Whitening  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, scenes  # noqa: E402
 from clipgeom.miniworld.readers import entropy  # noqa: E402
@@ -63,7 +63,7 @@ WAYS = (
 )
 PLAN = Sweep(
     overrides=(
-        EVERYWHERE,
+        *THEN,
         "sampling.every=0",
         "sampling.count=1",
         "run.checkpoint_every=10",

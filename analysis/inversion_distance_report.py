@@ -139,7 +139,7 @@ LayerNorms take the size out of what enters them; for another model the command 
 to about 0.1 only. Prompts that say place, background and style are easy for this model, which is why the margin of wrong captions and the entropy of what is not said are told as well; both were
 added after the pictures had been seen to be right throughout. An entropy from sixteen pictures is low by the same on both sides of its ratio.
 The
-trainer's default rate stays at 0.002, since after the second stage the rate chosen here is no surely better start ([pivotal-tuning](../pivotal-tuning/report.md#from-another-pivot)); from a pivot inverted at 0.1, two runs of it kept
+trainer's default rate stays at 0.002, since after the second stage the rate chosen here is no surely better start ([pivotal-tuning](../pivotal-tuning/report.md#with-other-settings)); from a pivot inverted at 0.1, two runs of it kept
 0.96 and 0.43 of the position's entropy (ember and flurry, seeds 13 and 14, raw results not kept), from one at 0.002 it was 0.94 for both characters. Intervals resample characters, then seeds; with three
 characters they are rough. Left out, for the hours of two cores: half-decades of the rate below 0.001, plain descent at other rates, decay at other strengths.
 
@@ -156,7 +156,7 @@ evaluated is the vector):
 ```sh
 pti sweep --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=my-pictures \\
   --set 'data.caption=an illustration of {{token}}' --set concept.class_word=girl --set data.held_out=2 \\
-  --set engine.mixed_precision=bf16 --set objective.max_timestep=1000 --set tuning.steps=1 --set tuning.rate=1e-12 \\
+  --set engine.mixed_precision=bf16 --set objective.max_timestep=1000 --set objective.unmasked_weight=1 --set tuning.steps=1 --set tuning.rate=1e-12 \\
   --vary inversion.rate=1e-4,1e-3,3e-3,1e-2,3e-2,1e-1 --seeds 5 --until evaluate --out inversion-distance-sd15
 ```
 """

@@ -48,6 +48,7 @@ clipgeom check --model stable-diffusion-v1-5/stable-diffusion-v1-5 --subfolder t
     --representation hidden --positions POSITIONS --out sd15.safetensors
 pti sweep --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
     --set 'data.caption=a picture of {token}' --set concept.class_word=dog --set objective.max_timestep=1000 \\
+    --set objective.unmasked_weight=1 \\
     --set 'locality.certificates=["sd15.safetensors"]' --vary locality.mode=none,slerp,auto \\
     --vary tuning.rate=1e-4,2e-4,5e-4,1e-3 --seeds 5 --until evaluate --out sd15-locality
 ```""".replace("POSITIONS", ",".join(["4", "eos", *(f"padded:{i}" for i in range(6, 77))]))

@@ -13,32 +13,44 @@ from scipy.stats import bootstrap
 from analysis.factors import FREE, LOOKS
 from clipgeom.miniworld import FACTORS
 from clipgeom.miniworld.readers import entropy
+from pti.sections import EARLIER
 
-__all__ = ["GUIDANCE", "write"]
+__all__ = ["write"]
 
-GUIDANCE = 3.0
 STAGES = {"base": "class word, frozen model", "inverted": "after inversion", "tuned": "after tuning"}
 ENLARGED = 2
 _WANTED, _WANTED_FREE = 0.9, 0.8
+_OWN = (
+    "concept.class_word",
+    "data.source",
+    "engine.seed",
+    "run.folder",
+)  # settings that belong to a character, not to a way
 
 
 def write(raw: Path, out: Path) -> None:
     """Write report.md and figures/ from the files in `raw`."""
     told = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(raw.glob("run-*.json"))]
-    told.sort(key=lambda run: run["seed"])
-    rate = told[0]["settings"]["inversion.rate"]
-    runs, farther = (
-        [run for run in told if (run["settings"]["inversion.rate"] == rate) is same] for same in (True, False)
-    )
+    ways: dict[str, list[dict[str, Any]]] = {}
+    for run in sorted(told, key=lambda run: -run["seed"]):  # the defaults of today have the highest seeds
+        ways.setdefault(json.dumps(_way(run)), []).insert(0, run)
+    runs, *others = ways.values()
+    others.sort(key=lambda side: side[0]["seed"])
     figures = out / "figures"
     figures.mkdir(exist_ok=True)
     for run in runs:
         stored = np.load(raw / f"run-{run['seed']}.npz")
         _sheet(stored["training"], stored["pictures"], figures / f"{run['character']}.png")
-    (out / "report.md").write_text(_text(runs, farther), encoding="utf-8")
+    (out / "report.md").write_text(_text(runs, others), encoding="utf-8")
 
 
-def _text(runs: list[dict[str, Any]], farther: list[dict[str, Any]]) -> str:
+def _way(run: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run, but those of its character and its seed; as they were before they could be set, where they could not."""
+    settings = {**EARLIER, **run["settings"]}
+    return {name: settings[name] for name in sorted(settings) if name not in _OWN}
+
+
+def _text(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> str:
     names = ", ".join(f"{run['character']} (seed {run['seed']})" for run in runs)
     settings = runs[0]["settings"]
     looks = "\n".join(
@@ -89,7 +101,7 @@ steps of inversion at a rate of {settings["inversion.rate"]:g}, {settings["tunin
 {settings["tuning.rank"]}, the locality regulariser with weight {settings["locality.weight"]:g}, interpolating by {" and ".join(modes)} (no
 certificate is given), which holds the empty prompt on {settings["locality.empty"]:g} of its pictures; parts of captions left out with probability {settings["data.tag_dropout"]:g} (in
 tuning at noise levels below {settings["tuning.whole_captions_from"]} only), levels below {settings["objective.max_timestep"]} of 1000 in training. These defaults were chosen on harbor and ivory, which take no
-part here, and on comet and dapple with other seeds; the seeds of this study were fixed before and are fresh. {n} pictures of "a picture of …" a run and stage, guidance {GUIDANCE:g}. Means over runs
+part here, and on comet and dapple with other seeds; the seeds of this study were fixed before and are fresh. {n} pictures of "a picture of …" a run and stage, guidance {settings["sampling.guidance"]:g}. Means over runs
 with 95 % intervals by bootstrap over runs (BCa).
 
 ## What is learnt
@@ -117,7 +129,7 @@ Entropy of what the prompt does not say, in bits (position: {np.log2(9):.2f} at 
 
 Position by character, tuned / base: {places}.
 
-{_pivots(runs, farther)}## Where it was never shown
+{_others(runs, others)}## Where it was never shown
 
 Prompts that say place, background and style: position right in {_mean(_placed(runs, "position"))} and background in
 {_mean(_placed(runs, "background"))} of the pictures after tuning.
@@ -143,12 +155,13 @@ amount (about {8 / (2 * n * np.log(2)):.2f} bits for position) on both sides of 
 """
 
 
-def _pivots(runs: list[dict[str, Any]], farther: list[dict[str, Any]]) -> str:
-    """The same from another pivot; nothing where that was not run."""
-    if not farther:
+def _others(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> str:
+    """The same with other settings; nothing where none were run."""
+    if not others:
         return ""
-    sides = (runs, farther)
-    rates = [f"{side[0]['settings']['inversion.rate']:g}" for side in sides]
+    named = dict(zip("ABC", others, strict=False))
+    sides = (runs, *others)
+    ways = "\n".join(f"- {name}: {_changed(runs[0], side[0])}" for name, side in named.items())
     rows = [
         f"| {factor.replace('_', ' ')} | " + " | ".join(_mean(_shares(side, "tuned", factor)) for side in sides) + " |"
         for factor in LOOKS
@@ -159,24 +172,35 @@ def _pivots(runs: list[dict[str, Any]], farther: list[dict[str, Any]]) -> str:
         + " |"
         for factor in FREE
     ]
-    each = "; ".join(
-        f"{run['character']} (seed {run['seed']}) "
-        + ", ".join(f"{_share(run, 'tuned', factor):.2f}" for factor in LOOKS)
-        + f" and {_kept(run, 'position'):.2f}"
-        for run in farther
-    )
-    return f"""## From another pivot
+    return f"""## With other settings
 
-[inversion-distance](../inversion-distance/report.md) chose an inversion rate of {rates[1]}, for prompts alone and before any tuning. After tuning, by the rate of
-the inversion, all else being the defaults (seeds were fixed before):
+Five runs each of other seeds, fixed before; all but what is named as by default. A are the defaults of before: whole pictures, more guidance.
+B has besides the rate of inversion that [inversion-distance](../inversion-distance/report.md) chose, for prompts alone and before any tuning.
 
-| | {" | ".join(rates)} |
-|---|---|---|
+{ways}
+
+| after tuning | defaults | {" | ".join(named)} |
+|---|{"---|" * len(sides)}
 {chr(10).join(rows)}
 
-By run at {rates[1]}, {", ".join(factor.replace("_", " ") for factor in LOOKS)}, and position's share of entropy: {each}.
+By run, {", ".join(factor.replace("_", " ") for factor in LOOKS)}, and position's share of entropy:
+
+{chr(10).join(f"- {name}: {'; '.join(_briefly(run) for run in side)}" for name, side in named.items())}
 
 """
+
+
+def _briefly(run: dict[str, Any]) -> str:
+    looks = ", ".join(f"{_share(run, 'tuned', factor):.2f}" for factor in LOOKS)
+    return f"{run['character']} (seed {run['seed']}) {looks} and {_kept(run, 'position'):.2f}"
+
+
+def _changed(run: dict[str, Any], other: dict[str, Any]) -> str:
+    """What the settings of another run differ in, as they are set."""
+    ours, theirs = _way(run), _way(other)
+    return ", ".join(
+        f"`{name} = {json.dumps(theirs[name])}`" for name in ours if theirs.get(name, ours[name]) != ours[name]
+    )
 
 
 def _shares(runs: list[dict[str, Any]], stage: str, factor: str) -> list[float]:

@@ -81,6 +81,8 @@ class Evaluation:
         By attribute that nobody asked to learn, over the prompts that do not say it.
     entropy : dict of Estimate
         By the same attributes, the entropy relative to the class word's.
+    class_word_moved : dict of Leakage
+        By every attribute that is read, how far the class word's own pictures moved; ``token`` tells those of the tuned model.
     left_out : dict of str
     """
 
@@ -97,6 +99,7 @@ class Evaluation:
     recognition: dict[str, Comparison] = field(default_factory=dict)
     leakage: dict[str, Leakage] = field(default_factory=dict)
     entropy: dict[str, Estimate] = field(default_factory=dict)
+    class_word_moved: dict[str, Leakage] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -106,11 +109,15 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], /) -> Self:
-        """What `to_json` gave, with anything that it did not give passed over."""
+        """What `to_json` gave, with anything that it did not give passed over, and what it did not give yet left empty."""
         compared = ("reconstruction", "editability", "diversity", "recognition")
-        kinds: dict[str, type] = {**dict.fromkeys(compared, Comparison), "leakage": Leakage}
+        kinds: dict[str, type] = dict.fromkeys(compared, Comparison)
+        kinds |= dict.fromkeys(("leakage", "class_word_moved"), Leakage)
         kinds |= dict.fromkeys(("ceiling", "entropy"), Estimate)
-        given = {entry.name: content[entry.name] for entry in dataclasses.fields(cls)}
+        given = {
+            "class_word_moved": {},
+            **{e.name: content[e.name] for e in dataclasses.fields(cls) if e.name in content},
+        }
         for name, kind in kinds.items():
             given[name] = {key: _typed(kind, value) for key, value in given[name].items()}
         return cls(**{**given, "prompts": tuple(given["prompts"])})
@@ -124,6 +131,7 @@ def evaluate_pictures(
     *,
     class_word: str,
     judges: Judges,
+    tuned_class_pictures: Mapping[str, Pictures] | None = None,
     learnt: Mapping[str, str | None] | None = None,
     said: Mapping[str, Collection[str]] | None = None,
     seed: int,
@@ -138,6 +146,8 @@ def evaluate_pictures(
         Cut to one size, as the trainer sees them.
     class_word : str
     judges : Judges
+    tuned_class_pictures : mapping of ndarray, optional
+        As `class_pictures`, but drawn by the tuned model, from other noise: what has become of the class word.
     learnt : mapping, optional
         The attributes that were to be learnt, and the value that each should have (None: not told). All others should have
         stayed as the class word has them.
@@ -153,6 +163,8 @@ def evaluate_pictures(
         Something else than pictures.
     """
     _check(token_pictures, class_pictures, training_pictures)
+    if tuned_class_pictures is not None:
+        _check(tuned_class_pictures, class_pictures, training_pictures)
     prompts = tuple(token_pictures)
     sides = ([token_pictures[prompt] for prompt in prompts], [class_pictures[prompt] for prompt in prompts])
     evaluation = Evaluation(
@@ -172,6 +184,9 @@ def evaluate_pictures(
     if judges.reader is not None:
         spoken = {prompt: _said(prompt, judges.reader, said) for prompt in prompts}
         _read(evaluation, judges.reader, sides, dict(learnt or {}), spoken, seeds)
+        if tuned_class_pictures is not None:
+            now = [tuned_class_pictures[prompt] for prompt in prompts]
+            _read_class_word(evaluation, judges.reader, (now, sides[1]), spoken, seeds)
     elif learnt:
         raise ConfigError("attributes are named as learnt, but there is no reader to read them")
     return evaluation
@@ -248,20 +263,52 @@ def _read(
     for attribute in reader.vocabulary:
         if attribute in learnt:
             continue
-        silent = [i for i, prompt in enumerate(evaluation.prompts) if attribute not in spoken[prompt]]
-        if not silent:
+        told = _unsaid(evaluation, attribute, read, spoken)
+        if told is None:
             evaluation.left_out[f"leakage of {attribute}"] = "every prompt says it"
             continue
-        token, class_word = ([v for i in silent for v in side[i][attribute]] for side in read)
-        groups = [[evaluation.prompts[i] for i in silent for _ in side[i][attribute]] for side in read]
+        (token, class_word), groups = told
         values = tuple(reader.vocabulary[attribute])
-        evaluation.leakage[attribute] = leakage(
-            token, class_word, values, seed=next(seeds), groups=(groups[0], groups[1])
-        )
+        evaluation.leakage[attribute] = leakage(token, class_word, values, seed=next(seeds), groups=groups)
         try:
             evaluation.entropy[attribute] = entropy_ratio(token, class_word, values, seed=next(seeds))
         except DomainError as error:
             evaluation.left_out[f"entropy of {attribute}"] = str(error)
+
+
+def _read_class_word(
+    evaluation: Evaluation,
+    reader: AttributeReader,
+    sides: _Sides,
+    spoken: Mapping[str, Collection[str]],
+    seeds: Iterator[int],
+) -> None:
+    """What has become of the class word, in what was to be learnt as well: nobody asked it to change."""
+    read = [[reader.read(pictures) for pictures in side] for side in sides]
+    for attribute in reader.vocabulary:
+        told = _unsaid(evaluation, attribute, read, spoken)
+        if told is None:
+            evaluation.left_out[f"class word's {attribute}"] = "every prompt says it"
+            continue
+        (tuned, frozen), groups = told
+        evaluation.class_word_moved[attribute] = leakage(
+            tuned, frozen, tuple(reader.vocabulary[attribute]), seed=next(seeds), groups=groups
+        )
+
+
+def _unsaid(
+    evaluation: Evaluation,
+    attribute: str,
+    read: Sequence[Sequence[Mapping[str, Sequence[str]]]],
+    spoken: Mapping[str, Collection[str]],
+) -> tuple[list[list[str]], tuple[list[str], list[str]]] | None:
+    """What both sides show of an attribute where prompts do not say it, and the prompts; None where every one says it."""
+    silent = [i for i, prompt in enumerate(evaluation.prompts) if attribute not in spoken[prompt]]
+    if not silent:
+        return None
+    seen = [[value for i in silent for value in side[i][attribute]] for side in read]
+    first, second = ([evaluation.prompts[i] for i in silent for _ in side[i][attribute]] for side in read)
+    return seen, (first, second)
 
 
 def _right(group: Mapping[str, Sequence[str]], attribute: str, value: str) -> list[bool]:

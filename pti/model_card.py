@@ -117,13 +117,11 @@ def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
         for title, comparisons in compared
         for name, comparison in comparisons.items()
     ]
+    moved = ((f"leakage of {name}", leak) for name, leak in evaluation.leakage.items())
+    class_word = ((f"class word's {name} moved", leak) for name, leak in evaluation.class_word_moved.items())
     rows += [
-        MetricRow(
-            f"leakage of {name}",
-            leak.distance,
-            note=f"{leak.chance:.3f} by chance, p = {leak.p_value:.2g}",
-        )
-        for name, leak in evaluation.leakage.items()
+        MetricRow(title, leak.distance, note=f"{leak.chance:.3f} by chance, p = {leak.p_value:.2g}")
+        for title, leak in (*moved, *class_word)
     ]
     rows += [
         MetricRow(f"entropy of {name}", ratio, note="relative to the class word's")

@@ -42,7 +42,8 @@ _LEVELS = 16  # noise levels at which held-out pictures are denoised, spread ove
 def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Progress | None = None) -> Path:
     """Draw the prompts of ``[evaluation]`` with the token and with the class word, and measure; to ``evaluation.json``.
 
-    The class word's pictures come from the frozen model, both sides from the same noise.
+    The class word's pictures come from the frozen model, both sides from the same noise; and once more from the tuned model,
+    from other noise, to tell what has become of the class word.
 
     Parameters
     ----------
@@ -67,11 +68,13 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     judges, absent = _judges(run, root)
     if not judges.text:
         progress.note(f"evaluation without CLIP: {absent['CLIP']}")
-    progress.expect(2 * settings.count * len(settings.prompts), "drawn", "pictures")
-    drawn: dict[float, dict[str, Pictures]] = {1.0: {}, 0.0: {}}
-    for scale, word in ((1.0, "{token}"), (0.0, "{class}")):
-        for number, prompt in enumerate(settings.prompts):
-            drawn[scale][prompt] = draw(
+    n = len(settings.prompts)
+    progress.expect(3 * settings.count * n, "drawn", "pictures")
+    drawn: list[dict[str, Pictures]] = []
+    for scale, word, first in ((1.0, "{token}", 0), (0.0, "{class}", 0), (1.0, "{class}", n)):
+        drawn.append({})
+        for number, prompt in enumerate(settings.prompts, start=first):
+            drawn[-1][prompt] = draw(
                 run.model,
                 [prompt.replace("{token}", word)] * settings.count,
                 seed=int(rng_of(settings.seed, "evaluation", number).integers(2**31)),
@@ -82,12 +85,14 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
             )
             progress(settings.count)
     assert run.config.concept.class_word is not None  # a trained run knows it
+    of_token, of_class, of_class_tuned = drawn
     evaluation = evaluate_pictures(
-        drawn[1.0],
-        drawn[0.0],
+        of_token,
+        of_class,
         _training_pictures(run),
         class_word=run.config.concept.class_word,
         judges=judges,
+        tuned_class_pictures=of_class_tuned,
         learnt=_learnt(run, judges),
         said={p: judges.reader.said(p) for p in settings.prompts} if isinstance(judges.reader, FactorReader) else None,
         seed=settings.seed,
@@ -103,7 +108,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     write_json(path, content)
     save_grid(
         run.folder / "previews" / "evaluation.png",
-        np.concatenate([drawn[1.0][prompt] for prompt in settings.prompts]),
+        np.concatenate([of_token[prompt] for prompt in settings.prompts]),
         settings.count,
         run.marks,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipgeom.errors import ConfigError, ShapeError
-from pti.evaluate import TOGETHER, Judges, evaluate_pictures
+from pti.evaluate import TOGETHER, Evaluation, Judges, evaluate_pictures
 from tests.pti.test_judges import Colors
 
 PLAIN, SAID = "a picture of {token}", "{token} at night"
@@ -83,6 +83,25 @@ def test_nothing_leaks_from_the_class_word_to_itself():
     assert all(leak.distance.value == 0 for leak in found.leakage.values())
     assert found.entropy["light"].value == 1
     assert found.reconstruction["colors"].difference.value == 0
+
+
+def test_what_becomes_of_the_class_word():
+    """The tuned class word draws what the token does, red ones at night: everything has moved that the prompts do not say."""
+    assert not evaluate().class_word_moved
+    found = evaluate(tuned_class_pictures=TOKEN)
+    assert set(found.class_word_moved) == {"color", "light", "size"}  # learnt or not
+    assert found.class_word_moved["color"].distance.value == 0.5
+    assert found.class_word_moved["light"].token == {"night": 1.0, "day": 0.0}
+    assert found.class_word_moved["light"].distance.n == 40
+    assert found.class_word_moved["size"].distance.value == 0
+    assert found.leakage == evaluate().leakage  # what is drawn beside them changes nothing
+    assert evaluate(tuned_class_pictures=CLASS).class_word_moved["color"].distance.value == 0
+    with pytest.raises(ConfigError, match="pictures of the same prompts"):
+        evaluate(tuned_class_pictures={PLAIN: CLASS[PLAIN]})
+    content = json.loads(json.dumps(found.to_json()))
+    assert Evaluation.from_json(content) == found
+    del content["class_word_moved"]  # as it was written before it was measured
+    assert not Evaluation.from_json(content).class_word_moved
 
 
 def test_what_prompts_say_can_be_told():

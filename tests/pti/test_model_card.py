@@ -13,7 +13,7 @@ from clipgeom.errors import ConfigError
 from pti.export import DIFFUSERS_FILE
 from pti.metrics import Estimate
 from pti.model_card import Concept, MetricRow, Preview, loading_code, metric_rows, write_model_card
-from tests.pti.test_evaluate import evaluate
+from tests.pti.test_evaluate import TOKEN, evaluate
 
 PROMPT = "an illustration of <zork>"
 CONCEPT = Concept("somebody/a-model", "sd", "<zork>", 2, "knight", PROMPT, "zork.safetensors", "zork_lora.safetensors")
@@ -116,7 +116,7 @@ def test_the_certificates_verdict_is_told(folder):
 
 
 def test_measures_have_intervals_and_numbers(folder):
-    evaluation = evaluate()
+    evaluation = evaluate(tuned_class_pictures=TOKEN)
     rows = (
         *metric_rows(evaluation),
         MetricRow("a | b", Estimate(0.12345, (0.1, 0.2), 7), Estimate(1.0, (-math.inf, math.inf), 1), "a note"),
@@ -129,6 +129,7 @@ def test_measures_have_intervals_and_numbers(folder):
         "recognised, color",
         "leakage of light",
         "entropy of light",
+        "class word's color moved",
     ):
         assert any(line.startswith(f"| {name} | ") for line in lines), name
     assert " by chance, p = " in text

@@ -93,6 +93,7 @@ def test_a_whole_run_leaves_measures_and_files(trained):
     assert set(content["reconstruction"]) == {"CLIP", "DINOv2"}
     assert set(content["editability"]) == {"CLIP"}
     assert "background" in content["leakage"]
+    assert "background" in content["class_word_moved"]
     assert content["held_out_loss"]["token"]["n"] == 1
     assert {path.name for path in (trained / "export").iterdir()} == {
         "README.md",

@@ -52,7 +52,7 @@ def plan(runs: Path) -> Sweep:
             "data.caption='a picture of {token}'",
             BEST_PIVOT,
             *THEN,
-            "objective.max_timestep=1000",  # places are decided at the levels that the default leaves out
+            "objective.max_timestep=1000",  # places are decided at the highest levels
             "locality.mode=none",
             f"tuning.measure_every={EVERY}",
             "sampling.every=0",

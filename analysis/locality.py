@@ -85,7 +85,7 @@ PLAN = Sweep(
         "data.caption=a picture of {token}",
         BEST_PIVOT,
         *THEN,
-        "objective.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
+        "objective.max_timestep=1000",  # places are decided at the highest levels
         f'locality.certificates=["{short_certificate.PATH.as_posix()}"]',
         "sampling.every=0",
         "sampling.count=1",

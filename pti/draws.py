@@ -56,6 +56,8 @@ class Draw:
         Standard normal, for the noise offset.
     between : Tensor, shape (b,)
         Uniform on [0, 1).
+    wordings : ndarray of int, shape (b,)
+        Wordings that no noise level forbids.
     """
 
     rows: NDArray[np.int64]
@@ -65,6 +67,7 @@ class Draw:
     latent_noise: torch.Tensor
     offset: torch.Tensor
     between: torch.Tensor
+    wordings: NDArray[np.int64]
 
 
 def rng_of(seed: int, stream: str, *numbers: int) -> np.random.Generator:
@@ -119,9 +122,8 @@ def draw_part(
     noise = rng.standard_normal((total, *shape), dtype=np.float32)
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
     offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
-    wording = rng.integers(wordings, size=total)
-    if whole_from is not None:
-        wording[times >= whole_from] = 0
+    drawn = rng.integers(wordings, size=total)
+    wording = drawn if whole_from is None else np.where(times >= whole_from, 0, drawn)
     mine = share.rows
     return Draw(
         rows=np.arange(total)[mine],
@@ -134,4 +136,5 @@ def draw_part(
         latent_noise=torch.from_numpy(latent_noise[mine].copy()),
         offset=torch.from_numpy(offset[mine].copy()),
         between=torch.from_numpy(between[mine].copy()),
+        wordings=drawn[mine],
     )

@@ -8,7 +8,7 @@ once: those of captions, and those of the midpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -206,7 +206,7 @@ class Finetuning:
         if regularised:
             chosen = (torch.from_numpy(draw.rows) % self.config.locality.one_in == 0).nonzero().flatten()
             if len(chosen):
-                local, frozen = self._local(part, draw, chosen, noisy, captions, sizes)
+                local, frozen = self._local(part, draw, chosen, noisy, sizes)
                 batches.append(local)
 
         together = predict(
@@ -240,7 +240,6 @@ class Finetuning:
         draw: Draw,
         chosen: torch.Tensor,
         noisy: torch.Tensor,
-        captions: Sequence[str],
         sizes: torch.Tensor,
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, Conditions], torch.Tensor]:
         """What is regularised on, with the tuned midpoint, and what the frozen model says of it."""
@@ -255,7 +254,7 @@ class Finetuning:
             side = noisy.shape[-1] * self.model.factor
             sizes = whole_sizes(len(chosen), side).to(device)
         else:
-            texts, times = [captions[int(i)] for i in chosen], draw.times[chosen].to(device)
+            texts, times = [self._held_caption(draw, int(i)) for i in chosen], draw.times[chosen].to(device)
             noisy, sizes = noisy[chosen], sizes[chosen]
         between = draw.between[chosen].to(device) if locality.time_drawn else None
         silent = self._silent(part, draw.rows[chosen.numpy()])
@@ -264,6 +263,13 @@ class Finetuning:
             frozen = predict(self.model, noisy, times, base)
         tuned = self.conditions.held(texts, silent, between).with_sizes(sizes) if self.lora.in_text else base
         return (noisy, times, tuned), frozen
+
+    def _held_caption(self, draw: Draw, row: int) -> str:
+        """The caption of a picture whose midpoint is held: what it does not say has to stay open at that noise level."""
+        view = draw.views[row]
+        if not self.config.locality.whole_captions:
+            view = replace(view, wording=int(draw.wordings[row]))
+        return self.latents.caption(view)
 
     def _silent(self, part: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """On which of the regularised rows the empty prompt is held: `locality.empty` of all, spread evenly over them."""

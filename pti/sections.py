@@ -112,11 +112,7 @@ class ObjectiveSection:
         choices=("stratified", "uniform"),
     )
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
-    max_timestep: int = option(
-        800,
-        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as places, is not trained on.",
-        low=1,
-    )
+    max_timestep: int = option(1000, "Up to here, not included; most schedules have 1000 levels.", low=1)
     min_snr_gamma: float | None = option(
         None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0
     )
@@ -184,10 +180,10 @@ class TuningSection:
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
-        1e-3,
-        "Learning rate: of the decades tried in miniworld, the largest that leaves prompts obeyed, by the last table of "
-        "reports/finetuning-distance (in its figures/distance.png, what is learnt how far); for Stable Diffusion 1.5, 1e-4 is "
-        "usual.",
+        2e-3,
+        "Learning rate. In miniworld twice what leaves prompts obeyed where nothing holds the model back, by the last table of "
+        "reports/finetuning-distance: with the regulariser and weights by place they are, reports/pivotal-tuning. For Stable "
+        "Diffusion 1.5, 1e-4 is usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
@@ -256,6 +252,12 @@ class LocalitySection:
         "concept as well in a causal encoder. No difference was found: reports/locality/figures/front.png.",
         choices=("suffix", "placeholder"),
     )
+    whole_captions: bool = option(
+        False,
+        "Keep captions whole from tuning.whole_captions_from on here, too. Left out of them as everywhere, what a prompt does "
+        "not say is held open at the noise levels where it is decided: reports/pivotal-tuning.",
+        before=True,
+    )
     inputs: str = option(
         "latents",
         "What is denoised: the noised training pictures, or the frozen model's own pictures of the midpoint, which cost their "
@@ -304,12 +306,7 @@ class SamplingSection:
     """Pictures: previews while training, the frozen model's own, and what `pti sample` draws by default."""
 
     steps: int = option(30, "Steps of the sampler.", low=1)
-    guidance: float = option(
-        2.0,
-        "Scale of classifier-free guidance; 1 is none. It exaggerates what was learnt, colours and places alike. For Stable "
-        "Diffusion 1.5, 7.5 is usual.",
-        low=1,
-    )
+    guidance: float = option(3.0, "Scale of classifier-free guidance; 1 is none.", low=1)
     prompts: tuple[str, ...] = option(("a picture of {token}",), "What previews show.")
     count: int = option(4, "Previews of each prompt.", low=1)
     every: int = option(250, "Steps between previews; 0 draws them at the end of a stage only.", low=0)

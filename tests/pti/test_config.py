@@ -1,5 +1,6 @@
 """Settings: read, checked, overridden, written out; a wrong one is named, and what was meant is guessed."""
 
+import json
 import re
 from dataclasses import fields, replace
 
@@ -100,14 +101,14 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
 
 def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
     for name, value in EARLIER.items():
-        as_before = read_config(None, [f"{name}={value}"])
+        as_before = read_config(None, [f"{name}={json.dumps(value)}"])
         assert as_before != Config(), "a default that is what runs did before needs no care"
         assert name not in fingerprint(as_before, "tune")
         assert name in fingerprint(Config(), "tune")
         told = differences(fingerprint(as_before, "tune"), fingerprint(Config(), "tune"))
-        assert told == [f"{name} was {value}, is {Config().flat()[name]}"]
+        assert told == [f"{name} was {json.dumps(value)}, is {json.dumps(Config().flat()[name])}"]
         key = name.partition(".")[2]
-        written = toml_of(as_before).replace(f"{key} = {value}\n", "")
+        written = toml_of(as_before).replace(f"{key} = {json.dumps(value)}\n", "")
         (tmp_path / "config.toml").write_text(written, encoding="utf-8")
         assert read_config(tmp_path) == as_before  # a run folder, which holds every setting of its time
         assert read_config(tmp_path / "config.toml") == Config()  # somebody's file, which holds what they chose

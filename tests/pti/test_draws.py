@@ -73,5 +73,7 @@ def test_views_vary_only_as_asked():
     for noisy in (True, False):
         found = {v.wording for draw in some for v, t in zip(draw.views, draw.times, strict=True) if (t >= 40) == noisy}
         assert found == ({0} if noisy else {0, 1})
+        free = {w for draw in some for w, t in zip(draw.wordings, draw.times, strict=True) if (t >= 40) == noisy}
+        assert free == {0, 1}
     plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False, wordings=1).views]
     assert {(view.crop, view.mirrored, view.wording) for view in plain} == {(0, False, 0)}

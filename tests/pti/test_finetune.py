@@ -129,6 +129,29 @@ def test_targets_that_are_not_there_are_named(tune):
         tune('tuning.targets=["norm1"]')
 
 
+def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
+    """At every noise level captions are trained on whole; those of the midpoints leave parts out nevertheless."""
+
+    def held(*changes):
+        tuning, _ = tune(
+            "tuning.whole_captions_from=0",
+            "data.tag_dropout=0.9",
+            "tuning.batch=6",
+            "locality.one_in=1",
+            *changes,
+            steps=False,
+        )
+        draw = tuning.draw("tune", tuning.latents, 0)
+        return [tuning.latents.caption(view) for view in draw.views], [tuning._held_caption(draw, i) for i in range(6)]
+
+    whole, loose = held()
+    assert all(text in sample for text, sample in zip([t.split(",")[0] for t in loose], whole, strict=True))
+    assert sum(map(len, loose)) < sum(map(len, whole))
+    assert len(set(whole)) == 3
+    whole, same = held("locality.whole_captions=true")
+    assert same == whole
+
+
 def test_the_scale_of_the_changes(tune):
     tuning, _ = tune("tuning.rate=0.05")
     settings = {"seed": 3, "steps": 2}

@@ -85,6 +85,16 @@ TUNE = {
     "locality.time": ("0.25", ()),
     "locality.time_drawn": ("true", ()),
     "locality.positions": ("placeholder", ()),
+    "locality.whole_captions": (
+        "true",
+        (
+            "tuning.whole_captions_from=0",
+            "data.tag_dropout=0.9",
+            "locality.one_in=1",
+            "locality.empty=0.0",
+            "tuning.steps=4",
+        ),
+    ),
     "locality.inputs": ("own", ()),
     "locality.own_count": ("3", ("locality.inputs=own",)),
     "locality.empty": ("0.0", ()),

@@ -234,8 +234,9 @@ class LocalitySection:
     mode: str = option(
         "auto",
         "How to interpolate. Those about a centre need a certificate; auto takes what the certificate recommends, "
-        "position by position, and slerp where there is none. In miniworld all of them hold the class word nearer to what it "
-        "was, hardly differ, and do not stop what leaks into the new word: reports/locality/figures/front.png.",
+        "position by position, and slerp where there is none. In miniworld, with captions that said the word alone, "
+        "all of them held the class word nearer to what it was, hardly differed, and did not stop what leaked into the new "
+        "word: reports/locality/figures/front.png.",
         choices=("auto", "slerp", "vslerp", "vslerp_norm", "aslerp", "lerp", "none"),
     )
     weight: float = option(

@@ -112,7 +112,12 @@ class ObjectiveSection:
         choices=("stratified", "uniform"),
     )
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
-    max_timestep: int = option(1000, "Up to here, not included; most schedules have 1000 levels.", low=1)
+    max_timestep: int = option(
+        800,
+        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as backgrounds, is not trained "
+        "on: reports/pivotal-tuning.",
+        low=1,
+    )
     min_snr_gamma: float | None = option(
         None, "Weigh noise levels by min(SNR, gamma) (arXiv 2303.09556).", above=0, example=5.0
     )

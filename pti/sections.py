@@ -114,8 +114,7 @@ class ObjectiveSection:
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
     max_timestep: int = option(
         800,
-        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as backgrounds, is not trained "
-        "on: reports/pivotal-tuning.",
+        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as places, is not trained on.",
         low=1,
     )
     min_snr_gamma: float | None = option(
@@ -123,9 +122,10 @@ class ObjectiveSection:
     )
     noise_offset: float = option(0.0, "Add a constant of this deviation to the noise of each channel.", low=0)
     unmasked_weight: float = option(
-        0.1,
-        "Least weight of errors, far from the concept, beside 1 upon it; in both stages; 1 tells no places apart. Where it "
-        "is, the frozen model tells by its class word (the mask of DiffEdit, arXiv 2210.11427); see previews/focus.png.",
+        1.0,
+        "Least weight of errors, far from the concept, beside 1 upon it; in both stages. 1 tells no places apart; 0.1 is usual "
+        "with masks. Where it is, the frozen model tells by its class word (the mask of DiffEdit, arXiv 2210.11427); see "
+        "previews/focus.png. On five characters it was not surely better: reports/pivotal-tuning.",
         low=0,
         high=1,
         before=1.0,
@@ -185,10 +185,10 @@ class TuningSection:
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
-        2e-3,
-        "Learning rate. In miniworld twice what leaves prompts obeyed where nothing holds the model back, by the last table of "
-        "reports/finetuning-distance: with the regulariser and weights by place they are, reports/pivotal-tuning. For Stable "
-        "Diffusion 1.5, 1e-4 is usual.",
+        1e-3,
+        "Learning rate: of the decades tried in miniworld, the largest that leaves prompts obeyed, by the last table of "
+        "reports/finetuning-distance (in its figures/distance.png, what is learnt how far); for Stable Diffusion 1.5, 1e-4 is "
+        "usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
@@ -239,9 +239,8 @@ class LocalitySection:
     mode: str = option(
         "auto",
         "How to interpolate. Those about a centre need a certificate; auto takes what the certificate recommends, "
-        "position by position, and slerp where there is none. In miniworld, with captions that said the word alone, "
-        "all of them held the class word nearer to what it was, hardly differed, and did not stop what leaked into the new "
-        "word: reports/locality/figures/front.png.",
+        "position by position, and slerp where there is none. In miniworld all of them hold the class word nearer to what it "
+        "was, hardly differ, and do not stop what leaks into the new word: reports/locality/figures/front.png.",
         choices=("auto", "slerp", "vslerp", "vslerp_norm", "aslerp", "lerp", "none"),
     )
     weight: float = option(
@@ -259,9 +258,9 @@ class LocalitySection:
         choices=("suffix", "placeholder"),
     )
     whole_captions: bool = option(
-        False,
-        "Keep captions whole from tuning.whole_captions_from on here, too. Left out of them as everywhere, what a prompt does "
-        "not say is held open at the noise levels where it is decided: reports/pivotal-tuning.",
+        True,
+        "Keep captions whole from tuning.whole_captions_from on here, too. Without, parts are left out at every noise level, "
+        "so that what a prompt does not say is held open where it is decided: reports/pivotal-tuning.",
         before=True,
     )
     inputs: str = option(

@@ -75,7 +75,7 @@ def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
 def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(pti.session, "contrast", lambda *a, **k: looks.append(a[3]) or contrast(*a, **k))
-    few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
+    few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "objective.unmasked_weight=0.1")
 
     def run(name, *changes):
         """How often it has looked by then."""

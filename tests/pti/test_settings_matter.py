@@ -86,7 +86,7 @@ TUNE = {
     "locality.time_drawn": ("true", ()),
     "locality.positions": ("placeholder", ()),
     "locality.whole_captions": (
-        "true",
+        "false",
         (
             "tuning.whole_captions_from=0",
             "data.tag_dropout=0.9",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +82,17 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     }
     sheets = []
     for stage, word, scale in (("base", "{class}", 0.0), ("inverted", "{token}", 0.0), ("tuned", "{token}", 1.0)):
-        many = [f"a picture of {word}"] * PICTURES
-        pictures = draw(
+        drawn = partial(
+            draw,
             run.model,
-            many,
             seed=_DRAWING_SEED + seed,
             steps=sampling.steps,
             guidance=sampling.guidance,
             lora_scale=scale,
         )
+        pictures = drawn([f"a picture of {word}"] * PICTURES)
         found["read"][stage] = readers.read(pictures)
-        placed = draw(
-            run.model,
-            [text.format(word) for text in PLACES for _ in range(4)],
-            seed=_DRAWING_SEED + seed,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            lora_scale=scale,
-        )
+        placed = drawn([text.format(word) for text in PLACES for _ in range(4)])
         found["placed"][stage] = readers.read(placed)
         sheets.append(np.concatenate([placed[::4], pictures[:4]]))
     fresh = scenes(_REBUILT, _REBUILT_SEED, character=CHARACTERS[seed]).pictures

@@ -37,6 +37,7 @@ PLACEHOLDER = "{token}"
 TOGETHER = "all of these"  # in `recognition`: every attribute right in one picture
 
 _Sides = tuple[Sequence[Pictures], Sequence[Pictures]]  # the token's and the class word's, prompt by prompt
+_Read = Sequence[Sequence[Mapping[str, Sequence[str]]]]  # what is read in either side's, prompt by prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +110,13 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], /) -> Self:
-        """What `to_json` gave, with anything that it did not give passed over, and what it did not give yet left empty."""
+        """What `to_json` gave, with anything that it did not give passed over."""
+        content = {"class_word_moved": {}, **content}  # which it has not always given
         compared = ("reconstruction", "editability", "diversity", "recognition")
         kinds: dict[str, type] = dict.fromkeys(compared, Comparison)
         kinds |= dict.fromkeys(("leakage", "class_word_moved"), Leakage)
         kinds |= dict.fromkeys(("ceiling", "entropy"), Estimate)
-        given = {
-            "class_word_moved": {},
-            **{e.name: content[e.name] for e in dataclasses.fields(cls) if e.name in content},
-        }
+        given = {entry.name: content[entry.name] for entry in dataclasses.fields(cls)}
         for name, kind in kinds.items():
             given[name] = {key: _typed(kind, value) for key, value in given[name].items()}
         return cls(**{**given, "prompts": tuple(given["prompts"])})
@@ -183,10 +182,13 @@ def evaluate_pictures(
         _see(evaluation, judge, sides, training_pictures, texts if judge in judges.text else None, seeds)
     if judges.reader is not None:
         spoken = {prompt: _said(prompt, judges.reader, said) for prompt in prompts}
-        _read(evaluation, judges.reader, sides, dict(learnt or {}), spoken, seeds)
+        wanted = dict(learnt or {})
+        _check_learnt(judges.reader, wanted)
+        read = [[judges.reader.read(pictures) for pictures in side] for side in sides]
+        _compare_read(evaluation, judges.reader, read, wanted, spoken, seeds)
         if tuned_class_pictures is not None:
-            now = [tuned_class_pictures[prompt] for prompt in prompts]
-            _read_class_word(evaluation, judges.reader, (now, sides[1]), spoken, seeds)
+            tuned = [judges.reader.read(tuned_class_pictures[prompt]) for prompt in prompts]
+            _compare_class_word(evaluation, judges.reader, (tuned, read[1]), spoken, seeds)
     elif learnt:
         raise ConfigError("attributes are named as learnt, but there is no reader to read them")
     return evaluation
@@ -231,20 +233,22 @@ def _see(
     )
 
 
-def _read(
+def _check_learnt(reader: AttributeReader, learnt: Mapping[str, str | None]) -> None:
+    for attribute, value in learnt.items():
+        if attribute not in reader.vocabulary or (value is not None and value not in reader.vocabulary[attribute]):
+            known = ", ".join(reader.vocabulary.get(attribute, reader.vocabulary))
+            raise ConfigError(f"the reader does not know {attribute!r} as {value!r}; it knows: {known}")
+
+
+def _compare_read(
     evaluation: Evaluation,
     reader: AttributeReader,
-    sides: _Sides,
+    read: _Read,
     learnt: Mapping[str, str | None],
     spoken: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
     """Recognition of what was to be learnt, leakage and entropy of the rest."""
-    for attribute, value in learnt.items():
-        if attribute not in reader.vocabulary or (value is not None and value not in reader.vocabulary[attribute]):
-            known = ", ".join(reader.vocabulary.get(attribute, reader.vocabulary))
-            raise ConfigError(f"the reader does not know {attribute!r} as {value!r}; it knows: {known}")
-    read = [[reader.read(pictures) for pictures in side] for side in sides]
     expected = {attribute: value for attribute, value in learnt.items() if value is not None}
     for attribute, value in expected.items():
         evaluation.recognition[attribute] = compare(
@@ -276,15 +280,14 @@ def _read(
             evaluation.left_out[f"entropy of {attribute}"] = str(error)
 
 
-def _read_class_word(
+def _compare_class_word(
     evaluation: Evaluation,
     reader: AttributeReader,
-    sides: _Sides,
+    read: _Read,
     spoken: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
     """What has become of the class word, in what was to be learnt as well: nobody asked it to change."""
-    read = [[reader.read(pictures) for pictures in side] for side in sides]
     for attribute in reader.vocabulary:
         told = _unsaid(evaluation, attribute, read, spoken)
         if told is None:
@@ -299,7 +302,7 @@ def _read_class_word(
 def _unsaid(
     evaluation: Evaluation,
     attribute: str,
-    read: Sequence[Sequence[Mapping[str, Sequence[str]]]],
+    read: _Read,
     spoken: Mapping[str, Collection[str]],
 ) -> tuple[list[list[str]], tuple[list[str], list[str]]] | None:
     """What both sides show of an attribute where prompts do not say it, and the prompts; None where every one says it."""

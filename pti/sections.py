@@ -415,7 +415,7 @@ EARLIER: Mapping[str, Any] = MappingProxyType(
     {
         f"{section.name}.{key.name}": key.metadata["before"]
         for section in fields(Config)
-        for key in fields(section.default)  # type: ignore[arg-type]
+        for key in fields(getattr(Config(), section.name))
         if key.metadata["before"] is not NEVER
     }
 )

@@ -131,29 +131,25 @@ class Session:
 
     def _focus(self) -> None:
         """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""
-        from safetensors.torch import load_file, save
-
-        unmasked = self.config.objective.unmasked_weight
-        if unmasked == 1:
+        if self.config.objective.unmasked_weight == 1:
             return
-        views, seed = self.latents.cut_outs, self.config.engine.seed
-        key = hashlib.sha256(json.dumps(self._belongs("invert"), sort_keys=True).encode()).hexdigest()
-        path = self.folder / "focus.safetensors"
-        if self.engine.is_main and not (path.exists() and key in load_file(path)):
-            found = [contrast(self.engine, self.model, self.latents, view, seed=seed) for view in views]
-            for view, cells in zip(views, found, strict=True):
-                if not cells.max() > 0:
-                    name = self.pictures.samples[view.sample].name
-                    self.progress.note(
-                        f"focus: the class word changes nothing in {name}, which is trained on as a whole"
-                    )
-            weights = torch.stack([weights_of(cells, unmasked) for cells in found])
-            checkpoint.write_whole(path, save({"weights": weights.cpu(), key: torch.zeros(1)}))
-            shown = [shaded(self.latents.pixels(view)[0], cells) for view, cells in zip(views, weights, strict=True)]
-            save_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
-        self.engine.wait()
-        for view, cells in zip(views, load_file(path)["weights"].to(self.engine.device), strict=True):
+        kept = self._made_once("focus", "invert", b"", self._look)
+        for view, cells in zip(self.latents.cut_outs, kept["weights"].to(self.engine.device), strict=True):
             self.latents.weigh(view, cells)
+
+    def _look(self) -> dict[str, torch.Tensor]:
+        """Where the concept is in every cut-out, and a picture of it for who wants to see."""
+        made = []
+        shown = []
+        for view in self.latents.cut_outs:
+            found = contrast(self.engine, self.model, self.latents, view, seed=self.config.engine.seed)
+            if not found.max() > 0:
+                name = self.pictures.samples[view.sample].name
+                self.progress.note(f"focus: the class word changes nothing in {name}, which is trained on as a whole")
+            made.append(weights_of(found, self.config.objective.unmasked_weight))
+            shown.append(shaded(self.latents.pixels(view)[0], made[-1]))
+        save_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
+        return {"weights": torch.stack(made).cpu()}
 
     def _own_pictures(self, tuning: Finetuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""
@@ -163,20 +159,28 @@ class Session:
             tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
 
     def _kept(self, name: str, make: Callable[[], Drawn], tuning: Finetuning) -> Drawn:
-        from safetensors.torch import load_file, save
-
-        belongs = json.dumps(self._belongs("tune"), sort_keys=True).encode()
-        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.rows)
-        key = hashlib.sha256(belongs + rows).hexdigest()
-        path = self.folder / f"{name}.safetensors"
-        if self.engine.is_main and not (path.exists() and key in load_file(path)):
+        def tensors() -> dict[str, torch.Tensor]:
             drawn = make()
             captions = np.frombuffer(json.dumps(drawn.captions).encode(), dtype=np.uint8).copy()
-            content = {"latents": drawn.latents, "captions": torch.from_numpy(captions), key: torch.zeros(1)}
-            checkpoint.write_whole(path, save(content))
-        self.engine.wait()
-        kept = load_file(path)
+            return {"latents": drawn.latents, "captions": torch.from_numpy(captions)}
+
+        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.rows)
+        kept = self._made_once(name, "tune", rows, tensors)
         return Drawn(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
+
+    def _made_once(
+        self, name: str, stage: str, more: bytes, make: Callable[[], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Tensors that the main process makes and keeps, for what a stage belongs to and the bytes `more`."""
+        from safetensors.torch import load_file, save
+
+        belongs = json.dumps(self._belongs(stage), sort_keys=True).encode()
+        key = hashlib.sha256(belongs + more).hexdigest()
+        path = self.folder / f"{name}.safetensors"
+        if self.engine.is_main and not (path.exists() and key in load_file(path)):
+            checkpoint.write_whole(path, save({**make(), key: torch.zeros(1)}))
+        self.engine.wait()
+        return load_file(path)
 
     def _resume(self, stage: Inversion | Finetuning) -> checkpoint.Checkpoint | None:
         path = checkpoint.latest(self.checkpoints, stage.stage)

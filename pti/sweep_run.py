@@ -37,6 +37,15 @@ _LAST = (
     100  # steps that a loss is the mean of: that of a single step says more about its noise levels than about the run
 )
 _NOT_MEASURED = ("schema", "prompts", "left_out", "marks", "class_word", "seed")  # in evaluation.json
+# what stage 1 leaves behind, checkpoints last
+_BROUGHT = (
+    "metrics.jsonl",
+    "metrics.parquet",
+    "previews/focus.png",
+    "previews/invert-*.png",
+    "focus.safetensors",
+    "checkpoints/invert-*.safetensors",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +183,7 @@ def _bring(inversion: Path, folder: Path) -> None:
     last = checkpoint.latest(inversion / "checkpoints", "invert")
     if last is not None and (folder / "checkpoints" / last.name).exists():
         return
-    pictures = ("previews/focus.png", "previews/invert-*.png")
-    for part in (
-        "metrics.jsonl",
-        "metrics.parquet",
-        "focus.safetensors",
-        *pictures,
-        "checkpoints/invert-*.safetensors",
-    ):
+    for part in _BROUGHT:
         for path in sorted(inversion.glob(part)):
             with replacing(folder / path.relative_to(inversion)) as partial:
                 shutil.copyfile(path, partial)

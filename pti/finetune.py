@@ -8,6 +8,7 @@ once: those of captions, and those of the midpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pti.averaging import Averages
 from pti.captioned import Captioned
 from pti.conditioning import Conditions, concatenate, encode
 from pti.drawn import Drawn, draw_training_pictures
@@ -125,6 +127,7 @@ class Finetuning:
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
         )
+        self.averages = Averages(self.lora.parameters, settings.averaging) if settings.averaging else None
         self.stopped = ""
         self._probes: tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor, torch.Tensor] | None = None
 
@@ -157,9 +160,13 @@ class Finetuning:
     def _one(self) -> TuningRecord:
         rate = self.descent.rate
         terms = self.descent.walk(self._terms)
+        if self.averages is not None:
+            self.averages.follow(self.step)
         measured: dict[str, float] = {}
         if self.step % self.settings.measure_every == 0 or self.step >= self.settings.steps:
-            distances = torch.tensor([self.lora.weight_distance(), self.function_distance()], device=self.engine.device)
+            with self.outcome():
+                found = [self.lora.weight_distance(), self.function_distance()]
+            distances = torch.tensor(found, device=self.engine.device)
             # every process stops for the same number
             weights, function = (float(value) for value in self.engine.mean(distances))
             measured = {"weight_distance": weights, "function_distance": function}
@@ -366,13 +373,21 @@ class Finetuning:
             said = predict(self.model, noisy, times, conditions.with_sizes(sizes))
         return float((said.float() - base.float()).flatten(1).norm(dim=1).mean())
 
+    @contextmanager
+    def outcome(self) -> Iterator[Model]:
+        """While this lasts, the model as it would be if training ended here."""
+        with nullcontext() if self.averages is None else self.averages.applied():
+            yield self.model
+
     def result(self) -> Model:
-        """The model with the changes in its networks as they are now."""
+        """The model with the changes in its networks, averaged if they are to be; for after the last step."""
+        if self.averages is not None:
+            self.averages.apply()
         return self.model
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds, the pivot included (trap 7)."""
-        kept = self.descent.tensors()
+        kept = self.descent.tensors() | ({} if self.averages is None else self.averages.tensors())
         kept |= {f"rows.{i}": row for i, row in enumerate(self.pivot.rows)}
         kept |= {f"start.{i}": row for i, row in enumerate(self.pivot.start)}
         return kept
@@ -387,4 +402,6 @@ class Finetuning:
             if not torch.equal(tensors[f"rows.{i}"].to(row), row):
                 raise TrainingError("this checkpoint of stage 2 was made around another pivot")
         self.descent.restore(tensors, int(state["step"]))
+        if self.averages is not None:
+            self.averages.restore(tensors)
         self.stopped = str(state["stopped"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -217,6 +218,11 @@ class Inversion:
             earlier, later = sum(self.losses[:window]) / window, sum(self.losses[window:]) / window
             if later > (1 - self.settings.plateau_gain) * earlier:
                 self.stopped = f"the mean loss of {window} steps went from {earlier:.4g} to {later:.4g}: a plateau"
+
+    @contextmanager
+    def outcome(self) -> Iterator[Model]:
+        """While this lasts, the model as it would be if training ended here."""
+        yield self.result()
 
     def result(self) -> Model:
         """The model with the vectors as they are now."""

@@ -39,6 +39,7 @@ import torch
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
+from pti.averaging import averages_in
 from pti.config import read_config
 from pti.dataset import Pictures, Sample, read_pictures
 from pti.errors import CheckpointError
@@ -197,9 +198,10 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     if tuned is not None:
         lora = add_lora(model, config.tuning, seed=config.engine.seed)
         stored = checkpoint.load(tuned).tensors
+        averaged = averages_in(stored)
         with torch.no_grad():
             for name, parameter in lora.parameters.items():
-                parameter.copy_(stored[f"parameter.{name}"])
+                parameter.copy_(averaged[name] if averaged else stored[f"parameter.{name}"])
     for network in model.networks():
         network.to(device).requires_grad_(False)
     assert model.pivot is not None

@@ -194,6 +194,14 @@ class TuningSection:
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
+    averaging: float = option(
+        0.0,
+        "What is kept is an average over the steps: 1 of all of them alike, less of the later ones mostly, 0 of the very last, "
+        "which is left to chance: reports/pivotal-tuning.",
+        low=0,
+        high=1,
+        before=0.0,
+    )
     rank: int = option(
         8,
         "Rank of each change. In miniworld a rank of 2 obeyed prompts more, was not surely worse at the looks, and "

@@ -234,9 +234,9 @@ class Session:
             settings = self.config.sampling
             prompts = [p for p in settings.prompts for _ in range(settings.count)]
             if prompts:
-                with self.engine.autocast():
+                with self.engine.autocast(), stage.outcome() as model:
                     drawn = draw(
-                        stage.result(),
+                        model,
                         prompts,
                         seed=settings.seed,
                         steps=settings.steps,

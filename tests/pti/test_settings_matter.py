@@ -71,6 +71,7 @@ TUNE = {
     "tuning.schedule": ("linear", ()),
     "tuning.warmup": ("2", ()),
     "tuning.weight_decay": ("0.9", ()),
+    "tuning.averaging": ("1.0", ()),
     "tuning.rank": ("3", ()),
     "tuning.alpha": ("5.0", ()),
     "tuning.whole_captions_from": ("0", ("data.tag_dropout=1.0",)),

@@ -1,0 +1,88 @@
+"""Averages of what is trained, over the course of training.
+
+At a constant learning rate the weights of one step are a sample of a walk: where it stands at the last step is chance.
+Their average is what the steps have in common (Polyak and Juditsky, 1992), and costs no pass of a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from pti.errors import CheckpointError
+
+__all__ = ["Averages", "averages_in"]
+
+_PREFIX = "average."
+
+
+class Averages:
+    """The average of named parameters over all steps so far, those of step s weighing by about s to the power 1/share − 1.
+
+    A power of the step, in place of a decay for each, so that the part of training that counts is the same however
+    many steps there are, and nothing is left of where it began (Karras et al., arXiv 2312.02696; Shamir and Zhang, 2013).
+
+    Parameters
+    ----------
+    parameters : mapping of Tensor
+        What is trained, in place.
+    share : float
+        Above 0, at most 1. At 1 all steps weigh alike; the smaller, the more the last ones do: 2 to the power −1/share is
+        what the first half of them weighs.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], share: float) -> None:
+        self.parameters, self.share = parameters, share
+        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Count in what the parameters are after a step, numbered from 1."""
+        weight = 1 - (1 - 1 / step) ** (1 / self.share)
+        for name, value in self.values.items():
+            value.lerp_(self.parameters[name].detach(), weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """While this lasts, the parameters are their averages."""
+        trained = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            _copy(trained, self.parameters)
+
+    def apply(self) -> None:
+        """Make the parameters their averages, for good."""
+        _copy(self.values, self.parameters)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For a checkpoint."""
+        return {_PREFIX + name: value for name, value in self.values.items()}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            It lacks an average.
+        """
+        found = averages_in(tensors)
+        missing = [name for name in self.values if name not in found]
+        if missing:
+            raise CheckpointError(f"this checkpoint holds no average of {missing[0]}")
+        _copy(found, self.values)
+
+
+def averages_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The averages that a checkpoint holds, by the names of their parameters; none where none were kept."""
+    return {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
+    for name, target in into.items():
+        target.copy_(values[name])

@@ -25,7 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading  # noqa: E402
-from analysis.studies import BEST_PIVOT, PAIRS  # noqa: E402
+from analysis.studies import BEST_PIVOT, PAIRS, THEN  # noqa: E402
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS, scenes, write_image_folder  # noqa: E402
 from clipgeom.miniworld.scenery import Scenes  # noqa: E402
 from pti.metrics_log import MetricsLog  # noqa: E402
@@ -51,6 +51,7 @@ def plan(runs: Path) -> Sweep:
         overrides=(
             "data.caption='a picture of {token}'",
             BEST_PIVOT,
+            *THEN,
             "objective.max_timestep=1000",  # places are decided at the levels that the default leaves out
             "locality.mode=none",
             f"tuning.measure_every={EVERY}",

@@ -26,7 +26,7 @@ if str(ROOT) not in sys.path:
 
 from analysis import reading  # noqa: E402
 from analysis.factors import FREE, LOOKS  # noqa: E402
-from analysis.studies import PAIRS  # noqa: E402
+from analysis.studies import PAIRS, THEN  # noqa: E402
 from clipgeom.centering.shells import FittedShells, Whitening  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, scenes  # noqa: E402
 from clipgeom.miniworld.readers import entropy  # noqa: E402
@@ -62,7 +62,7 @@ WAYS = (
     Way("sgd", 3e-1, "off"),
 )
 PLAN = Sweep(
-    overrides=("sampling.every=0", "sampling.count=1", "run.checkpoint_every=10", "run.keep=100"),
+    overrides=(*THEN, "sampling.every=0", "sampling.count=1", "run.checkpoint_every=10", "run.keep=100"),
     together=[
         [way.settings for way in WAYS],
         [{"engine.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],

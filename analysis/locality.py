@@ -24,7 +24,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from analysis import reading, short_certificate  # noqa: E402
-from analysis.studies import BEST_PIVOT, PAIRS  # noqa: E402
+from analysis.studies import BEST_PIVOT, PAIRS, THEN  # noqa: E402
 from pti.gate import CENTERED  # noqa: E402
 from pti.run import Run, load_run  # noqa: E402
 from pti.sweep import Sweep  # noqa: E402
@@ -84,6 +84,7 @@ PLAN = Sweep(
     overrides=(
         "data.caption=a picture of {token}",
         BEST_PIVOT,
+        *THEN,
         "objective.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
         f'locality.certificates=["{short_certificate.PATH.as_posix()}"]',
         "sampling.every=0",

@@ -122,10 +122,10 @@ class ObjectiveSection:
     )
     noise_offset: float = option(0.0, "Add a constant of this deviation to the noise of each channel.", low=0)
     unmasked_weight: float = option(
-        1.0,
-        "Least weight of errors, far from the concept, beside 1 upon it; in both stages. 1 tells no places apart; 0.1 is usual "
-        "with masks. Where it is, the frozen model tells by its class word (the mask of DiffEdit, arXiv 2210.11427); see "
-        "previews/focus.png. On five characters it was not surely better: reports/pivotal-tuning.",
+        0.1,
+        "Least weight of errors, far from the concept, beside 1 upon it; in both stages. 1 tells no places apart. Where the "
+        "concept is, the frozen model tells by its class word (the mask of DiffEdit, arXiv 2210.11427); see "
+        "previews/focus.png.",
         low=0,
         high=1,
         before=1.0,
@@ -185,17 +185,17 @@ class TuningSection:
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
-        1e-3,
-        "Learning rate: of the decades tried in miniworld, the largest that leaves prompts obeyed, by the last table of "
-        "reports/finetuning-distance (in its figures/distance.png, what is learnt how far); for Stable Diffusion 1.5, 1e-4 is "
-        "usual.",
+        2e-3,
+        "Learning rate, with averaging: reports/pivotal-tuning. Without, 1e-3 is the largest decade that leaves prompts obeyed "
+        "in miniworld, by the last table of reports/finetuning-distance (in its figures/distance.png, what is learnt how far). "
+        "For Stable Diffusion 1.5, 1e-4 is usual.",
         above=0,
     )
     schedule: str = option("constant", "Its course after the warm-up.", choices=("constant", "cosine", "linear"))
     warmup: int = option(0, "Steps over which it rises from zero.", low=0)
     weight_decay: float = option(0.01, "Decoupled weight decay of AdamW on the factors.", low=0)
     averaging: float = option(
-        0.0,
+        0.5,
         "What is kept is an average over the steps: 1 of all of them alike, less of the later ones mostly, 0 of the very last, "
         "which is left to chance: reports/pivotal-tuning.",
         low=0,
@@ -266,9 +266,9 @@ class LocalitySection:
         choices=("suffix", "placeholder"),
     )
     whole_captions: bool = option(
-        True,
+        False,
         "Keep captions whole from tuning.whole_captions_from on here, too. Without, parts are left out at every noise level, "
-        "so that what a prompt does not say is held open where it is decided: reports/pivotal-tuning.",
+        "so that what a prompt does not say is held open where it is decided.",
         before=True,
     )
     inputs: str = option(

@@ -87,7 +87,7 @@ TUNE = {
     "locality.time_drawn": ("true", ()),
     "locality.positions": ("placeholder", ()),
     "locality.whole_captions": (
-        "false",
+        "true",
         (
             "tuning.whole_captions_from=0",
             "data.tag_dropout=0.9",

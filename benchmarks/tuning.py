@@ -59,6 +59,8 @@ def ours(model, batch, rank, folder, *changes):
     )
     session = Session(config, folder, Quiet(), None)
     session.prepare_tuning()
+    session.open()
+    session._focus()  # the weights of places, which a run makes before its first step
     tuning = Finetuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
     return tuning._one
 

@@ -41,8 +41,8 @@ class Averages:
     def follow(self, step: int) -> None:
         """Count in what the parameters are after a step, numbered from 1."""
         weight = 1 - (1 - 1 / step) ** (1 / self.share)
-        for name, value in self.values.items():
-            value.lerp_(self.parameters[name].detach(), weight)
+        # all at once, as in torch.optim.swa_utils: there are hundreds, and small ones
+        torch._foreach_lerp_(list(self.values.values()), [self.parameters[name] for name in self.values], weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

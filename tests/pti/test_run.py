@@ -21,7 +21,8 @@ def test_both_stages_on_every_layout(any_pipeline, tmp_path):
     assert table[table.stage == "tune"].function_distance.notna().tolist() == [False, True, False, True]
     record = json.loads((folder / "record.json").read_text())
     assert record["stages"] == {s: {"steps": 4, "stopped": "4 steps made"} for s in TRAINED}
-    assert sorted(p.name for p in (folder / "previews").iterdir()) == ["invert-0000004.png", "tune-0000004.png"]
+    shown = sorted(p.name for p in (folder / "previews").iterdir())
+    assert shown == ["focus.png", "invert-0000004.png", "tune-0000004.png"]
     run = load_run(folder)
     drawn = draw(run.model, ["a picture of {token}"] * 2, seed=1, steps=2)
     assert drawn.shape == (2, 8, 8, 3)

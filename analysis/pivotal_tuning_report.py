@@ -200,11 +200,9 @@ def _averaged(runs: list[dict[str, Any]]) -> str:
         + f" | {_mean([_kept(run, factor) - _kept(run, factor, _LAST) for run in runs])} |"
         for factor in FREE
     ]
-    each = "; ".join(
-        f"{run['character']} {_kept(run, 'position', _LAST):.2f} and {_kept(run, 'position'):.2f}" for run in runs
-    )
-    backgrounds = "; ".join(
-        f"{run['character']} {_kept(run, 'background', _LAST):.2f} and {_kept(run, 'background'):.2f}" for run in runs
+    places, backgrounds = (
+        "; ".join(f"{run['character']} {_kept(run, factor, _LAST):.2f} and {_kept(run, factor):.2f}" for run in runs)
+        for factor in ("position", "background")
     )
     return f"""## What averaging buys
 
@@ -214,7 +212,7 @@ The same runs, with the weights that the last step of tuning left, and with thei
 |---|---|---|---|
 {chr(10).join(rows)}
 
-Position's share by run, last step and average: {each}. Background's: {backgrounds}. Of other seeds the average kept places that the last step had lost
+Position's share by run, last step and average: {places}. Background's: {backgrounds}. Of other seeds the average kept places that the last step had lost
 (seeds 42 to 51, under Limits); it is kept for these, and is no remedy for what all steps have learnt.
 
 """

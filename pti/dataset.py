@@ -77,8 +77,11 @@ def read_pictures(data: DataSection, *, needs_token: bool = True) -> Pictures:
     DataError
         No pictures, one that cannot be decoded, one without a caption, a caption without ``{token}``; each is named.
     ConfigError
-        More pictures are to be held out than there are.
+        More pictures are to be held out than there are; a template lacks ``{token}``.
     """
+    for template in data.templates:
+        if _TOKEN not in template:
+            raise ConfigError(f"data.templates: {template!r} lacks {_TOKEN}, the place of the new word")
     with needs_extra("pti", "reading pictures"):
         import PIL.Image  # noqa: F401
     class_word = None

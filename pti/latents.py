@@ -62,6 +62,7 @@ class Latents:
             wordings(
                 sample.caption,
                 dropout=data.tag_dropout,
+                templates=data.templates,
                 count=self.wordings,
                 rng=np.random.default_rng((seed, index, _WORDINGS)),
             )

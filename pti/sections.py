@@ -82,6 +82,13 @@ class DataSection:
         high=1,
     )
     wordings: int = option(8, "With tag_dropout: how many wordings of each caption are drawn, once.", low=2, high=1000)
+    templates: tuple[str, ...] = option(
+        (),
+        "With tag_dropout: one of these, with the same probability, in place of the part with the new word, so that a style "
+        "said there is left out, too. In miniworld looks were learnt better, and places and styles fixed more.",
+        example=("a picture of {token}",),
+        before=(),
+    )
     limit: int | None = option(None, "Use at most this many pictures; 6 of a miniworld character.", low=1, example=6)
     held_out: int = option(0, "The last so many pictures are kept from training, for the evaluation.", low=0)
     split: str = option("train", "Split of a data set.")

@@ -8,6 +8,8 @@ caption says is learnt with the concept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 __all__ = ["wordings"]
@@ -15,7 +17,9 @@ __all__ = ["wordings"]
 _SEPARATOR = ","
 
 
-def wordings(caption: str, /, *, dropout: float, count: int, rng: np.random.Generator) -> tuple[str, ...]:
+def wordings(
+    caption: str, /, *, dropout: float, count: int, rng: np.random.Generator, templates: Sequence[str] = ()
+) -> tuple[str, ...]:
     """The caption as it is, then others from which each part between commas is left out with a probability.
 
     Parameters
@@ -26,6 +30,9 @@ def wordings(caption: str, /, *, dropout: float, count: int, rng: np.random.Gene
     count : int
         How many wordings in all; 1 where nothing is dropped.
     rng : Generator
+    templates : sequence of str
+        What may stand in place of the part that holds ``{token}``, one of them with the same probability: what that part says
+        beside the word, such as a style, is left out then.
 
     Returns
     -------
@@ -39,5 +46,7 @@ def wordings(caption: str, /, *, dropout: float, count: int, rng: np.random.Gene
     made = [caption]
     for _ in range(count - 1):
         stays = kept | (rng.random(len(parts)) >= dropout)
-        made.append(", ".join(part for part, stay in zip(parts, stays, strict=True) if stay))
+        plain = str(rng.choice(templates)) if templates and rng.random() < dropout else None
+        said = [part if plain is None or "{token}" not in part else plain for part in parts]
+        made.append(", ".join(part for part, stay in zip(said, stays, strict=True) if stay))
     return tuple(made)

@@ -30,6 +30,7 @@ INVERT = {
     "data.source": ("miniworld:comet", ("concept.class_word=dragon",)),
     "data.caption": ('"ink {token}"', ()),
     "data.tag_dropout": ("1.0", ()),
+    "data.templates": ('["one {token}"]', ("data.tag_dropout=1.0",)),
     "data.wordings": ("2", ("data.tag_dropout=0.5", "data.wordings=3", "inversion.steps=4")),
     "data.limit": ("3", ()),
     "data.held_out": ("1", ()),

@@ -1,8 +1,10 @@
 """Captions with parts left out."""
 
 import numpy as np
+import pytest
 import torch
 
+from clipgeom.errors import ConfigError
 from pti.dataset import read_pictures
 from pti.latents import Latents, View
 from pti.models import load_model
@@ -13,8 +15,8 @@ from tests.pti.small import write_pictures
 CAPTION = "ink, a {token}, facing left , at night"
 
 
-def worded(caption=CAPTION, dropout=0.5, count=200, seed=0):
-    return wordings(caption, dropout=dropout, count=count, rng=np.random.default_rng(seed))
+def worded(caption=CAPTION, dropout=0.5, count=200, seed=0, templates=()):
+    return wordings(caption, dropout=dropout, count=count, rng=np.random.default_rng(seed), templates=templates)
 
 
 def test_the_caption_itself_comes_first_and_the_word_is_never_left_out():
@@ -46,6 +48,25 @@ def test_the_ends_of_the_scale():
     assert set(worded("dog, sea", dropout=1.0)[1:]) == {"dog"}  # pictures of the class name no new word
     assert worded() == worded()
     assert worded() != worded(seed=1)
+
+
+def test_templates_take_the_place_of_the_part_with_the_word_as_often_as_others_are_left_out():
+    style = "an ink drawing of {token}, facing left, at night"
+    templates = ("a picture of {token}", "this is {token}")
+    for dropout in (0.2, 0.8):
+        found = worded(style, dropout=dropout, count=2001, templates=templates)
+        assert found[0] == style
+        first = [text.split(", ")[0] for text in found[1:]]
+        shares = [np.mean([part == said for part in first]) for said in ("an ink drawing of {token}", *templates)]
+        np.testing.assert_allclose(shares, (1 - dropout, dropout / 2, dropout / 2), atol=0.05)
+    assert set(worded("an ink drawing of {token}", templates=templates)) == {"an ink drawing of {token}"}
+    assert all("{token}" not in text for text in worded("dog, sea", templates=templates))
+
+
+def test_a_template_without_the_word_is_refused(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", (CAPTION,))
+    with pytest.raises(ConfigError, match=r"data\.templates: 'a picture' lacks \{token\}"):
+        read_pictures(DataSection(source=str(folder), templates=("a picture",)))
 
 
 def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path):

@@ -133,7 +133,7 @@ half of the resamples):
 
 ## Limits
 
-One small world and its networks ({t("hours", ".1f")} core hours of inversion), with noise levels below 800 of 1000 as by default. Errors weigh alike all over a picture (`objective.unmasked_weight = 1`), as they did by default when the runs were made.
+One small world and its networks ({t("hours", ".1f")} core hours of inversion), with noise levels below 800 of 1000 (`objective.max_timestep`) and errors that weigh alike all over a picture (`objective.unmasked_weight = 1`), as by default when the runs were made.
 The largest
 rate is the best of those tried and the last of them: what lies beyond was not looked at. That far vectors cost nothing may be owed to this encoder, whose
 LayerNorms take the size out of what enters them; for another model the command below measures it. Sixteen pictures of each kind a point: a share of one vector is known

@@ -20,7 +20,14 @@ __all__ = ["BEST_PIVOT", "PAIRS", "THEN", "main"]
 PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))  # seed and character of every point
 BEST_PIVOT = "inversion.rate=0.03"  # what reports/inversion-distance chose; the studies of tuning start from it
 # the defaults when these studies were run; every checkpoint is what its step left, and is measured as such
-THEN = ("objective.unmasked_weight=1", "tuning.averaging=0", "tuning.rate=1e-3", "locality.whole_captions=true")
+THEN = (
+    "objective.max_timestep=800",
+    "objective.unmasked_weight=1",
+    "tuning.averaging=0",
+    "tuning.rate=1e-3",
+    "locality.whole_captions=true",
+    "data.templates=[]",
+)
 
 _RESULTS = "results.jsonl"
 

@@ -120,8 +120,9 @@ class ObjectiveSection:
     )
     min_timestep: int = option(0, "Noise levels are drawn from here on; 0 is hardly any noise.", low=0)
     max_timestep: int = option(
-        800,
-        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as places, is not trained on.",
+        650,
+        "Up to here, not included; most schedules have 1000 levels. What is decided above, such as places, is not trained on. "
+        "Lower in miniworld frees places more and can cost shapes: reports/pivotal-tuning.",
         low=1,
     )
     min_snr_gamma: float | None = option(
@@ -192,7 +193,7 @@ class TuningSection:
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)
     rate: float = option(
-        2e-3,
+        4e-3,
         "Learning rate, with averaging: reports/pivotal-tuning. Without, 1e-3 is the largest decade that leaves prompts obeyed "
         "in miniworld, by the last table of reports/finetuning-distance (in its figures/distance.png, what is learnt how far). "
         "For Stable Diffusion 1.5, 1e-4 is usual.",

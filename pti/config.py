@@ -195,7 +195,7 @@ def _checked(name: str, value: Any, kind: Any, key: Field[Any]) -> Any:
         (kind,) = (k for k in get_args(kind) if k is not NoneType)
     if get_origin(kind) is tuple:
         value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise ConfigError(f'{name} is a list of texts, such as ["a", "b"]; got {value!r}')
         return tuple(value)
     wrong = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}

@@ -100,7 +100,12 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
 
 
 def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
-    others = {"objective.unmasked_weight": 0.1, "tuning.averaging": 1.0, "locality.whole_captions": False}
+    others = {
+        "objective.unmasked_weight": 0.1,
+        "tuning.averaging": 1.0,
+        "locality.whole_captions": False,
+        "data.templates": ["one {token}"],
+    }
     assert set(others) == set(EARLIER)
     for name, value in EARLIER.items():
         before, now = (read_config(None, [f"{name}={json.dumps(v)}"]) for v in (value, others[name]))

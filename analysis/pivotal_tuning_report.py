@@ -260,7 +260,7 @@ def _others(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]]) -> s
     return f"""## With other settings
 
 Runs of other seeds, fixed before; all but what is named as by default. A had been the defaults first{_twice(others[0])}. B had their settings and the rate of inversion that
-[inversion-distance](../inversion-distance/report.md) chose, for prompts alone and before any tuning. D had been the defaults until now, from which C differs by keeping the last step.{" E tunes the text encoder as well, at half the rate of the UNet." if "E" in named else ""}
+[inversion-distance](../inversion-distance/report.md) chose, for prompts alone and before any tuning. D had been the defaults until now, from which C differs by keeping the last step.{" E tunes the text encoder as well, at half the rate of the UNet: both colours are learnt, and places lost." if "E" in named else ""}
 
 {ways}
 

@@ -30,7 +30,7 @@ def test_the_trainers_report_is_that_of_its_raw_results(tmp_path):
 
     (tmp_path / "raw").mkdir()
     for path in (kept / "raw").glob("run-*"):
-        if int(path.stem.removeprefix("run-")) >= pivotal_tuning.TODAY:
+        if int(path.stem.removeprefix("run-")) in range(pivotal_tuning.TODAY, pivotal_tuning.TODAY + 5):
             shutil.copy(path, tmp_path / "raw")
     pivotal_tuning_report.write(tmp_path / "raw", tmp_path)  # without the runs of other settings
     alone = (tmp_path / "report.md").read_text(encoding="utf-8")

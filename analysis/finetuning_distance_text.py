@@ -86,7 +86,7 @@ One world of 64 × 64 pictures and a small model; {tell(found, "runs", ".0f")} r
 {tell(found, "characters", ".0f")} characters. Intervals are percentiles of a bootstrap over characters and runs within them; with three characters they are rough.
 All starts are inversions of 1000 steps at the rate that [inversion-distance](../inversion-distance/report.md) chose: another pivot may change where position departs. Captions say nothing but the word,
 the regulariser is off and all noise levels are trained on, since the question is what is learnt when nothing holds it back; the trainer's defaults differ in that.
-Errors weigh alike all over a picture (`objective.unmasked_weight = 1`), noise levels are below 800 (`objective.max_timestep`) and each step's own weights are measured (`tuning.averaging = 0`), as by default when the runs were made.
+Errors weigh alike all over a picture (`objective.unmasked_weight = 1`) and each step's own weights are measured (`tuning.averaging = 0`), as by default when the runs were made.
 Distances are measured at four steps of four rates, so a first departure is the measured distance at which it was significant, with Holm's
 correction over all points of a pair: it begins between there and the one before. A sample of 40 pictures can show a large departure only. With
 nine places the training pictures hold every place, so that learning their distribution could not be told from leaving it alone.

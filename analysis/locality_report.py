@@ -128,7 +128,7 @@ theirs is no best; twice the lowest rate was tried with the regulariser only, fo
 are their share of the whole run's; two runs shared a machine with other work now and then, so that seconds of single settings are rough, and what a step
 costs is for `benchmarks/tuning.py` to say. What chance would show is taken away whole from the leakage, so that a large one is told too small, by up to that ({t("chance", ".2f")} on average). What becomes of the class word was
 measured last, on the same weights, when the leakage had been seen to tell no two ways apart. The default hold of the empty prompt (`locality.empty`) is part of every regularised way and of no other.
-Errors weigh alike all over a picture (`objective.unmasked_weight = 1`), noise levels are below 800 (`objective.max_timestep`) and the last step's weights are kept (`tuning.averaging = 0`), as by default when the runs were made.
+Errors weigh alike all over a picture (`objective.unmasked_weight = 1`) and the last step's weights are kept (`tuning.averaging = 0`), as by default when the runs were made.
 Captions say nothing but the word here, to the regulariser and in training alike. Where they say the place in training, and leave it out for the regulariser alone, it
 may well keep places open: the defaults do so now ([pivotal-tuning](../pivotal-tuning/report.md#limits)), but five runs of them without it have not been made.
 

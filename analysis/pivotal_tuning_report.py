@@ -90,7 +90,8 @@ def _text(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]], pilots
 *Rebuild with `python analysis/pivotal_tuning.py` (raw results in `raw/`), or from them alone with `--draw`.*
 
 **Answer.** Wanted: class and colours right in {100 * _WANTED:.0f} % of pictures, and {_WANTED_FREE:g} of the base model's entropy of the
-position. Found, as means over runs: {"; ".join(answer)}.{_reaching(others)}
+position. Found, as means over runs: {"; ".join(answer)}.{_reaching(others)} A place that the prompt
+does say is drawn in {_mean(_placed(runs, "position"))} of the pictures; by the defaults before (D) in {_mean(_placed(others[-2], "position")) if len(others) > 3 else "others"}.
 
 {len(runs)} runs of the defaults of `pti init` on the first new characters of miniworld: {names}; {settings["inversion.steps"]}
 steps of inversion at a rate of {settings["inversion.rate"]:g}, {settings["tuning.steps"]} of tuning at {settings["tuning.rate"]:g} and rank

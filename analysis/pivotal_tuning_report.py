@@ -91,7 +91,7 @@ def _text(runs: list[dict[str, Any]], others: list[list[dict[str, Any]]], pilots
 
 **Answer.** Wanted: class and colours right in {100 * _WANTED:.0f} % of pictures, and {_WANTED_FREE:g} of the base model's entropy of the
 position. Found, as means over runs: {"; ".join(answer)}.{_reaching(others)} A place that the prompt
-does say is drawn in {_mean(_placed(runs, "position"))} of the pictures; by the defaults before (D) in {_mean(_placed(others[-2], "position")) if len(others) > 3 else "others"}.
+does say is drawn in {_mean(_placed(runs, "position"))} of the pictures{_obeyed(others)}.
 
 {len(runs)} runs of the defaults of `pti init` on the first new characters of miniworld: {names}; {settings["inversion.steps"]}
 steps of inversion at a rate of {settings["inversion.rate"]:g}, {settings["tuning.steps"]} of tuning at {settings["tuning.rate"]:g} and rank
@@ -205,6 +205,12 @@ def _reaching(others: list[list[dict[str, Any]]]) -> str:
             means = ", ".join(f"{what} {value:.3f}" for what, (value, _) in found.items())
             told.append(f" With the settings {name} below all four are reached: {means}.")
     return "".join(told)
+
+
+def _obeyed(others: list[list[dict[str, Any]]]) -> str:
+    """How often the defaults before drew a place that the prompt says; nothing where they are not among the others."""
+    before = dict(zip(ascii_uppercase, others, strict=False)).get("D")
+    return "" if before is None else f"; by the defaults before (D) in {_mean(_placed(before, 'position'))}"
 
 
 def _averaged(runs: list[dict[str, Any]]) -> str:

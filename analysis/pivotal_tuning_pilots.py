@@ -36,10 +36,12 @@ def section(path: Path) -> str:
     seeds = ", ".join(f"{name} {next(run['seed'] for run in told if run['character'] == name)}" for name in characters)
     return f"""## By what the defaults were chosen
 
-Single runs that differ from D in what is named, all of the same seeds ({seeds}), {told[0]["pictures"]} pictures of "a picture of …" each: share with the body's colour right, with the headgear's, and
-the entropy of the position in bits (about 3.1 for the class word). A run each, so that no difference between two cells is sure; they are told since they were looked at.
-The readings are in `raw/{FILE}`; each run is `pti run --set data.source=miniworld:NAME --set engine.seed=SEED` with D's settings and what is named
-(templates stood in for half of the first parts then, with other random draws than now).
+Single runs that differ from D in what is named, all of the same seeds ({seeds}), {told[0]["pictures"]} pictures of "a picture of …" each: share with the body's colour right, with the headgear's,
+the entropy of the position in bits (about 3.1 for the class word) and, where it was read, the share of 32 pictures with the place that their prompt says (eight
+of each of four prompts, which mostly stand or fall together). A run each, so that no difference between two cells is sure; they are told since they were looked at.
+The readings are in `raw/{FILE}`, those of inversions alone as well; each run is `pti run --set data.source=miniworld:NAME --set engine.seed=SEED` with D's settings and what is named
+(templates stood in for half of the first parts at first, and parts were exchanged by other random draws). Where cells are empty, a run was not begun, or
+was stopped unread when time was short.
 
 | changed | guidance | {" | ".join(characters)} | mean of {", ".join(_SHARED)} |
 |---|{"---|" * (len(characters) + 2)}
@@ -53,7 +55,7 @@ def _numbers(run: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def _cell(run: dict[str, Any]) -> str:
-    return ", ".join(f"{number:.2f}" for number in _numbers(run))
+    return ", ".join(f"{number:.2f}" for number in (*_numbers(run), *([run["placed"]] if "placed" in run else [])))
 
 
 def _means(row: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """What a step of stage 2 costs, against a minimal loop of diffusers and PEFT on the same batch.
 
-    python benchmarks/tuning.py [--model DIRECTORY] [--steps 20] [--rounds 5] [--batch 4]
+    python benchmarks/tuning.py [--model DIRECTORY] [--steps 20] [--rounds 5] [--batch 4] [--frozen-text]
 
-Both change the same layers, at the same rank. Rounds of the variants alternate; medians of processor time are told.
+Both change the same layers, at the same rank: those of the text encoder as well, unless it is to be frozen. Rounds of the
+variants alternate; medians of processor time are told.
 """
 
 from __future__ import annotations
@@ -24,19 +25,28 @@ from pti.sections import TuningSection
 from pti.session import Session
 
 
-def minimal(model, batch, rank):
-    """The loop of diffusers' examples, with latents and text states computed beforehand."""
-    unet = load_model(model).unet
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TuningSection().targets)))
-    trained = [p for p in unet.parameters() if p.requires_grad]
+def minimal(model, batch, rank, text):
+    """The loop of diffusers' examples, with latents computed beforehand, and text states where their encoder is frozen."""
+    loaded, settings = load_model(model), TuningSection()
+    unet, (encoder,) = loaded.unet, loaded.encoders
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.targets)))
+    networks = [unet]
+    if text:
+        encoder.network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.text_targets)))
+        networks.append(encoder.network)
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
     latents, states = torch.randn(batch, unet.config.in_channels, side, side), torch.randn(batch, 77, width)
+    ids = encoder.tokenizer(
+        ["a picture of a knight, at night"] * batch, padding="max_length", max_length=77, return_tensors="pt"
+    ).input_ids
 
     def step():
         noise, times = torch.randn_like(latents), torch.randint(1000, (batch,))
-        said = unet(latents + noise, times, encoder_hidden_states=states).sample
-        torch.nn.functional.mse_loss(said, noise).backward()
+        said = encoder.network(ids).last_hidden_state if text else states
+        told = unet(latents + noise, times, encoder_hidden_states=said).sample
+        torch.nn.functional.mse_loss(told, noise).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -72,15 +82,22 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--frozen-text", action="store_true", help="tune the UNet alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = options.model
+        text = not options.frozen_text
+
+        def trainer(kept, *changes):
+            changes = (*changes, f"tuning.text_encoder={str(text).lower()}")
+            return ours(model, options.batch, options.rank, folder / kept, *changes)
+
         variants = {
-            "diffusers, minimal": minimal(model, options.batch, options.rank),
-            "pti, no regulariser": ours(model, options.batch, options.rank, folder / "none", "locality.mode=none"),
-            "pti, half the batch": ours(model, options.batch, options.rank, folder / "half"),
-            "pti, the whole batch": ours(model, options.batch, options.rank, folder / "all", "locality.one_in=1"),
+            "diffusers, minimal": minimal(model, options.batch, options.rank, text),
+            "pti, no regulariser": trainer("none", "locality.mode=none"),
+            "pti, half the batch": trainer("half"),
+            "pti, the whole batch": trainer("all", "locality.one_in=1"),
         }
         times = {variant: [] for variant in variants}
         for step in variants.values():

@@ -77,16 +77,29 @@ class Captioned:
                 self._kept["midpoint", caption] = self._midpoint([caption], None).detached()
         return concatenate([self._kept["midpoint", caption] for caption in captions])
 
-    def held(self, captions: Sequence[str], silent: torch.Tensor, times: torch.Tensor | None = None) -> Conditions:
-        """What the regulariser holds: midpoints, but no prompt at all in the rows of the mask `silent`, shape (n,)."""
-        middle, nothing = (~silent).nonzero().flatten(), silent.nonzero().flatten()
-        parts = []
-        if len(middle):
-            between = None if times is None else times[middle.to(times.device)]
-            parts.append(self.midpoints([captions[int(i)] for i in middle], between))
-        if len(nothing):
-            parts.append(self.empty()[[0] * len(nothing)])
-        return concatenate(parts)[torch.cat([middle, nothing]).argsort()]
+    def held(self, captions: Sequence[str], ways: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
+        """What the regulariser holds, each caption said in a way of its own.
+
+        Parameters
+        ----------
+        captions : sequence of n str
+        ways : sequence of n {"midpoint", "token", "class", "empty"}
+            The last is no prompt at all.
+        times : Tensor, shape (n,), optional
+            Of `midpoints`.
+        """
+        parts, places = [], []
+        for way in dict.fromkeys(ways):
+            rows = [row for row, other in enumerate(ways) if other == way]
+            said = [captions[row] for row in rows]
+            if way == "empty":
+                parts.append(self.empty()[[0] * len(rows)])
+            elif way == "midpoint":
+                parts.append(self.midpoints(said, None if times is None else times[rows]))
+            else:
+                parts.append(self.of(said, way))
+            places += rows
+        return concatenate(parts)[torch.tensor(places).argsort()]
 
     def empty(self) -> Conditions:
         """Conditions of no prompt, one row; tuned or frozen as `of`'s are."""

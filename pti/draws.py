@@ -17,7 +17,7 @@ from pti.latents import View
 
 __all__ = ["STREAMS", "Draw", "Share", "draw_part", "draw_times", "order", "rng_of"]
 
-_NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out", "focus")
+_NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out", "focus", "held")
 STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pti.averaging import Averages
 from pti.captioned import Captioned
@@ -25,10 +23,10 @@ from pti.engine import Descent, Engine, Group
 from pti.errors import TrainingError
 from pti.gate import Decision
 from pti.latents import Latents, View
-from pti.locality import difference
 from pti.lora import add_lora, base_digest
 from pti.models import Model
 from pti.objective import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
+from pti.regulariser import Held, Regulariser
 from pti.sampling import whole_sizes
 from pti.sections import Config
 
@@ -116,12 +114,15 @@ class Finetuning:
         self._frozen_rows = [row.clone() for row in model.pivot.rows]
         self.lora = add_lora(model, config.tuning, seed=config.engine.seed)
         self.conditions = Captioned(model, self.lora, config.locality, self.decision)
+        self.regulariser = (
+            Regulariser(engine, model, latents, config, self.lora, self.conditions) if self.decision else None
+        )
         text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
         rest = {n: p for n, p in self.lora.parameters.items() if n not in text}
         settings = self.settings
         self.descent = Descent(
             engine,
-            [Group(rest, settings.rate), Group(text, settings.text_rate or settings.rate)],
+            [Group(rest, settings.rate), Group(text, settings.text_rate or settings.text_rate_share * settings.rate)],
             steps=settings.steps,
             warmup=settings.warmup,
             schedule=settings.schedule,
@@ -208,13 +209,10 @@ class Finetuning:
             batches.append((prior_noisy, prior_times, conditions))
             targets.append(target)
 
-        frozen = None
-        regularised = self.decision is not None and self.step % self.config.locality.every == 0
-        if regularised:
-            chosen = (torch.from_numpy(draw.rows) % self.config.locality.one_in == 0).nonzero().flatten()
-            if len(chosen):
-                local, frozen = self._local(part, draw, chosen, noisy, sizes)
-                batches.append(local)
+        regularised = self.regulariser is not None and self.regulariser.due(self.step)
+        held = self._held(part, draw, clean, noise, sizes) if regularised else None
+        if held is not None:
+            batches.append((held.noisy, held.times, held.conditions))
 
         together = predict(
             self.model,
@@ -231,9 +229,8 @@ class Finetuning:
             terms["prior"] = denoising_loss(said[1], targets[1], weights[1])
             loss = loss + self.config.prior.weight * terms["prior"]
         if regularised:
-            each = difference(said[-1], frozen).sum() if frozen is not None else denoising.new_zeros(())
-            # a mean over the rows of all processes, of which this one may hold more or fewer than the others
-            terms["locality"] = each * (self.engine.processes / self._regularised)
+            assert self.regulariser is not None
+            terms["locality"] = denoising.new_zeros(()) if held is None else self.regulariser.loss(said[-1], held)
             loss = loss + self.config.locality.weight * terms["locality"]
         return {"loss": loss, **terms}
 
@@ -241,54 +238,21 @@ class Finetuning:
         gamma = self.config.objective.min_snr_gamma
         return None if gamma is None else min_snr_weights(self.model.prediction, self.model.alphas, times, gamma)
 
-    def _local(
-        self,
-        part: int,
-        draw: Draw,
-        chosen: torch.Tensor,
-        noisy: torch.Tensor,
-        sizes: torch.Tensor,
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor, Conditions], torch.Tensor]:
-        """What is regularised on, with the tuned midpoint, and what the frozen model says of it."""
-        device, locality = self.engine.device, self.config.locality
-        if locality.inputs == "own":
-            assert self.own is not None
-            draw = self.draw("own", self.own, part)
-            rows = [draw.views[int(i)].sample for i in chosen]
-            texts = [self.own.captions[row] for row in rows]
-            times, noise = draw.times[chosen].to(device), draw.noise[chosen].to(device)
-            noisy = noised(self.model.alphas, self.own.latents[rows].to(device), noise, times)
-            side = noisy.shape[-1] * self.model.factor
-            sizes = whole_sizes(len(chosen), side).to(device)
-        else:
-            texts, times = [self._held_caption(draw, int(i)) for i in chosen], draw.times[chosen].to(device)
-            noisy, sizes = noisy[chosen], sizes[chosen]
-        between = draw.between[chosen].to(device) if locality.time_drawn else None
-        silent = self._silent(part, draw.rows[chosen.numpy()])
-        with torch.no_grad(), self.lora.frozen():
-            base = self.conditions.held(texts, silent, between).with_sizes(sizes)
-            frozen = predict(self.model, noisy, times, base)
-        tuned = self.conditions.held(texts, silent, between).with_sizes(sizes) if self.lora.in_text else base
-        return (noisy, times, tuned), frozen
-
-    def _held_caption(self, draw: Draw, row: int) -> str:
-        """The caption of a picture whose midpoint is held: what it does not say has to stay open at that noise level."""
-        view = draw.views[row]
-        if not self.config.locality.whole_captions:
-            view = replace(view, wording=int(draw.wordings[row]))
-        return self.latents.caption(view)
-
-    def _silent(self, part: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        """On which of the regularised rows the empty prompt is held: `locality.empty` of all, spread evenly over them."""
-        locality = self.config.locality
-        passed = (self.step // locality.every) * self.config.engine.accumulation + part
-        counts = passed * self._regularised + rows // locality.one_in
-        return torch.from_numpy(np.floor((counts + 1) * locality.empty) > np.floor(counts * locality.empty))
-
-    @property
-    def _regularised(self) -> int:
-        """How many pictures of a batch of all processes are regularised on."""
-        return len(range(0, self.engine.share(self.settings.batch).total, self.config.locality.one_in))
+    def _held(
+        self, part: int, draw: Draw, clean: torch.Tensor, noise: torch.Tensor, sizes: torch.Tensor
+    ) -> Held | None:
+        """What is held of a part of the next step: the training pictures, or the frozen model's own."""
+        assert self.regulariser is not None
+        if self.config.locality.inputs != "own":
+            return self.regulariser.rows(self.step, part, draw, clean, noise, sizes)
+        assert self.own is not None
+        draw = self.draw("own", self.own, part)
+        rows = [view.sample for view in draw.views]
+        clean, noise = self.own.latents[rows].to(self.engine.device), draw.noise.to(self.engine.device)
+        sizes = whole_sizes(len(rows), clean.shape[-1] * self.model.factor).to(self.engine.device)
+        return self.regulariser.rows(
+            self.step, part, draw, clean, noise, sizes, [self.own.captions[row] for row in rows]
+        )
 
     def _prior(self, part: int) -> tuple[torch.Tensor, torch.Tensor, Conditions, torch.Tensor]:
         assert self.prior is not None
@@ -308,9 +272,12 @@ class Finetuning:
         return noised(alphas, clean, noise, times), times, conditions, target
 
     def draw_own(self) -> Drawn:
-        """Let the frozen model draw the midpoints of the captions, in turn."""
-        captions = [self.latents.caption(View(i)) for i in range(len(self.latents))]
-        texts = [captions[i % len(captions)] for i in range(self.config.locality.own_count)]
+        """Let the frozen model draw the midpoints of the captions that are held, in turn."""
+        n, some = len(self.latents), range(self.config.locality.own_count)
+        if self.config.locality.exchange:
+            texts = [self.latents.exchanged(View(i % n, wording=i // n % self.latents.wordings)) for i in some]
+        else:
+            texts = [self.latents.caption(View(i % n)) for i in some]
         return self._drawn(texts, "own", self.conditions.midpoints)
 
     def draw_prior(self) -> Drawn:

@@ -18,7 +18,7 @@ from pti.conditioning import time_ids
 from pti.dataset import Sample
 from pti.models import Model
 from pti.sections import DataSection
-from pti.wordings import wordings
+from pti.wordings import exchanged, wordings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Latents", "View", "pixels"]
 
 
-_WORDINGS = 1  # their stream of random numbers, beside those of cut-outs
+_WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of cut-outs
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,18 +58,19 @@ class Latents:
         self.size -= self.size % model.factor
         self.crops = data.crops if data.crop == "random" else 1
         self.wordings = data.wordings if data.tag_dropout else 1
-        self._wordings = [
-            wordings(
-                sample.caption,
-                dropout=data.tag_dropout,
-                templates=data.templates,
-                count=self.wordings,
-                rng=np.random.default_rng((seed, index, _WORDINGS)),
-            )
-            for index, sample in enumerate(samples)
+        said = [sample.caption for sample in samples]
+        self._wordings = [self._worded(caption, self.wordings, (seed, i, _WORDINGS)) for i, caption in enumerate(said)]
+        exchanges = [exchanged(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
+        self._exchanged = [
+            [self._worded(texts[i], 2, (seed, i, _EXCHANGED, k))[k > 0] for k, texts in enumerate(exchanges)]
+            for i in range(len(said))
         ]
         self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._cells: dict[tuple[int, int], torch.Tensor] = {}
+
+    def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
+        dropout, templates = self._data.tag_dropout, self._data.templates
+        return wordings(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -89,10 +90,13 @@ class Latents:
         """The caption of a view's picture in the view's wording, with ``{token}``."""
         return self._wordings[view.sample][view.wording]
 
-    @property
-    def captions(self) -> list[str]:
-        """Every caption in every wording, each once, sorted."""
-        return sorted({text for texts in self._wordings for text in texts})
+    def exchanged(self, view: View) -> str:
+        """A caption in whose place another was put, part by part from those of all pictures; the first wording is whole."""
+        return self._exchanged[view.sample][view.wording]
+
+    def captions(self, *, exchanged: bool = False) -> list[str]:
+        """Every caption in every wording, each once, sorted; or those whose parts were exchanged."""
+        return sorted({text for texts in (self._exchanged if exchanged else self._wordings) for text in texts})
 
     def of(self, views: Sequence[View], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents of some views, scaled as the UNet takes them.

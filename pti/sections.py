@@ -75,7 +75,7 @@ class DataSection:
         None, "One caption for every picture, in place of any others.", example="an ink illustration of {token}"
     )
     tag_dropout: float = option(
-        0.5,
+        0.75,
         "Leave out each part of a caption between commas, but the one with the new word, with this probability, so that "
         "the word is learnt for short prompts as well as for long ones.",
         low=0,
@@ -83,10 +83,9 @@ class DataSection:
     )
     wordings: int = option(8, "With tag_dropout: how many wordings of each caption are drawn, once.", low=2, high=1000)
     templates: tuple[str, ...] = option(
-        (),
+        ("a picture of {token}",),
         "With tag_dropout: one of these, with the same probability, in place of the part with the new word, so that a style "
-        "said there is left out, too. In miniworld looks were learnt better, and places and styles fixed more.",
-        example=("a picture of {token}",),
+        "said there is left out, too.",
         before=(),
     )
     limit: int | None = option(None, "Use at most this many pictures; 6 of a miniworld character.", low=1, example=6)
@@ -224,11 +223,16 @@ class TuningSection:
         "Layers of the UNet that change, by the ends of their names: attention, what follows it, and convolutions.",
     )
     text_encoder: bool = option(
-        False,
-        "Also tune the text encoder (both of SDXL's). In miniworld looks are learnt better, and places and styles held less: "
+        True,
+        "Also tune the text encoder (both of SDXL's). In miniworld colours are learnt better, and places held a little less: "
         "reports/pivotal-tuning.",
     )
-    text_rate: float | None = option(None, "Its learning rate. Left out: that of the UNet.", above=0, example=5e-5)
+    text_rate: float | None = option(
+        None, "Its learning rate. Left out: that of the UNet times `text_rate_share`.", above=0, example=5e-5
+    )
+    text_rate_share: float = option(
+        0.5, "Without text_rate: the text encoder's learning rate, of the UNet's.", above=0, before=1.0
+    )
     text_targets: tuple[str, ...] = option(
         ("q_proj", "k_proj", "v_proj", "out_proj"),
         "Layers of the text encoder that change, by the ends of their names.",
@@ -276,6 +280,19 @@ class LocalitySection:
         "Which token positions are interpolated: those of the placeholder, or all from there on, which carry the "
         "concept as well in a causal encoder. No difference was found: reports/locality/figures/front.png.",
         choices=("suffix", "placeholder"),
+    )
+    untrained: str = option(
+        "class",
+        "What is held at noise levels that training leaves out (objective.max_timestep), where low-rank changes tell as well: "
+        "the token, to what the frozen model says of the class word or of the token itself; or nothing. In miniworld places "
+        "are left open, and obeyed where they are said, only where it is held: reports/pivotal-tuning.",
+        choices=("class", "token", "nothing"),
+        before="nothing",
+    )
+    exchange: bool = option(
+        True,
+        "Exchange parts of captions, between commas, among the pictures, so that prompts are held which no picture shows.",
+        before=False,
     )
     whole_captions: bool = option(
         False,

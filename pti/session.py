@@ -122,7 +122,8 @@ class Session:
             self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
         if settings.mode == "none":
             return
-        routes = routes_of(self.model, self.latents.captions, settings.positions)
+        captions = self.latents.captions(exchanged=settings.exchange)
+        routes = routes_of(self.model, captions, settings.positions)
         self.decision = decision = decide(settings, self.model, places_of(self.model, routes))
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")

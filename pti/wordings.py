@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["wordings"]
+__all__ = ["exchanged", "wordings"]
 
 _SEPARATOR = ","
 
@@ -50,3 +50,25 @@ def wordings(
         said = [part if plain is None or "{token}" not in part else plain for part in parts]
         made.append(", ".join(part for part, stay in zip(said, stays, strict=True) if stay))
     return tuple(made)
+
+
+def exchanged(captions: Sequence[str], /, *, rng: np.random.Generator) -> tuple[str, ...]:
+    """Captions whose parts between commas were exchanged: prompts for what no picture shows together.
+
+    Parameters
+    ----------
+    captions : sequence of str
+    rng : Generator
+
+    Returns
+    -------
+    tuple of str
+        As many. The n-th part of each is the n-th part of any of them; one with ``{token}`` stands in for another such.
+    """
+    split = [[part.strip() for part in caption.split(_SEPARATOR)] for caption in captions]
+
+    def drawn(place: int, own: str) -> str:
+        offered = [parts[place] for parts in split if len(parts) > place]
+        return str(rng.choice([part for part in offered if ("{token}" in part) == ("{token}" in own)]))
+
+    return tuple(", ".join(drawn(place, own) for place, own in enumerate(parts)) for parts in split)

@@ -104,6 +104,9 @@ def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
         "objective.unmasked_weight": 0.1,
         "tuning.averaging": 1.0,
         "locality.whole_captions": False,
+        "tuning.text_rate_share": 0.5,
+        "locality.untrained": "class",
+        "locality.exchange": True,
         "data.templates": ["one {token}"],
     }
     assert set(others) == set(EARLIER)

@@ -139,11 +139,13 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
             "data.tag_dropout=0.9",
             "tuning.batch=6",
             "locality.one_in=1",
+            "locality.exchange=false",
+            "data.templates=[]",
             *changes,
             steps=False,
         )
-        draw = tuning.draw("tune", tuning.latents, 0)
-        return [tuning.latents.caption(view) for view in draw.views], [tuning._held_caption(draw, i) for i in range(6)]
+        draw, said = tuning.draw("tune", tuning.latents, 0), tuning.regulariser.caption
+        return [tuning.latents.caption(view) for view in draw.views], [said(draw, i, 0) for i in range(6)]
 
     whole, loose = held()
     assert all(text in sample for text, sample in zip([t.split(",")[0] for t in loose], whole, strict=True))

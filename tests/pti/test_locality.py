@@ -8,9 +8,10 @@ from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
 from pti.conditioning import empty, encode
 from pti.gate import Decision, Place, Ruling
+from pti.latents import View
 from pti.locality import difference, interpolate, midpoint, places_of, routes_of
 from pti.models import load_model
-from pti.objective import predict
+from pti.objective import noised, predict
 from pti.pivot import add_pivot
 from tests.pti.small import configuration, tuning_of
 
@@ -145,7 +146,7 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
 @pytest.mark.parametrize(("share", "silent"), [(0.0, []), (0.5, [1]), (1.0, [0, 1])])
 def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, silent):
     """The gradient of the batched step is the sum of those of its two losses, each computed alone."""
-    changes = ("locality.weight=3.0", "locality.one_in=1", f"locality.empty={share}")
+    changes = ("locality.weight=3.0", "locality.one_in=1", f"locality.empty={share}", "locality.exchange=false")
     tuning = tuning_of(configuration(sd, tmp_path / "run", *changes))
     list(tuning.run())
     tuning.descent.step = 2
@@ -240,9 +241,64 @@ def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
         every, found = tuning.config.locality.every, []
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
-            rows = np.arange(tuning.settings.batch)
-            found += tuning._silent(0, rows[rows % tuning.config.locality.one_in == 0]).tolist()
+            draw = tuning.draw("tune", tuning.latents, 0)
+            chosen = torch.arange(0, tuning.settings.batch, tuning.config.locality.one_in)
+            found += tuning.regulariser.silent(step, 0, draw, chosen)
         assert np.mean(found) == share
+
+
+@pytest.mark.parametrize("text_encoder", ["false", "true"])
+@pytest.mark.parametrize("untrained", ["class", "token"])
+def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_encoder):
+    """There the token's prediction is that of the frozen model, for the class word or for itself."""
+    gaps = []
+    for weight in (50.0, 0.0):
+        changes = (
+            f"locality.weight={weight}", "locality.one_in=1", "locality.empty=0", f"locality.untrained={untrained}",
+            "objective.max_timestep=30", "tuning.steps=40", "tuning.rate=0.01", "tuning.averaging=0",
+            f"tuning.text_encoder={text_encoder}",
+        )  # fmt: skip
+        tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes))
+        list(tuning.run())
+        captions = [tuning.latents.caption(View(i)) for i in range(3)]
+        clean, _ = tuning.latents.of([View(i) for i in range(3)], torch.zeros(3, 4, 4, 4))
+        times = torch.tensor([40, 60, 80])
+        noise = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+        noisy = noised(tuning.model.alphas, clean, noise, times)
+        with torch.no_grad():
+            said = predict(
+                tuning.model, noisy, times, encode(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
+            )
+            with tuning.lora.frozen():
+                wanted = predict(tuning.model, noisy, times, tuning.conditions.of(captions, untrained))
+        gaps.append(float(difference(said, wanted).mean()))
+    assert gaps[0] < 0.5 * gaps[1]
+
+
+def test_levels_that_are_held(sd, tmp_path):
+    """Those of training where nothing else is held; otherwise of the whole schedule, and the token beyond the former."""
+
+    def drawn(*changes):
+        tuning = tuning_of(
+            configuration(sd, tmp_path / "run", "tuning.batch=8", "locality.one_in=1", "locality.empty=0", *changes)
+        )
+        draw = tuning.draw("tune", tuning.latents, 0)
+        levels = tuning.regulariser.levels(0, 0, draw)
+        return draw.times, levels, *tuning.regulariser.ways(0, 0, draw, levels, torch.arange(8))
+
+    times, levels, tuned, frozen = drawn("objective.max_timestep=30", "locality.untrained=nothing")
+    assert torch.equal(times, levels)
+    assert set(tuned) == set(frozen) == {"midpoint"}
+    times, levels, tuned, frozen = drawn("objective.max_timestep=30", "objective.min_timestep=20")
+    assert all(
+        int(12.5 * k) <= level < 12.5 * (k + 1) for k, level in enumerate(sorted(levels.tolist()))
+    )  # one from each stretch
+    assert set(times.tolist()) <= set(range(20, 30))
+    assert [way == "midpoint" for way in frozen] == [20 <= level < 30 for level in levels]
+    assert [way.replace("class", "token") for way in frozen] == tuned
+    times, levels, _, frozen = drawn("objective.max_timestep=100")
+    assert torch.equal(times, levels)
+    assert set(frozen) == {"midpoint"}
 
 
 @pytest.mark.parametrize("text_encoder", ["false", "true"])
@@ -269,7 +325,8 @@ def test_own_pictures_of_the_midpoint(sd, tmp_path, text_encoder):
     )
     tuning = tuning_of(config)
     assert tuning.own.latents.shape == (4, 4, 4, 4)
-    assert len(set(tuning.own.captions)) == 3
+    assert set(tuning.own.captions) <= set(tuning.latents.captions(exchanged=True))
+    assert len(set(tuning.own.captions)) == 4
     records = list(tuning.run())
     assert records[-1].locality > 0
     again = tuning_of(config)

@@ -28,6 +28,7 @@ EVERYTHING = (
     "locality.inputs=own",
     "locality.own_count=3",
     "locality.time_drawn=true",
+    "objective.max_timestep=50",  # of 100, so that the others are held
     "data.crop=random",
     "data.flip=true",
 )

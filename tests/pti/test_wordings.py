@@ -9,7 +9,7 @@ from pti.dataset import read_pictures
 from pti.latents import Latents, View
 from pti.models import load_model
 from pti.sections import DataSection
-from pti.wordings import wordings
+from pti.wordings import exchanged, wordings
 from tests.pti.small import write_pictures
 
 CAPTION = "ink, a {token}, facing left , at night"
@@ -78,10 +78,39 @@ def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path)
     texts = [latents.caption(View(0, wording=i)) for i in range(4)]
     assert texts[0] == CAPTION
     assert len(set(texts)) > 1
-    assert set(texts) <= set(latents.captions)
+    assert set(texts) <= set(latents.captions())
     noise = torch.zeros(1, *latents.shape)
     assert torch.equal(latents.of([View(0)], noise)[0], latents.of([View(0, wording=3)], noise)[0])
     plain = DataSection(source=str(folder), tag_dropout=0.0)
-    assert Latents(model, read_pictures(plain).samples, plain, seed=0).captions == sorted(
+    assert Latents(model, read_pictures(plain).samples, plain, seed=0).captions() == sorted(
         (CAPTION, "a {token}, by the sea")
     )
+
+
+def test_parts_are_exchanged_among_captions():
+    captions = (
+        "a drawing of {token}, top left, at night",
+        "{token}, bottom right",
+        "a photo of {token}, middle, by day, alone",
+    )
+    made = exchanged(captions, rng=np.random.default_rng(0))
+    assert [text.count(",") for text in made] == [2, 1, 3]
+    assert made != captions
+    seen = set()
+    for seed in range(200):
+        for text in exchanged(captions, rng=np.random.default_rng(seed)):
+            first, second, *rest = text.split(", ")
+            assert first in ("a drawing of {token}", "{token}", "a photo of {token}")
+            assert second in ("top left", "bottom right", "middle")
+            assert rest in ([], ["at night"], ["by day"], ["at night", "alone"], ["by day", "alone"])
+            seen.add((first, second))
+    assert len(seen) == 9  # every style with every place
+
+
+def test_a_caption_has_the_word_once_whatever_is_exchanged():
+    """Where it stands in different places, a part that holds it is exchanged for such a part only."""
+    for seed in range(50):
+        for text in exchanged(("at night, {token}", "{token}, by day"), rng=np.random.default_rng(seed)):
+            assert text.count("{token}") == 1
+            assert text in ("at night, {token}", "{token}, by day")
+    assert exchanged(("{token}",), rng=np.random.default_rng(0)) == ("{token}",)

@@ -7,6 +7,7 @@ import torch
 from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
 from pti.conditioning import empty, encode
+from pti.draws import Share
 from pti.gate import Decision, Place, Ruling
 from pti.latents import View
 from pti.locality import difference, interpolate, midpoint, places_of, routes_of
@@ -299,6 +300,25 @@ def test_levels_that_are_held(sd, tmp_path):
     times, levels, _, frozen = drawn("objective.max_timestep=100")
     assert torch.equal(times, levels)
     assert set(frozen) == {"midpoint"}
+
+
+def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypatch):
+    """Figure 7, at levels that are only held."""
+    tuning = tuning_of(
+        configuration(sd, tmp_path / "run", "tuning.batch=6", "locality.one_in=2", "objective.max_timestep=50")
+    )
+
+    def held(share):
+        monkeypatch.setattr(type(tuning.engine), "share", lambda self, batch: share)
+        draw = tuning.draw("tune", tuning.latents, 1)
+        chosen = torch.tensor([i for i, row in enumerate(draw.rows) if row % 2 == 0])
+        levels = tuning.regulariser.levels(5, 1, draw)[chosen]
+        said = [tuning.regulariser.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
+        return levels.tolist(), said, *tuning.regulariser.ways(5, 1, draw, levels, chosen)
+
+    whole, *halves = (held(share) for share in (Share(0, 1, 6), Share(0, 2, 3), Share(1, 2, 3)))
+    assert len(whole[0]) == 3
+    assert whole == tuple(a + b for a, b in zip(*halves, strict=True))
 
 
 @pytest.mark.parametrize("text_encoder", ["false", "true"])

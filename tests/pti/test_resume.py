@@ -28,10 +28,12 @@ EVERYTHING = (
     "locality.inputs=own",
     "locality.own_count=3",
     "locality.time_drawn=true",
-    "objective.max_timestep=50",  # of 100, so that the others are held
     "data.crop=random",
     "data.flip=true",
 )
+# Of 100 levels, the others being only held. Not where two processes are compared with one: there Adam makes 2e-5 of rounding
+# in one of 7904 weights, whose gradients are tiny
+HELD = "objective.max_timestep=50"
 PLACES = ("gradient", "stepped", "saving", "logging")
 
 
@@ -84,7 +86,7 @@ def assert_same(one, other):
 @pytest.mark.slow
 def test_killed_at_ten_steps_and_resumed_bit_for_bit(sd, tmp_path):
     """Figure 4, on one process: five random steps of either stage, in the middle of whatever it was doing."""
-    common = {"pipeline": str(sd), "processes": 1, "changes": EVERYTHING}
+    common = {"pipeline": str(sd), "processes": 1, "changes": (*EVERYTHING, HELD)}
     work(
         tmp_path,
         {**common, "folder": str(tmp_path / "whole")},

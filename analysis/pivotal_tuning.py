@@ -4,11 +4,12 @@
     python analysis/pivotal_tuning.py --draw    # only write the report again from its raw results
     python analysis/pivotal_tuning.py --only 7  # one of the runs alone, for another core
 
-Five runs of the defaults: seed 77 + i learns the i-th new character, fixed before any of them was made; the characters had been
-looked at with other seeds, as the report says. Others by what had been the defaults: ten, seeds 5 + i and 42 + i; five, seeds 15 + i, with
-these from the pivot that the study of the inversion distance chose; five, seeds 35 + i, with errors weighed by place; five of the next
-defaults, seeds 52 + i, which average as well; five of the next, seeds 62 + i, at other noise levels; five, seeds 67 + i, like these with the
-text encoder tuned, too; and five, seeds 72 + i, like today's with a neutral prompt in place of the style. Runs are kept in the folder ``pivotal-tuning`` and go on where they stopped; raw
+Five runs of the defaults: seed 77 + i learns the i-th new character, fixed before any of them was made; the characters had
+been looked at with other seeds, as the report says. Others by what had been the defaults: ten, seeds 5 + i and 42 + i; five,
+seeds 15 + i, with these from the pivot that the study of the inversion distance chose; five, seeds 35 + i, with errors
+weighed by place; five of the next defaults, seeds 52 + i, which average as well; five of the next, seeds 62 + i, at other
+noise levels; five, seeds 67 + i, like these with the text encoder tuned, too; and five, seeds 72 + i, like today's with a
+neutral prompt in place of the style. Runs are kept in the folder ``pivotal-tuning`` and go on where they stopped; raw
 results are JSON files in reports/pivotal-tuning/raw.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+# a script of a clone, where `analysis` is no installed package: imports come after its folder is made known
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 

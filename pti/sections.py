@@ -189,7 +189,7 @@ class InversionSection:
 
 @dataclass(frozen=True, slots=True)
 class TuningSection:
-    """Stage 2: low-rank changes (LoRA) of the UNet, with the vectors frozen."""
+    """Stage 2: low-rank changes (LoRA) of the UNet and the text encoder, with the vectors frozen."""
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
     batch: int = option(4, "Pictures in a step, of each process and each accumulated part.", low=1)

@@ -140,7 +140,6 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
             "tuning.batch=6",
             "locality.one_in=1",
             "locality.exchange=false",
-            "data.templates=[]",
             *changes,
             steps=False,
         )

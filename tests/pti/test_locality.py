@@ -291,9 +291,8 @@ def test_levels_that_are_held(sd, tmp_path):
     assert torch.equal(times, levels)
     assert set(tuned) == set(frozen) == {"midpoint"}
     times, levels, tuned, frozen = drawn("objective.max_timestep=30", "objective.min_timestep=20")
-    assert all(
-        int(12.5 * k) <= level < 12.5 * (k + 1) for k, level in enumerate(sorted(levels.tolist()))
-    )  # one from each stretch
+    in_order = enumerate(sorted(levels.tolist()))
+    assert all(int(12.5 * k) <= level < 12.5 * (k + 1) for k, level in in_order)  # one from each stretch
     assert set(times.tolist()) <= set(range(20, 30))
     assert [way == "midpoint" for way in frozen] == [20 <= level < 30 for level in levels]
     assert [way.replace("class", "token") for way in frozen] == tuned

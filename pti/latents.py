@@ -16,6 +16,7 @@ import torch
 
 from pti.conditioning import time_ids
 from pti.dataset import Sample
+from pti.fitted import fitted
 from pti.models import Model
 from pti.sections import DataSection
 from pti.wordings import exchanged, wordings
@@ -150,9 +151,11 @@ class Latents:
             array, sizes = self.pixels(view)
             vae = self._model.vae
             posterior = vae.encode(array[None].to(vae.device, vae.dtype)).latent_dist
-            device = self._model.device
+            device, mean = self._model.device, posterior.mean.float()
+            if self._data.fit_steps:
+                mean = fitted(vae, mean, array[None].to(vae.device), self._data.fit_steps)
             self._kept[view] = (
-                posterior.mean[0].float().to(device),
+                mean[0].to(device),
                 posterior.std[0].float().to(device),
                 sizes.to(device),
             )

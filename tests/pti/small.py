@@ -143,6 +143,7 @@ def configuration(model, folder, *changes):
             "tuning.batch=2",
             "tuning.rate=0.01",
             "tuning.rank=2",
+            "data.fit_steps=2",
             "tuning.text_encoder=false",  # which costs most of the time; tests of it turn it on
             "tuning.measure_every=2",
             "tuning.probes=2",

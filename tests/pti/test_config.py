@@ -108,6 +108,7 @@ def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
         "locality.untrained": "class",
         "locality.exchange": True,
         "data.templates": ["one {token}"],
+        "data.fit_steps": 150,
     }
     assert set(others) == set(EARLIER)
     for name, value in EARLIER.items():

@@ -10,6 +10,7 @@ from PIL import Image
 from clipgeom.errors import ConfigError
 from pti.dataset import read_pictures
 from pti.errors import DataError
+from pti.fitted import fitted
 from pti.latents import Latents, View, pixels
 from pti.models import load_model
 from pti.sections import DataSection
@@ -189,7 +190,7 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
     """Trap 6: whatever order they are asked for in, a view has its own picture's latent and caption."""
     model = load_model(str(sd))
     samples = read(folder).samples
-    settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, latents="mean")
+    settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, latents="mean", fit_steps=0)
     shuffled, ordered = (Latents(model, samples, settings, seed=3) for _ in range(2))
     views = [View(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
     noise = torch.zeros(1, 4, 4, 4)
@@ -210,10 +211,45 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
     assert len({tuple(latent.flatten().tolist()) for latent in alone.values()}) == len(views)
 
 
+def test_latents_are_fitted_to_their_picture(folder, sd):
+    model = load_model(str(sd))
+    samples = read(folder).samples
+    encoded, near, fitted = (
+        Latents(model, samples, DataSection(latents="mean", fit_steps=n), seed=0) for n in (0, 3, 60)
+    )
+    views, noise = [View(0), View(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
+    pictures = torch.stack([encoded.pixels(view)[0] for view in views])
+
+    def error(latents):
+        found, sizes = latents.of(views, noise)
+        assert torch.equal(sizes, encoded.of(views, noise)[1])
+        return float((model.vae.decode(found / model.vae.config.scaling_factor).sample - pictures).abs().mean())
+
+    assert error(fitted) < error(near) < error(encoded)
+    moved = fitted.of(views, noise)[0] - encoded.of(views, noise)[0]
+    assert 0 < float(moved.abs().max()) < 60 * 0.025  # no further than the steps go
+    again = Latents(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
+    assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
+    assert all(parameter.grad is None for parameter in model.vae.parameters())
+
+
+def test_any_latents_can_be_fitted(sd):
+    model = load_model(str(sd))
+    shown = model.vae.decode(torch.randn(1, 4, 4, 4)).sample.detach()
+    exact = model.vae.encode(shown).latent_dist.mean
+    assert torch.equal(fitted(model.vae, exact, shown, 0), exact)
+    before, after = (
+        float((model.vae.decode(z).sample - shown).abs().mean()) for z in (exact, fitted(model.vae, exact, shown, 40))
+    )
+    assert after < before
+
+
 def test_sampled_latents_spread_about_the_mean(folder, sd):
     model = load_model(str(sd))
     samples = read(folder).samples
-    mean, sampled = (Latents(model, samples, DataSection(latents=kind), seed=0) for kind in ("mean", "sample"))
+    mean, sampled = (
+        Latents(model, samples, DataSection(latents=kind, fit_steps=3), seed=0) for kind in ("mean", "sample")
+    )
     noise = torch.randn(1, 4, 4, 4)
     middle = mean.of([View(0)], noise)[0]
     assert torch.equal(sampled.of([View(0)], 0 * noise)[0], middle)

@@ -39,6 +39,7 @@ INVERT = {
     "data.crops": ("7", ("oblong", "data.crop=random")),
     "data.flip": ("true", ()),
     "data.latents": ("mean", ()),
+    "data.fit_steps": ("9", ()),
     "objective.timesteps": ("uniform", ()),
     "objective.min_timestep": ("50", ()),
     "objective.max_timestep": ("50", ()),

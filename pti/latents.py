@@ -68,6 +68,7 @@ class Latents:
         ]
         self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._cells: dict[tuple[int, int], torch.Tensor] = {}
+        self._means: dict[View, torch.Tensor] = {}
 
     def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
         dropout, templates = self._data.tag_dropout, self._data.templates
@@ -133,6 +134,18 @@ class Latents:
         """Every picture in every cut-out, not mirrored."""
         return [View(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
 
+    def means(self) -> torch.Tensor:
+        """Means of the latents of all views, unscaled, shape (n, channels, side, side)."""
+        return torch.stack([self._moments(view)[0] for view in self._views()])
+
+    def take(self, means: torch.Tensor) -> None:
+        """Use such means, which were made before, in place of fitting them again."""
+        self._means = dict(zip(self._views(), means, strict=True))
+
+    def _views(self) -> list[View]:
+        ways = (False, True) if self.flips else (False,)
+        return [replace(view, mirrored=mirrored) for view in self.cut_outs for mirrored in ways]
+
     def weigh(self, view: View, cells: torch.Tensor) -> None:
         """Let places in a picture's cut-out count by weights of shape (1, side, side)."""
         self._cells[view.sample, view.crop] = cells
@@ -151,11 +164,12 @@ class Latents:
             array, sizes = self.pixels(view)
             vae = self._model.vae
             posterior = vae.encode(array[None].to(vae.device, vae.dtype)).latent_dist
-            device, mean = self._model.device, posterior.mean.float()
-            if self._data.fit_steps:
-                mean = fitted(vae, mean, array[None].to(vae.device), self._data.fit_steps)
+            device = self._model.device
+            mean = self._means.get(view)
+            if mean is None:
+                mean = fitted(vae, posterior.mean, array[None].to(vae.device), self._data.fit_steps)[0]
             self._kept[view] = (
-                mean[0].to(device),
+                mean.to(device),
                 posterior.std[0].float().to(device),
                 sizes.to(device),
             )

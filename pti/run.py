@@ -7,6 +7,7 @@
     metrics.jsonl        a line for each step; metrics.parquet is the same as a table, once a stage has ended
     checkpoints/         invert-0000100.safetensors, tune-0000100.safetensors, …
     previews/            invert-0000250.png, … a row for each prompt; focus.png: where errors weigh
+    latents.safetensors  the training pictures' latents, fitted to them
     focus.safetensors    the weights of places in the training pictures
     own.safetensors      latents that the frozen model drew, where the settings ask for them; prior.safetensors too
 

@@ -86,6 +86,7 @@ class Session:
 
     def invert(self, train: bool) -> Model:
         """Stage 1, or what it has left behind."""
+        self._fit()
         self._focus()
         inversion = Inversion(self.engine, self.model, self.latents, self.config)
         found = self._resume(inversion)
@@ -129,6 +130,12 @@ class Session:
             self.progress.note(f"locality: {note}")
         self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
         self.record["marks"] = ["certificate overridden"] if decision.overridden else []
+
+    def _fit(self) -> None:
+        """Latents that are fitted to their pictures, which takes a while; computed once."""
+        if self.config.data.fit_steps:
+            kept = self._made_once("latents", "invert", b"", lambda: {"means": self.latents.means().cpu()})
+            self.latents.take(kept["means"].to(self.engine.device))
 
     def _focus(self) -> None:
         """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""

@@ -43,6 +43,7 @@ _BROUGHT = (
     "metrics.parquet",
     "previews/focus.png",
     "previews/invert-*.png",
+    "latents.safetensors",
     "focus.safetensors",
     "checkpoints/invert-*.safetensors",
 )

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from clipgeom.errors import ConfigError
+from pti import latents
 from pti.dataset import read_pictures
 from pti.errors import DataError
 from pti.fitted import fitted
@@ -220,8 +221,8 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     views, noise = [View(0), View(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
     pictures = torch.stack([encoded.pixels(view)[0] for view in views])
 
-    def error(latents):
-        found, sizes = latents.of(views, noise)
+    def error(kept):
+        found, sizes = kept.of(views, noise)
         assert torch.equal(sizes, encoded.of(views, noise)[1])
         return float((model.vae.decode(found / model.vae.config.scaling_factor).sample - pictures).abs().mean())
 
@@ -231,6 +232,21 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     again = Latents(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
     assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
     assert all(parameter.grad is None for parameter in model.vae.parameters())
+
+
+def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkeypatch):
+    model = load_model(str(sd))
+    settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, fit_steps=3)
+    first, second = (Latents(model, read(folder).samples, settings, seed=3) for _ in range(2))
+    means = first.means()
+    views = [View(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
+    assert means.shape == (len(views), *first.shape)
+    noise = torch.randn(len(views), *first.shape)
+    wanted = first.of(views, noise)
+    second.take(means)
+    monkeypatch.setattr(latents, "fitted", None)  # whoever calls it fails
+    for found, expected in zip(second.of(views, noise), wanted, strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_any_latents_can_be_fitted(sd):

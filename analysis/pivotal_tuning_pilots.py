@@ -11,6 +11,16 @@ import numpy as np
 __all__ = ["FILE", "section"]
 
 FILE = "pilots.jsonl"
+# the settings H of the report, by what they differ in from D
+_BEFORE = (
+    "objective.max_timestep=650",
+    "tuning.rate=4e-3",
+    "locality.untrained=class",
+    "locality.exchange=true",
+    "data.tag_dropout=0.75",
+    "tuning.text_encoder=true",
+    "tuning.text_rate=2e-3",
+)
 _SHARED = ("comet", "dapple", "ember", "flurry")  # on whom the means are
 
 
@@ -21,15 +31,15 @@ def section(path: Path) -> str:
     told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told = [run for run in told if run["stage"] == "tuned"]
     characters = sorted({run["character"] for run in told})
-    rows: dict[tuple[str, float], dict[str, Any]] = {}
+    rows: dict[tuple[str, float], dict[str, list[Any]]] = {}
     first: dict[str, int] = {}
     for run in told:
-        changed = ", ".join(f"`{setting}`" for setting in run["changed"]) or "nothing"
+        changed = _named(run["changed"]) or "nothing"
         first.setdefault(changed, len(first))
-        rows.setdefault((changed, run["guidance"]), {})[run["character"]] = run
+        rows.setdefault((changed, run["guidance"]), {}).setdefault(run["character"], []).append(run)
     lines = "\n".join(
         f"| {changed} | {guidance:g} | "
-        + " | ".join(_cell(row[name]) if name in row else "" for name in characters)
+        + " | ".join("; ".join(map(_cell, row.get(name, ()))) for name in characters)
         + f" | {_means(row)} |"
         for (changed, guidance), row in sorted(rows.items(), key=lambda item: (first[item[0][0]], -item[0][1]))
     )
@@ -40,14 +50,22 @@ Single runs that differ from D in what is named, all of the same seeds ({seeds})
 the entropy of the position in bits (about 3.1 for the class word) and, where it was read, the share of 32 pictures with the place that their prompt says (eight
 of each of four prompts, which mostly stand or fall together). A run each, so that no difference between two cells is sure; they are told since they were looked at.
 The readings are in `raw/{FILE}`, those of inversions alone as well; each run is `pti run --set data.source=miniworld:NAME --set engine.seed=SEED` with D's settings and what is named
-(templates stood in for half of the first parts at first, and parts were exchanged by other random draws). Where cells are empty, a run was not begun, or
-was stopped unread when time was short.
+(templates stood in for half of the first parts at first, and parts were exchanged by other random draws: two readings in a cell are
+the same settings with either draws, and show how far apart two such runs are). Where cells are empty, a run was not begun, or
+was stopped unread when time was short. H is {", ".join(f"`{setting}`" for setting in _BEFORE)}.
 
 | changed | guidance | {" | ".join(characters)} | mean of {", ".join(_SHARED)} |
 |---|{"---|" * (len(characters) + 2)}
 {lines}
 
 """
+
+
+def _named(changed: list[str]) -> str:
+    """Settings as they are set; those of H by that name."""
+    if set(_BEFORE) <= set(changed):
+        return ", ".join(["H", *(f"`{setting}`" for setting in changed if setting not in _BEFORE)])
+    return ", ".join(f"`{setting}`" for setting in changed)
 
 
 def _numbers(run: dict[str, Any]) -> tuple[float, float, float]:
@@ -58,7 +76,8 @@ def _cell(run: dict[str, Any]) -> str:
     return ", ".join(f"{number:.2f}" for number in (*_numbers(run), *([run["placed"]] if "placed" in run else [])))
 
 
-def _means(row: dict[str, Any]) -> str:
+def _means(row: dict[str, list[Any]]) -> str:
     if not all(name in row for name in _SHARED):
         return ""
-    return ", ".join(f"{number:.3f}" for number in np.mean([_numbers(row[name]) for name in _SHARED], axis=0))
+    shared = [np.mean([_numbers(run) for run in row[name]], axis=0) for name in _SHARED]
+    return ", ".join(f"{number:.3f}" for number in np.mean(shared, axis=0))

@@ -111,8 +111,9 @@ class DataSection:
     fit_steps: int = option(
         150,
         "Steps by which each picture's latents are fitted to it, near those of the encoder, so that the decoder shows the "
-        "picture as it is; 0 takes the encoder's. Each is a pass forth and back through the decoder, once for each picture and "
-        "cut-out. In miniworld the encoder alone loses the colours of small things: reports/pivotal-tuning.",
+        "picture as it is; 0 takes the encoder's, as for pictures of prior.source. Each is a pass forth and back through the "
+        "decoder, once for each picture and cut-out. In miniworld the encoder alone loses the colours of small things: "
+        "reports/pivotal-tuning.",
         low=0,
         before=0,
     )

@@ -114,7 +114,13 @@ class Session:
         settings, prior = self.config.locality, self.config.prior
         if prior.weight > 0 and prior.source is not None:
             data = replace(
-                self.config.data, source=prior.source, limit=None, held_out=0, caption=prior.prompt, tag_dropout=0.0
+                self.config.data,
+                source=prior.source,
+                limit=None,
+                held_out=0,
+                caption=prior.prompt,
+                tag_dropout=0.0,
+                fit_steps=0,
             )
             try:
                 pictures = read_pictures(data, needs_token=False)

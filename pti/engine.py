@@ -8,6 +8,7 @@ consent.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class Engine:
         try:
             self.accelerator: Any = Accelerator(
                 mixed_precision=settings.mixed_precision,
-                cpu=settings.device == "cpu",
+                # told so, accelerate joins the processes of one CPU; left to find out, it lets each train alone
+                cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
                 log_with=list(settings.trackers) or None,
                 project_dir=None if folder is None else str(folder / "trackers"),
             )
@@ -59,6 +61,9 @@ class Engine:
             raise ConfigError(
                 f"engine.mixed_precision = {settings.mixed_precision!r} does not work here: {error}"
             ) from error
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.processes:
+            raise ConfigError(f"{launched} processes were launched, and accelerate has joined {self.processes} of them")
         if settings.mixed_precision == "fp16" and self.device.type == "cpu":  # accelerate would not scale the loss
             raise ConfigError("engine.mixed_precision = 'fp16' does not work here: processors take bf16")
 

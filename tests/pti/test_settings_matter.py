@@ -275,9 +275,11 @@ def test_the_device(monkeypatch):
     asked = []
     honest = accelerate.Accelerator
     monkeypatch.setattr(accelerate, "Accelerator", lambda **s: asked.append(s["cpu"]) or honest(**s))
-    for device in ("cpu", "auto"):
-        Engine(read_config(None, (f"engine.device={device}",)).engine)
-    assert asked == [True, False]
+    for there in (True, False):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda there=there: there)
+        for device in ("cpu", "auto"):
+            Engine(read_config(None, (f"engine.device={device}",)).engine)
+    assert asked == [True, False, True, True]
 
 
 def test_half_precision_that_the_device_lacks():

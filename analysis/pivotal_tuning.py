@@ -9,8 +9,8 @@ been looked at with other seeds, as the report says. Others by what had been the
 seeds 15 + i, with these from the pivot that the study of the inversion distance chose; five, seeds 35 + i, with errors
 weighed by place; five of the next defaults, seeds 52 + i, which average as well; five of the next, seeds 62 + i, at other
 noise levels; five, seeds 67 + i, like these with the text encoder tuned, too; and ten of the next, from the latents that the
-encoder has, seeds 77 + i, and with a neutral prompt in place of the style as well, seeds 72 + i. Runs are kept in the folder ``pivotal-tuning`` and go on where they stopped; raw
-results are JSON files in reports/pivotal-tuning/raw.
+encoder has, seeds 77 + i, and with a neutral prompt in place of the style as well, seeds 72 + i. Runs are kept in the folder
+``pivotal-tuning`` and go on where they stopped; raw results are JSON files in reports/pivotal-tuning/raw.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 # a script of a clone, where `analysis` is no installed package: imports come after its folder is made known
@@ -34,7 +35,7 @@ from analysis import pivotal_tuning_report  # noqa: E402
 from analysis.reading import restore  # noqa: E402
 from analysis.studies import BEST_PIVOT, THEN, UNHELD  # noqa: E402
 from clipgeom._progress import Progress  # noqa: E402
-from clipgeom.miniworld import NEW_CHARACTERS, load_pipeline, load_readers, scenes  # noqa: E402
+from clipgeom.miniworld import NEW_CHARACTERS, FactorReaders, load_readers, scenes  # noqa: E402
 from clipgeom.miniworld.train.autoencoder import decode, encode  # noqa: E402
 from clipgeom.miniworld.train.pools import normalized  # noqa: E402
 from pti.config import read_config  # noqa: E402
@@ -113,21 +114,23 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     restore(run, run.config.tuning.steps)  # the weights of the last step, where their average was
     found["read"]["last"] = readers.read(drawing(["a picture of {token}"] * PICTURES))
     fresh = scenes(_REBUILT, _REBUILT_SEED, character=CHARACTERS[seed]).pictures
-    found["read"]["rebuilt"] = _rebuilt(fresh)
+    rebuilt = partial(_rebuilt, run.model.vae, readers)
+    found["read"]["rebuilt"] = rebuilt(fresh)
     if seed in range(TODAY, TODAY + 5):  # the others are not shown
         training = np.stack([np.asarray(sample.decode()) for sample in run.samples])
-        found["read"]["training"] = _rebuilt(training)
-        found["read"]["fitted"] = _rebuilt(training, run.config.data.fit_steps)
+        found["read"]["training"] = rebuilt(training)
+        found["read"]["fitted"] = rebuilt(training, run.config.data.fit_steps)
         np.savez_compressed(OUT / "raw" / f"run-{seed}.npz", pictures=np.stack(sheets), training=training)
     return found
 
 
-def _rebuilt(pictures: NDArray[np.uint8], steps: int = 0) -> dict[str, list[str]]:
+def _rebuilt(
+    vae: AutoencoderKL, readers: FactorReaders, pictures: NDArray[np.uint8], steps: int = 0
+) -> dict[str, list[str]]:
     """What the readers see in pictures that the autoencoder has encoded, perhaps fitted, and decoded."""
-    vae = load_pipeline().vae
     shown = torch.from_numpy(normalized(pictures))
     latents = [fitted(vae, z[None], x[None], steps) for z, x in zip(encode(vae, pictures), shown, strict=True)]
-    return load_readers().read(decode(vae, torch.cat(latents)))
+    return readers.read(decode(vae, torch.cat(latents)))
 
 
 def main() -> None:

@@ -1,37 +1,51 @@
-"""Bootstrap intervals for smooth functions of means, and distribution-free intervals for quantiles.
+"""Intervals: by bootstrap for functions of means, by the jackknife where rows come in groups, and for quantiles.
 
-All uncertainty in clipgeom comes from here, so that every number is resampled in the same way: rows are drawn with
-replacement, seeded, and a statistic is a function of the mean of a few features of the rows.
+Independent rows are drawn with replacement, seeded, and a statistic is a function of the mean of a few features of the
+rows. Rows that belong together (the captions of one image) are not independent: there the group is the unit, drawn or
+left out as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
+from clipgeom.groups import merge_groups
 
-__all__ = ["Features", "Interval", "bootstrap_means", "interval", "mean_intervals", "quantile_interval"]
+__all__ = [
+    "Features",
+    "Interval",
+    "Scale",
+    "bootstrap_means",
+    "grouped_quantile_interval",
+    "interval",
+    "jackknife_interval",
+    "mean_intervals",
+    "quantile_interval",
+]
 
 Interval = tuple[float, float]
+Codes: TypeAlias = NDArray[np.int64] | None
+Scale = Literal["identity", "log", "atanh"]
 
 LEVEL = 0.95
 RESAMPLES = 2000
 
-# Above this many rows, runs of neighbouring rows are averaged first and the runs are resampled: the same interval for
-# functions of means to O(1/MAX_UNITS), at a cost that no longer grows with n, and fair to neighbours that resemble
-# each other (the five captions of one picture).
+# Above this many rows or groups, runs of neighbouring ones are averaged first and the runs are resampled: the same
+# interval for functions of means to O(1/MAX_UNITS), at a cost that no longer grows with n. A run has whole groups only.
 MAX_UNITS = 10_000
 
 _BLOCK_WEIGHTS = 2_000_000  # resampling weights held in memory at once, 8 bytes each
 
 
 def bootstrap_means(
-    features: Float[NDArray[np.float64], "n k"], *, seed: int, resamples: int = RESAMPLES
+    features: Float[NDArray[np.float64], "n k"], *, seed: int, resamples: int = RESAMPLES, codes: Codes = None
 ) -> Float[NDArray[np.float64], "b k"]:
     """Means of the feature columns over bootstrap resamples of the rows.
 
@@ -43,6 +57,8 @@ def bootstrap_means(
         Seed of the resampling; the same seed and n draw the same rows, so that differences are paired.
     resamples : int
         Number b of resamples.
+    codes : ndarray, shape (n,), optional
+        Number of each row's group, from `group_codes`: groups are drawn as a whole.
 
     Returns
     -------
@@ -55,7 +71,7 @@ def bootstrap_means(
     """
     if features.ndim != 2 or len(features) == 0:
         raise ShapeError(f"expected features of shape (n, k) with n ≥ 1, got {features.shape}")
-    units, weight = _units(features)
+    units, weight = _units(features, codes)
     n = len(units)
     rng = np.random.default_rng(seed)
     center = (weight[:, None] * units).sum(axis=0) / weight.sum()
@@ -71,9 +87,13 @@ def bootstrap_means(
     return out
 
 
-def _units(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows themselves, or means of runs of neighbours where there are too many rows, and the rows behind each."""
+def _units(features: NDArray[np.float64], codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rows, or means of groups, or means of runs of neighbours where there are too many, and the rows behind each."""
     n = len(features)
+    if codes is not None:
+        merged = merge_groups(codes, MAX_UNITS)
+        sizes = np.bincount(merged).astype(np.float64)
+        return np.stack([np.bincount(merged, f) for f in features.T], axis=1) / sizes[:, None], sizes
     if n <= MAX_UNITS:
         return features, np.ones(n)
     edges = np.linspace(0, n, MAX_UNITS + 1).astype(np.int64)
@@ -102,22 +122,60 @@ class Features:
     statistics: Mapping[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]]
 
 
-def mean_intervals(*groups: Features, seed: int, resamples: int = RESAMPLES) -> list[dict[str, Interval]]:
-    """95 % intervals of the statistics of each group, all from one and the same set of resamples.
+def mean_intervals(
+    *parts: Features, seed: int, resamples: int = RESAMPLES, codes: Codes = None
+) -> list[dict[str, Interval]]:
+    """95 % intervals of the statistics of each part, all from one and the same set of resamples.
 
     Parameters
     ----------
-    *groups : Features
+    *parts : Features
         Features of the same n rows.
-    seed, resamples : int
+    seed, resamples, codes
         As in `bootstrap_means`.
     """
-    means = bootstrap_means(np.concatenate([g.columns for g in groups], axis=1), seed=seed, resamples=resamples).T
-    edges = np.cumsum([g.columns.shape[1] for g in groups])[:-1]
+    columns = np.concatenate([part.columns for part in parts], axis=1)
+    means = bootstrap_means(columns, seed=seed, resamples=resamples, codes=codes).T
+    edges = np.cumsum([part.columns.shape[1] for part in parts])[:-1]
     return [
-        {name: interval(function(part)) for name, function in group.statistics.items()}
-        for group, part in zip(groups, np.split(means, edges), strict=True)
+        {name: interval(function(some)) for name, function in part.statistics.items()}
+        for part, some in zip(parts, np.split(means, edges), strict=True)
     ]
+
+
+_NEAR_ONE = 1 - 2.0**-50  # atanh of a correlation of exactly ±1 is infinite
+_SCALES: dict[Scale, tuple[Callable[..., NDArray[np.float64]], Callable[..., NDArray[np.float64]]]] = {
+    "identity": (np.asarray, np.asarray),
+    "log": (np.log, np.exp),
+    "atanh": (lambda v: np.arctanh(np.clip(v, -_NEAR_ONE, _NEAR_ONE)), np.tanh),
+}
+
+
+def jackknife_interval(
+    value: float, left_out: Float[NDArray[np.float64], " k"], *, scale: Scale = "identity", level: float = LEVEL
+) -> Interval:
+    """Interval of a statistic of grouped rows, from its values with one of k groups left out.
+
+    Student's t with k − 1 degrees of freedom on a scale where the statistic is nearly normal: ``log`` for what is
+    positive, ``atanh`` for a correlation. The jackknife's estimate of the bias (Quenouille, Biometrika 43, 1956) is
+    taken off, so that the interval need not be centred on `value`. With a hundred groups this covers variances better
+    than percentiles of a bootstrap, and unlike them it corrects statistics about an estimated centre.
+
+    Where the scale is undefined (the logarithm of zero), the extremes of all values are given.
+    """
+    from scipy.stats import t
+
+    forward, back = _SCALES[scale]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        center, moved = forward(np.float64(value)), forward(left_out)
+        if not (np.isfinite(center) and np.isfinite(moved).all()):
+            every = np.append(left_out, value)
+            return float(every.min()), float(every.max())
+        k = len(left_out)
+        average = moved.mean()
+        middle = center - (k - 1) * (average - center)
+        half = t.ppf((1 + level) / 2, k - 1) * np.sqrt((k - 1) / k * np.sum((moved - average) ** 2))
+        return float(back(middle - half)), float(back(middle + half))
 
 
 def quantile_interval(ordered: Float[NDArray[np.float64], " n"], quantile: float, *, level: float = LEVEL) -> Interval:
@@ -139,3 +197,39 @@ def quantile_interval(ordered: Float[NDArray[np.float64], " n"], quantile: float
     low = int(binom.ppf((1 - level) / 2, n, quantile)) - 1
     high = int(binom.ppf((1 + level) / 2, n, quantile))
     return float(ordered[max(low, 0)]), float(ordered[min(high, n - 1)])
+
+
+def grouped_quantile_interval(
+    values: Float[NDArray[np.float64], " n"], codes: NDArray[np.int64], quantile: float, *, level: float = LEVEL
+) -> Interval:
+    """Interval of a population quantile from rows in groups.
+
+    The share of the rows below the sample's quantile gets an interval, and its ends are read off the sample (Woodruff,
+    J. Am. Stat. Assoc. 47, 1952). The interval of the share is the exact binomial one for as many independent rows as
+    have the variance between groups (Korn & Graubard, *Survey Methodology* 24, 1998), never more than there are.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        In any order.
+    codes : ndarray, shape (n,)
+        Number of each row's group.
+    quantile : float
+        In (0, 1).
+    """
+    from scipy.stats import beta, t
+
+    n, sizes = len(values), np.bincount(codes)
+    k = len(sizes)
+    ordered = np.sort(values)
+    below = values <= ordered[min(int(np.ceil(quantile * n)), n) - 1]
+    share = float(below.mean())
+    variance = k / (k - 1) * float(np.sum(np.bincount(codes, below - share) ** 2)) / n**2
+    independent = share * (1 - share) / n
+    # no row above: the variance cannot be seen, and the rows of a group count as one
+    effect = max(variance / independent, 1.0) if independent > 0 else float(np.sum(sizes**2)) / n
+    tail = (1 - level) / 2
+    rows = n / effect * float(t.ppf(tail, n - 1) / t.ppf(tail, k - 1)) ** 2
+    low = beta.ppf(tail, quantile * rows, (1 - quantile) * rows + 1)
+    high = beta.ppf(1 - tail, quantile * rows + 1, (1 - quantile) * rows)
+    return float(ordered[max(int(np.ceil(low * n)) - 1, 0)]), float(ordered[min(int(np.ceil(high * n)) - 1, n - 1)])

@@ -7,6 +7,7 @@ C = 4·Cov(‖x−m‖², m·(x−m)). An off-centre shell has C small beside A 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from clipgeom._leave_out import LeaveOut
 from clipgeom.errors import DomainError
-from clipgeom.intervals import Features, Interval, mean_intervals, quantile_interval
+from clipgeom.groups import group_codes
+from clipgeom.intervals import Features, Interval, grouped_quantile_interval, mean_intervals, quantile_interval
 from clipgeom.moments import Moments
 from clipgeom.vectors import Vectors, as_vectors
 
@@ -81,11 +84,13 @@ class Shells:
     """Everything radial about one set of n vectors of dimension d; see the fields' own types.
 
     `offset_ratio` = ‖m‖/√tr Σ as the article defines it, from the sample. `offset_ratio_corrected` removes the part of
-    ‖m‖² that is mere sampling noise, tr Σ/n; the interval belongs to this one. `raw_norms` and `centered_norms` are
-    the distances themselves, shape (n,), in the order of the vectors.
+    ‖m‖² that is mere sampling noise, tr Σ/n for independent vectors; the interval belongs to this one. `n_groups`
+    counts the independent units: n, or the groups that were given. `raw_norms` and `centered_norms` are the distances
+    themselves, shape (n,), in the order of the vectors.
     """
 
     n: int
+    n_groups: int
     dim: int
     moments: Moments
     raw: NormSummary
@@ -105,33 +110,46 @@ class Shells:
         return self.moments.total_variance <= (CONSTANT * self.center_norm) ** 2
 
 
-def measure_shells(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Shells:
+def measure_shells(
+    vectors: Vectors | NDArray[Any], /, *, groups: Sequence[Any] | NDArray[Any] | None = None, seed: int = 0
+) -> Shells:
     """Norms about the origin and about the mean, the offset, the radial terms and the best sphere, with intervals.
 
     Parameters
     ----------
     vectors : ndarray, shape (n, d), or Vectors
         At least three. Read three times, in blocks; only a few numbers a row are kept.
+    groups : sequence of length n, optional
+        An id for each vector. Vectors with the same id are not independent, such as the captions of one image: the
+        intervals are by group. Without ids every vector is taken as independent.
     seed : int
         Seed of the bootstrap.
 
     Raises
     ------
+    ShapeError
+        `groups` has another length.
     DomainError
-        Fewer than three vectors, or NaN or infinity among them.
+        Fewer than three vectors, NaN or infinity among them, or a single group.
 
     Notes
     -----
-    The centre is estimated from the same sample, and the intervals know it: a resample moves the centre by δ, which
-    changes each statistic by its derivative along δ. With r = ‖x−m‖, y = x−m, g = E[y/r] and q = E[r²y], these are
-    −g·δ for E[r], −4q·δ for Var r², 2Σm·δ for Var(m·y) and (q − 2Σm)·δ for Cov(r², m·y); each is a mean over rows, so
-    that one bootstrap of means serves all. What is left out is O(1/n).
+    The centre is estimated from the same sample, and the intervals account for it: a resample moves the centre by δ,
+    which changes each statistic by its derivative along δ. With r = ‖x−m‖, y = x−m, g = E[y/r] and q = E[r²y], these
+    are −g·δ for E[r], −4q·δ for Var r², 2Σm·δ for Var(m·y) and (q − 2Σm)·δ for Cov(r², m·y); each is a mean over rows,
+    so that one bootstrap of means serves all. What is left out is O(1/n).
+
+    With groups the number of independent units is small enough for that O(1/n) to count: about its own mean a sample
+    is too tight. There the intervals come from `jackknife_interval`, each group left out in turn, and are corrected for
+    that bias; the values themselves are the sample's, by the same definitions as without groups.
     """
     source = as_vectors(vectors)
     if source.n < MIN_SAMPLES:
         raise DomainError(f"expected at least {MIN_SAMPLES} vectors to speak of a spread, got {source.n}")
+    codes = group_codes(groups, source.n)
     moments = Moments.from_batches(source.blocks())
     mean, covariance = moments.mean, moments.covariance
+    left_out = None if codes is None else LeaveOut(codes, mean)
 
     raw_parts, square_parts, axial_parts = [], [], []
     unit_sum = np.zeros(source.dim)
@@ -145,48 +163,71 @@ def measure_shells(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Shel
         radius = np.sqrt(square)
         unit_sum += np.divide(1.0, radius, out=np.zeros_like(radius), where=radius > 0) @ y
         cubic_sum += square @ y
+        if left_out is not None:
+            left_out.add_deviations(y)
     raw, square, axial = (np.concatenate(parts) for parts in (raw_parts, square_parts, axial_parts))
     cubic = cubic_sum / source.n
     fit_shift = _sphere_shift(covariance, cubic, source.n)
 
     # directions along which a moved centre changes the statistics, and the centre of the best sphere
     directions = np.stack([unit_sum / source.n, cubic, covariance @ mean], axis=1)
+    if left_out is not None:
+        left_out.measure_centers(raw, square, axial)
     along_parts, fit_parts = [], []
     for block in source.blocks():
         y = block - mean
         along_parts.append(y @ directions)
         if fit_shift is not None:
             fit_parts.append(np.linalg.norm(y - fit_shift, axis=1))
+        if left_out is not None:
+            left_out.add_distances(y)
     g, q, w = np.concatenate(along_parts).T
 
     centered = np.sqrt(square)
-    parts = [
-        _norm_features(raw, np.zeros_like(raw)),
-        _norm_features(centered, g),
-        _offset_features(moments, axial, square),
-        _radial_features(square, axial, q, w),
-    ]
-    raw_ci95, centered_ci95, offset_ci95, radial_ci95 = mean_intervals(*parts, seed=seed)
+    values = _norm_values(raw), _norm_values(centered)
+    radial_features = _radial_features(square, axial, q, w)
+    radial = _radial_values(radial_features)
+    if codes is None or left_out is None:
+        noise = moments.total_variance / (moments.n - 1)
+        parts = [
+            _norm_features(raw, np.zeros_like(raw)),
+            _norm_features(centered, g),
+            _offset_features(moments, axial, square, noise),
+            radial_features,
+        ]
+        raw_ci95, centered_ci95, offset_ci95, radial_ci95 = mean_intervals(*parts, seed=seed)
+        offset = offset_ci95["ratio"]
+        percentiles = _percentile_intervals(raw), _percentile_intervals(centered)
+    else:
+        noise = left_out.noise
+        raw_ci95, centered_ci95 = left_out.norm_intervals(*values)
+        offset = left_out.offset_interval(moments.offset_ratio)
+        radial_ci95 = left_out.radial_intervals(radial)
+        unbiased = centered / (1 + left_out.centered_bias(values[1]["mean_norm"]))
+        percentiles = _percentile_intervals(raw, codes), _percentile_intervals(unbiased, codes)
     return Shells(
         n=source.n,
+        n_groups=source.n if codes is None else int(codes.max()) + 1,
         dim=source.dim,
         moments=moments,
-        raw=_summary(raw, raw_ci95),
-        centered=_summary(centered, centered_ci95),
+        raw=_summary(raw, raw_ci95, percentiles[0]),
+        centered=_summary(centered, centered_ci95, percentiles[1]),
         center_norm=float(np.linalg.norm(mean)),
         offset_ratio=moments.offset_ratio,
-        offset_ratio_corrected=_corrected_offset(moments),
-        offset_ratio_ci95=offset_ci95["ratio"],
-        radial=_radial(parts[3], radial_ci95),
+        offset_ratio_corrected=_corrected_offset(moments, noise),
+        offset_ratio_ci95=offset,
+        radial=RadialTerms(**radial, ci95=radial_ci95),
         sphere=_sphere(mean, fit_shift, fit_parts, moments),
         raw_norms=raw,
         centered_norms=centered,
     )
 
 
-def radial_terms(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> RadialTerms:
+def radial_terms(
+    vectors: Vectors | NDArray[Any], /, *, groups: Sequence[Any] | NDArray[Any] | None = None, seed: int = 0
+) -> RadialTerms:
     """Only the radial terms A, B, C of vectors of shape (n, d); see `RadialTerms` and `measure_shells`."""
-    return measure_shells(vectors, seed=seed).radial
+    return measure_shells(vectors, groups=groups, seed=seed).radial
 
 
 def _norm_features(norms: NDArray[np.float64], along: NDArray[np.float64]) -> Features:
@@ -211,35 +252,47 @@ def _norm_features(norms: NDArray[np.float64], along: NDArray[np.float64]) -> Fe
     )
 
 
-def _summary(norms: NDArray[np.float64], ci95: dict[str, Interval]) -> NormSummary:
+def _norm_values(norms: NDArray[np.float64]) -> dict[str, float]:
     mean, var = float(norms.mean()), float(norms.var())
-    ordered = np.sort(norms)
-    values = np.percentile(ordered, PERCENTILES)
+    std = var**0.5
+    return {"mean_norm": mean, "var_norm": var, "std_norm": std, "cv_norm": std / mean if mean > 0 else float("nan")}
+
+
+def _summary(
+    norms: NDArray[np.float64], ci95: dict[str, Interval], percentiles_ci95: dict[str, Interval]
+) -> NormSummary:
+    values = _norm_values(norms)
+    percentiles = np.percentile(norms, PERCENTILES)
     return NormSummary(
-        mean_norm=mean,
-        var_norm=var,
-        std_norm=var**0.5,
-        cv_norm=var**0.5 / mean if mean > 0 else float("nan"),
-        percentiles={str(p): float(v) for p, v in zip(PERCENTILES, values, strict=True)},
+        mean_norm=values["mean_norm"],
+        var_norm=values["var_norm"],
+        std_norm=values["std_norm"],
+        cv_norm=values["cv_norm"],
+        percentiles={str(p): float(v) for p, v in zip(PERCENTILES, percentiles, strict=True)},
         ci95=ci95,
-        percentiles_ci95={str(p): quantile_interval(ordered, p / 100) for p in PERCENTILES},
+        percentiles_ci95=percentiles_ci95,
     )
 
 
-def _offset_noise(moments: Moments) -> float:
-    """E‖m̂ − m‖², the part of ‖m̂‖² that is sampling noise, from the unbiased trace."""
-    return moments.total_variance / (moments.n - 1)
+def _percentile_intervals(norms: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> dict[str, Interval]:
+    if codes is not None:
+        return {str(p): grouped_quantile_interval(norms, codes, p / 100) for p in PERCENTILES}
+    ordered = np.sort(norms)
+    return {str(p): quantile_interval(ordered, p / 100) for p in PERCENTILES}
 
 
-def _corrected_offset(moments: Moments) -> float:
+def _corrected_offset(moments: Moments, noise: float) -> float:
+    """The offset ratio less `noise`, the part E‖m̂ − m‖² of ‖m̂‖² that is sampling noise."""
     if moments.total_variance == 0:
         return float("inf")
     center = float(moments.mean @ moments.mean)
-    return float((max(center - _offset_noise(moments), 0.0) / moments.total_variance) ** 0.5)
+    return float((max(center - noise, 0.0) / moments.total_variance) ** 0.5)
 
 
-def _offset_features(moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64]) -> Features:
-    center, noise = float(moments.mean @ moments.mean), _offset_noise(moments)
+def _offset_features(
+    moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64], noise: float
+) -> Features:
+    center = float(moments.mean @ moments.mean)
 
     def ratio(f: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: infinite
@@ -273,10 +326,10 @@ def _radial_features(
     return Features(columns, {"A": term_a, "B": term_b, "C": term_c, "correlation": correlation})
 
 
-def _radial(features: Features, ci95: dict[str, Interval]) -> RadialTerms:
+def _radial_values(features: Features) -> dict[str, float]:
     means = features.columns.mean(axis=0)[:, None]
     means[5:] = 0  # the centre is the sample's own: no displacement
-    return RadialTerms(**{name: float(f(means)[0]) for name, f in features.statistics.items()}, ci95=ci95)
+    return {name: float(f(means)[0]) for name, f in features.statistics.items()}
 
 
 def _sphere_shift(

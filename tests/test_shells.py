@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
+from clipgeom.intervals import jackknife_interval
 from clipgeom.vectors import FileVectors, as_vectors
 
 
@@ -126,6 +127,85 @@ def test_the_offset_interval_holds_zero_where_there_is_no_offset():
     assert shells.offset_ratio_ci95[0] == 0.0
 
 
+# --- several captions of one image
+
+
+def images_of_captions(images, seed, dim=16):
+    """An off-centre shell with one to nine captions an image, in any order, and the numbers of the images."""
+    rng = np.random.default_rng([13, seed])
+    image = np.repeat(np.arange(images), rng.integers(1, 10, images))
+    directions = 1.3 * rng.normal(size=(images, dim))[image] + rng.normal(size=(len(image), dim))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    radius = 4 + 0.2 * rng.gamma(2.0, size=images)[image] + 0.2 * rng.gamma(2.0, size=len(image))
+    mixed = rng.permutation(len(image))
+    return (radius[:, None] * directions + np.linspace(-0.5, 1, dim))[mixed], image[mixed]
+
+
+def left_out_intervals(x, image):
+    """The intervals by the definition: each image left out in turn, and everything measured again."""
+    names = [name for name in statistics(measure_shells(x)) if name.split(".")[-1] not in ("C", "correlation")]
+    whole = statistics(measure_shells(x))
+    without = [statistics(measure_shells(x[image != i])) for i in np.unique(image)]
+    ratios = [measure_shells(x[image != i]).offset_ratio for i in np.unique(image)]
+    found = {n: jackknife_interval(whole[n][0], np.array([w[n][0] for w in without]), scale="log") for n in names}
+    found["offset"] = tuple(np.sqrt(jackknife_interval(measure_shells(x).offset_ratio ** 2, np.array(ratios) ** 2)))
+    return found
+
+
+def test_intervals_by_image_are_those_of_leaving_each_image_out(monkeypatch):
+    monkeypatch.setattr("clipgeom._leave_out._ENTRIES", 200)  # several pieces a block
+    x, image = images_of_captions(30, 0)
+    by_image = statistics(measure_shells(x, groups=image))
+    for name, expected in left_out_intervals(x, image).items():
+        assert by_image[name][1] == pytest.approx(expected, rel=1e-9), name
+
+
+def test_values_do_not_depend_on_groups_and_groups_of_one_change_nothing():
+    x, image = images_of_captions(40, 1)
+    alone, grouped = measure_shells(x), measure_shells(x, groups=[f"image {i}" for i in image])
+    assert (alone.n_groups, grouped.n_groups, grouped.n) == (len(x), 40, len(x))
+    assert grouped.raw.percentiles == alone.raw.percentiles
+    for name, (value, _) in statistics(alone).items():
+        if name != "offset":
+            assert statistics(grouped)[name][0] == pytest.approx(value, rel=1e-12)
+    assert grouped.offset_ratio_corrected < alone.offset_ratio_corrected < alone.offset_ratio
+    single = measure_shells(x, groups=np.arange(len(x)))
+    assert (single.raw, single.centered, single.radial) == (alone.raw, alone.centered, alone.radial)
+
+
+def test_intervals_by_image_cover_the_truth_where_independent_ones_do_not():
+    truth = {k: v[0] for k, v in statistics(measure_shells(images_of_captions(40_000, 10**6)[0])).items()}
+    names = ("raw.mean_norm", "raw.var_norm", "centered.mean_norm", "centered.var_norm", "offset")
+    covered = {by: dict.fromkeys(names, 0) for by in ("image", "caption")}
+    trials = 80
+    for seed in range(trials):
+        x, image = images_of_captions(60, seed)
+        for by, groups in (("image", image), ("caption", None)):
+            measured = statistics(measure_shells(x, groups=groups))
+            for name in names:
+                low, high = measured[name][1]
+                covered[by][name] += low <= truth[name] <= high
+    assert all(count / trials >= 0.88 for count in covered["image"].values()), covered
+    assert covered["caption"]["centered.mean_norm"] / trials < 0.7
+    assert covered["caption"]["offset"] / trials < 0.7
+
+
+def test_the_offset_interval_by_image_contains_zero_where_there_is_no_offset():
+    image = np.repeat(np.arange(100), 5)
+    x = np.random.default_rng(4).normal(size=(100, 64))[image] + 0.3 * np.random.default_rng(5).normal(size=(500, 64))
+    shells = measure_shells(x, groups=image)
+    assert shells.offset_ratio == pytest.approx(0.1, abs=0.02)  # sampling noise alone: about 1/√100
+    assert shells.offset_ratio_ci95[0] == 0.0
+    assert shells.offset_ratio_corrected < 0.04
+    assert measure_shells(x).offset_ratio_ci95[0] > 0.05  # the risk of taking captions as independent
+
+
+def test_constant_vectors_in_groups_have_an_outcome():
+    shells = measure_shells(np.ones((6, 3)), groups=[0, 0, 1, 1, 2, 2])
+    assert shells.centered.ci95["mean_norm"] == (0.0, 0.0)
+    assert np.isnan(shells.radial.ci95["correlation"]).all()
+
+
 # --- real data: the first four rows of SCIENCE.md's table, to its digits
 
 
@@ -198,6 +278,8 @@ def test_bad_input_is_refused():
         measure_shells(np.zeros((4, 4), dtype=int))
     with pytest.raises(ShapeError, match="matrix"):
         measure_shells(np.zeros(4))
+    with pytest.raises(ShapeError, match=r"groups of shape \(4,\)"):
+        measure_shells(np.zeros((4, 2)), groups=[1, 2])
     with pytest.raises(ShapeError, match="numpy array"):
         as_vectors([[1.0, 2.0]] * 4)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +18,34 @@ __all__ = ["save_tensors"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file with the entries of its header sorted: the library writes metadata in a random order."""
+    """Write a safetensors file with the entries of its header sorted: the library writes metadata in a random order.
+
+    Raises
+    ------
+    OSError
+        Also where the library raises an error of its own: a full disk.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, path, dict(metadata or {}))
+    path.touch()
+    mode = path.stat().st_mode
+    plain = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    try:
+        save_file(plain, path, {key: _utf8(value) for key, value in (metadata or {}).items()})
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
+    path.chmod(mode)  # the library replaces the file by one that only its owner may read
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         content = json.loads(file.read(length))
         header = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         file.seek(8)
         file.write(header.ljust(length))  # the same entries in another order: it fits
+
+
+def _utf8(text: str) -> str:
+    # a file name that is no UTF-8 is a text with lone surrogates, which no header can contain
+    return text.encode("utf-8", errors="backslashreplace").decode()

@@ -3,10 +3,11 @@
 Exit codes: 0 done, 2 the user's input is at fault, 1 a defect of ours.
 """
 
-import errno
 import sys
 
 from clipgeom._extras import needs_extra
+from clipgeom._files import explain
+from clipgeom._text import one_line
 from clipgeom.errors import ClipGeomError
 
 __all__ = ["main"]
@@ -21,22 +22,12 @@ def main() -> None:
     except ClipGeomError as error:
         _fail(str(error))
     except OSError as error:
-        explanation = _explain(error)
+        explanation = explain(error)
         if explanation is None:
             raise
-        _fail(explanation)
+        _fail(f"{explanation}. Nothing was left behind")
 
 
 def _fail(message: str) -> None:
-    print(f"clipgeom: {' '.join(message.split())}", file=sys.stderr)
+    print(f"clipgeom: {one_line(message)}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def _explain(error: OSError) -> str | None:
-    """One line for the failures of a machine that its user can mend; None for the others."""
-    where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk{where}; free some, or put --out on another one. Nothing was left behind"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"not permitted{where}: {error.strerror}; choose a place that you may read and write"
-    return None

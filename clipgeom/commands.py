@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +12,9 @@ import typer
 from numpy.typing import NDArray
 
 import clipgeom
+from clipgeom._files import check_output_file, resolved, workspace
 from clipgeom._progress import Progress
 from clipgeom.embeddings import check_embeddings_path, load_embeddings, save_embeddings
-from clipgeom.errors import ConfigError
 from clipgeom.options import (
     OUTPUT_PANEL,
     Embeddings,
@@ -78,7 +76,7 @@ def _report(
     from clipgeom.report.folder import check_output_folder
     from clipgeom.report.write import write_report
 
-    check_output_folder(out)
+    target = check_output_folder(out)
     if embeddings is not None:
         name, place = labels(context, options)
         measured = measure_embeddings(
@@ -96,7 +94,7 @@ def _report(
         refuse(context, ("image_embeddings",), "needs --embeddings, the texts to compare with")
         with Progress("encoded", "captions") as progress:
             inputs = options.load(progress)
-            with _workspace(out) as folder:
+            with workspace(target) as folder:
                 measured = measure_captions(
                     inputs.encoder,
                     inputs.captions,
@@ -112,7 +110,7 @@ def _report(
                     progress=progress,
                     images=inputs.images,
                 )
-    write_report(measured, out)
+    write_report(measured, target)
     _summarize(measured.report)
     print(f"report: {out / 'report.html'}")
 
@@ -133,7 +131,7 @@ def _check(
     """
     from clipgeom.centering import Certificate, check_centering
 
-    _check_out(out)
+    target = check_output_file(out, _is_certificate, maker="clipgeom check")
     if embeddings is not None:
         name, place = labels(context, options)
         vectors = load_embeddings(embeddings, unit=name == "normalized")
@@ -144,7 +142,7 @@ def _check(
 
         with Progress("encoded", "captions") as progress:
             inputs = options.load(progress)
-            with _workspace(out) as folder:
+            with workspace(target) as folder:
                 checks = check_captions(
                     inputs.encoder,
                     inputs.captions,
@@ -164,7 +162,7 @@ def _check(
             model=inputs.encoder.name,
             captions=inputs.captions.source,
         )
-    certificate.save(out)
+    certificate.save(target)
     for entry in certificate.entries:
         print(f"{entry.representation} at {entry.position} (n = {entry.n}): {entry.figures['verdict']}")
         for mode, on in entry.figures["on_shell"].items():
@@ -182,6 +180,14 @@ def _encode(
     out: Annotated[
         Path, typer.Option(help="File: .npz, .safetensors, .parquet or .npy.", rich_help_panel=OUTPUT_PANEL)
     ],
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a file at --out that clipgeom encode did not make. Its own files are replaced without it.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
 ) -> None:
     """Encode a caption set and write the vectors to one file.
 
@@ -190,11 +196,13 @@ def _encode(
     """
     from clipgeom.report.collect import collect
 
-    check_embeddings_path(out)
+    check_embeddings_path(out, overwrite=overwrite)
     with Progress("encoded", "captions") as progress:
         inputs = options.load(progress)
+        matrices = len(inputs.representations) * len(inputs.positions)
+        check_embeddings_path(out, matrices=matrices, overwrite=overwrite)
         with (
-            _workspace(out) as parent,
+            workspace(resolved(out)) as parent,
             tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=parent) as folder,
             collect(
                 inputs.encoder,
@@ -212,7 +220,6 @@ def _encode(
             }
             arrays |= {f"{place}.captions": rows for place, rows in collected.rows.items()}
     metadata = {
-        "schema": "clipgeom.embeddings/1",
         "model": inputs.encoder.name,
         "fingerprint": inputs.encoder.fingerprint,
         "captions": inputs.captions.source,
@@ -264,32 +271,15 @@ def _clear() -> None:
     print(f"deleted {len(deleted)} caption set(s) from {cache.root}" + (f"; {len(left)} in use" if left else ""))
 
 
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """The folder that will hold the output; created for the time being where it does not exist, and then removed."""
-    parent = out.absolute().parent
-    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield parent
-    except BaseException:
-        for folder in made:
-            folder.rmdir()
-        raise
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to replace anything but an earlier certificate, before any work is done."""
+def _is_certificate(path: Path) -> bool:
     from clipgeom.centering import Certificate
     from clipgeom.errors import CertificateError
 
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {out}: {'it is a folder' if out.is_dir() else 'its folder does not exist'}")
-    if out.exists():
-        try:
-            Certificate.load(out)
-        except CertificateError as error:
-            raise ConfigError(f"{out} is there and is no certificate; choose another --out ({error})") from error
+    try:
+        Certificate.load(path)
+    except CertificateError:
+        return False
+    return True
 
 
 def _interval(value: float, ci95: list[float]) -> str:

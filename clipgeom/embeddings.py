@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
-from clipgeom._replacing import replacing
+from clipgeom._files import check_output_file, replacing, resolved
 from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
 from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
@@ -20,6 +22,11 @@ __all__ = ["check_embeddings_path", "load_embeddings", "save_embeddings"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _SEPARATOR = "::"
+_SCHEMA = "clipgeom.embeddings/1"
+_OVERWRITE = "choose another --out, or add --overwrite"
+_ONE_MATRIX = (
+    "a .npy file contains one matrix, not {}; use .npz or .safetensors, or one representation and one position"
+)
 _NOT_PLAIN = "is no plain array file"
 _UNKNOWN = "{name}: {suffix!r} is no ending of embeddings; use one of " + ", ".join(SUFFIXES)
 
@@ -58,44 +65,78 @@ def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
     return vectors
 
 
-def check_embeddings_path(path: Path) -> None:
-    """Refuse an output file that could not be written, before any work is done.
+def check_embeddings_path(path: Path, *, matrices: int = 1, overwrite: bool = False) -> None:
+    """Refuse an output file that cannot be written or that something else made, before any work is done.
 
     Raises
     ------
     ConfigError
-        An unknown ending, or a folder that is not there.
+        An unknown ending, or one that cannot contain so many `matrices`; a folder that cannot be written; or, without
+        `overwrite`, an existing file of something else.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}")
+    if path.suffix == ".npy" and matrices != 1:
+        raise ConfigError(_ONE_MATRIX.format(matrices))
+    check_output_file(
+        path, lambda found: overwrite or _saved_here(found, path.suffix), maker="clipgeom encode", advice=_OVERWRITE
+    )
 
 
 def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: dict[str, str] | None = None) -> None:
     """Write named arrays by the ending of the file; one matrix alone for .npy. Written whole or not at all.
 
+    `metadata` is kept in the header of .safetensors, the comment of the .npz archive and the schema of .parquet; a .npy file
+    has no place for it.
+
     Raises
     ------
     ConfigError
-        An ending that cannot hold them.
+        An ending that cannot contain them.
+    OutputError
+        The disk is full or cannot be written.
     """
-    with replacing(path) as partial:
+    about = {"schema": _SCHEMA, **(metadata or {})}
+    with replacing(resolved(path)) as partial:
         if path.suffix == ".npy":
             matrices = [a for a in arrays.values() if a.ndim == 2]
             if len(matrices) != 1:
-                raise ConfigError(f"a .npy file holds one matrix, not {len(matrices)}; use .npz or .safetensors")
+                raise ConfigError(_ONE_MATRIX.format(len(matrices)))
             with partial.open("wb") as file:
-                np.save(file, matrices[0])
+                # numpy writes to a plain file by itself, and its error on a full disk has no number
+                np.save(SimpleNamespace(write=file.write), matrices[0])
         elif path.suffix == ".npz":
             with partial.open("wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
+            with zipfile.ZipFile(partial, "a") as archive:
+                archive.comment = json.dumps(about, sort_keys=True).encode()
         elif path.suffix == ".safetensors":
-            save_tensors(partial, arrays, metadata)
+            save_tensors(partial, arrays, about)
         elif path.suffix == ".parquet":
-            _save_parquet(partial, arrays)
+            _save_parquet(partial, arrays, about)
         else:
             raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
+
+
+def _saved_here(path: Path, suffix: str) -> bool:
+    """Whether `save_embeddings` wrote an existing file; unknown for .npy, which has no place for metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    schema: object = None
+    try:
+        if suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                schema = json.loads(archive.comment)["schema"]
+        elif suffix == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                schema = (file.metadata() or {}).get("schema")
+        elif suffix == ".parquet":
+            with needs_extra("report", "writing parquet"):
+                import pyarrow.parquet as pq
+            schema = (pq.read_schema(path).metadata or {}).get(b"schema", b"").decode(errors="replace")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RecursionError):
+        return False
+    return str(schema).startswith("clipgeom.embeddings/")
 
 
 def _split(source: str | Path) -> tuple[Path, str | None]:
@@ -157,8 +198,6 @@ def _safetensors(path: Path, key: str | None) -> Vectors:
 
 def _bfloat16(path: Path, name: str) -> NDArray[np.float32]:
     """Read a bfloat16 tensor, a type that numpy lacks: the upper half of a float32."""
-    import json
-
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(size))[name]
@@ -192,7 +231,7 @@ def _parquet(path: Path, key: str | None) -> Vectors:
     return _matrix(flat.reshape(len(column), int(lengths[0])), path)
 
 
-def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
     with needs_extra("report", "writing parquet"):
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -205,7 +244,8 @@ def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         name: pa.FixedSizeListArray.from_arrays(pa.array(a.ravel()), a.shape[1]) if a.ndim == 2 else pa.array(a)
         for name, a in arrays.items()
     }
-    pq.write_table(pa.table(columns), path)
+    about = {key: value.encode(errors="backslashreplace") for key, value in metadata.items()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(about), path)
 
 
 def _choose(path: Path, key: str | None, there: list[str]) -> str:

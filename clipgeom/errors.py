@@ -12,6 +12,7 @@ __all__ = [
     "DomainError",
     "EncoderError",
     "MissingExtraError",
+    "OutputError",
     "ShapeError",
     "WeightsError",
     "first_line",
@@ -53,6 +54,21 @@ class CertificateError(ClipGeomError):
 
 class MissingExtraError(ClipGeomError, ImportError):
     """An optional dependency is missing; the message names the extra that installs it."""
+
+
+class OutputError(ClipGeomError, OSError):
+    """A file or folder cannot be written: a full or read-only disk, or a folder that was deleted during the work.
+
+    It has the `errno` and `strerror` of the OSError that caused it.
+    """
+
+    def __init__(self, message: str, cause: OSError | None = None) -> None:
+        super().__init__(message)
+        if cause is not None:
+            self.errno, self.strerror = cause.errno, cause.strerror
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class WeightsError(ClipGeomError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 import torch
 
-from clipgeom._replacing import replacing
+from clipgeom._files import write_whole
 from pti.config import differences
 from pti.errors import CheckpointError
 
-__all__ = ["Checkpoint", "latest", "load", "prune", "save", "write_whole"]
+__all__ = ["Checkpoint", "latest", "load", "prune", "save"]
 
 SCHEMA = "pti.checkpoint/1"
 _KEY = "pti"
@@ -121,11 +120,3 @@ def prune(folder: Path, stage: str, keep: int) -> None:
     """Delete all but the last `keep` checkpoints of a stage."""
     for path in sorted(folder.glob(f"{stage}-*.safetensors"))[:-keep]:
         path.unlink()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name, then rename it once it has reached the disk."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

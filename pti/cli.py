@@ -3,10 +3,11 @@
 Exit codes: 0 done, 2 the user's input is at fault, 1 a defect of ours.
 """
 
-import errno
 import sys
 
 from clipgeom._extras import needs_extra
+from clipgeom._files import explain
+from clipgeom._text import one_line
 from clipgeom.errors import ClipGeomError
 
 __all__ = ["main"]
@@ -21,12 +22,12 @@ def main() -> None:
     except ClipGeomError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        explanation = explain(error)
+        if explanation is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror}{where}; what was written before is whole, and the same command goes on from there")
+        _fail(f"{explanation}. What was written before is whole, and the same command goes on from there")
 
 
 def _fail(message: str) -> None:
-    print(f"pti: {' '.join(message.split())}", file=sys.stderr)
+    print(f"pti: {one_line(message)}", file=sys.stderr)
     raise SystemExit(2)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
-from clipgeom._replacing import replacing
+from clipgeom._files import replacing
 from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ConfigError, DomainError, ShapeError
 from pti.lora_keys import Adapter, Component, absent_output, common_alpha, diffusers_tensors, kohya_tensors

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pti.checkpoint import write_whole
+from clipgeom._files import write_whole
 
 __all__ = ["MetricsLog"]
 

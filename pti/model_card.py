@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from clipgeom._extras import needs_extra
-from clipgeom._replacing import replacing
+from clipgeom._files import replacing
 from clipgeom.centering.certificate import Certificate
 from clipgeom.errors import ConfigError
 from pti.evaluate import Evaluation

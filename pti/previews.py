@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pti.checkpoint import write_whole
+from clipgeom._files import write_whole
 
 __all__ = ["save_grid"]
 

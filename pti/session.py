@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import clipgeom
+from clipgeom._files import write_whole
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
@@ -192,7 +193,7 @@ class Session:
         key = hashlib.sha256(belongs + more).hexdigest()
         path = self.folder / f"{name}.safetensors"
         if self.engine.is_main and not (path.exists() and key in load_file(path)):
-            checkpoint.write_whole(path, save({**make(), key: torch.zeros(1)}))
+            write_whole(path, save({**make(), key: torch.zeros(1)}))
         self.engine.wait()
         return load_file(path)
 
@@ -310,7 +311,7 @@ class Session:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the folder {self.folder} ({error.strerror}); give another --out") from error
-        checkpoint.write_whole(self.folder / "config.toml", toml_of(self.config).encode())
+        write_whole(self.folder / "config.toml", toml_of(self.config).encode())
         self.record = {
             **old,  # how its stages ended, what was decided and measured
             **self.record,
@@ -372,7 +373,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    checkpoint.write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def versions() -> dict[str, str]:

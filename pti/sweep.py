@@ -128,7 +128,7 @@ def collect(folder: str | Path) -> Path:
 
     import pandas as pd
 
-    from pti.checkpoint import write_whole
+    from clipgeom._files import write_whole
     from pti.session import write_json
 
     folder = Path(folder)

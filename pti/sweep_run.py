@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from clipgeom._files import replacing
 from clipgeom._progress import Quiet
-from clipgeom._replacing import replacing
 from clipgeom.errors import ClipGeomError, ConfigError
 from pti import checkpoint
 from pti._quiet import silence

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -165,6 +166,80 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, model, monkey
     assert code == 2
     assert "no space left" in err
     assert [p.name for p in tmp_path.iterdir()] == ["c.txt"]
+
+
+def test_encode_keeps_a_file_that_it_did_not_make(run, tmp_path, model):
+    path = write_captions(tmp_path / "c.txt")
+    shutil.copytree(model, tmp_path / "m")
+    before = (tmp_path / "m" / "model.safetensors").read_bytes()
+    command = ["encode", "--model", "m", "--captions", path, "--representation", "hidden", "--positions", "eos"]
+    code, _, err = run(*command, "--out", "m/model.safetensors")
+    assert code == 2
+    assert err == (
+        "clipgeom: m/model.safetensors was not made by `clipgeom encode` and will not be replaced; choose another --out, "
+        "or add --overwrite\n"
+    )
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+    (tmp_path / "notes.npz").write_text("mine")
+    (tmp_path / "v.npy").write_text("mine")
+    for name in ("notes.npz", "v.npy"):
+        assert run(*command, "--out", name)[0] == 2
+        assert (tmp_path / name).read_text() == "mine"
+        assert run(*command, "--out", name, "--overwrite")[0] == 0
+    assert run(*command, "--out", "notes.npz")[0] == 0  # now it is one of its own
+    assert run(*command, "--out", "v.npy")[0] == 2  # such a file says nothing about who made it
+    code, _, err = run("encode", "--captions", path, "--out", "w.npy")
+    assert (code, "one matrix, not 4" in err) == (2, True)
+    assert not (tmp_path / "w.npy").exists()
+
+
+def test_outputs_follow_links_which_stay(run, tmp_path, model):
+    path = write_captions(tmp_path / "c.txt")
+    (tmp_path / "disk").mkdir()
+    options = ["--model", model, "--captions", path, "--representation", "hidden", "--positions", "eos"]
+    for command, name in (("encode", "v.npz"), ("check", "c.safetensors")):
+        (tmp_path / name).symlink_to(f"disk/{name}")
+        for _ in range(2):
+            code, _, err = run(command, *options, "--out", name)
+            assert code == 0, err
+            assert (tmp_path / name).is_symlink()
+            assert (tmp_path / "disk" / name).is_file()
+    (tmp_path / "r").symlink_to("disk/r")
+    assert run("report", *options, "--no-check", "--out", "r")[0] == 0
+    assert (tmp_path / "r").is_symlink()
+    (tmp_path / "p.html").symlink_to("disk/p.html")
+    assert run("compare", "r", "r", "--out", "p.html")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == ["c.safetensors", "p.html", "r", "v.npz"]
+    assert (tmp_path / "p.html").is_symlink()
+
+
+def test_a_folder_that_vanishes_during_the_work_is_one_line(run, tmp_path, model, monkeypatch):
+    from clipgeom.encoder.store import VectorStore
+
+    honest = VectorStore.fill
+
+    def vanishing(self, *arguments, **options):
+        shutil.rmtree(tmp_path / "gone")
+        return honest(self, *arguments, **options)
+
+    monkeypatch.setattr(VectorStore, "fill", vanishing)
+    path = write_captions(tmp_path / "c.txt")
+    for command, name in (("encode", "v.npz"), ("check", "c.safetensors"), ("report", "r")):
+        (tmp_path / "gone").mkdir(exist_ok=True)
+        code, _, err = run(command, "--model", model, "--captions", path, "--no-cache", "--out", f"gone/{name}")
+        assert code == 2
+        assert err == (
+            f"clipgeom: {tmp_path / 'gone'}, or temporary files in it, were deleted during the work; nothing was written\n"
+        )
+        assert [p.name for p in tmp_path.rglob("*") if p.name.startswith(".clipgeom-")] == []
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(run, tmp_path):
+    for name in ("\x1b]0;owned\x07.txt", "\x9b31m.txt", "a\u202etxt.exe"):
+        code, _, err = run("report", "--captions", name)
+        assert code == 2
+        assert not set(err) & set("\x1b\x07\x9b\u202e")
+        assert err.count("\n") == 1
 
 
 def test_a_defect_of_ours_is_not_hidden(run, monkeypatch, tmp_path, model):

@@ -137,6 +137,48 @@ def test_unit_length_is_checked_where_it_is_promised(tmp_path, rows):
         load_embeddings(tmp_path / "x.npy", unit=True)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_only_files_that_encode_made_are_replaced(tmp_path, rows, suffix):
+    """A model, a table or an archive of something else is refused; so is one that is damaged."""
+    path = tmp_path / f"x{suffix}"
+    save_embeddings(path, {"hidden.eos": rows}, metadata={"model": "m\udcff"})
+    check_embeddings_path(path)
+    content = path.read_bytes()
+    others = [content[: len(content) // 2], b"mine"]
+    if suffix == ".npz":
+        np.savez(tmp_path / "other.npz", a=rows)
+    elif suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({"weight": rows}, tmp_path / "other.safetensors", {"format": "pt"})
+    else:
+        import pandas as pd
+
+        pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "other.parquet")
+    others.append((tmp_path / f"other{suffix}").read_bytes())
+    for other in others:
+        path.write_bytes(other)
+        with pytest.raises(ConfigError, match=r"not made by `clipgeom encode` .* add --overwrite"):
+            check_embeddings_path(path)
+        check_embeddings_path(path, overwrite=True)
+        assert path.read_bytes() == other
+
+
+def test_a_plain_array_cannot_tell_who_made_it_and_is_kept(tmp_path, rows):
+    save_embeddings(tmp_path / "x.npy", {"a": rows})
+    with pytest.raises(ConfigError, match="--overwrite"):
+        check_embeddings_path(tmp_path / "x.npy")
+    check_embeddings_path(tmp_path / "x.npy", overwrite=True)
+
+
+def test_the_file_that_a_link_points_to_is_replaced(tmp_path, rows):
+    (tmp_path / "link.npz").symlink_to("real.npz")
+    for scale in (1, 2):
+        save_embeddings(tmp_path / "link.npz", {"a": scale * rows})
+        assert (tmp_path / "link.npz").is_symlink()
+        np.testing.assert_array_equal(whole(load_embeddings(tmp_path / "real.npz")), scale * rows.astype(float))
+
+
 def test_paths(tmp_path, rows):
     with pytest.raises(ConfigError, match="there is no file"):
         load_embeddings(tmp_path / "absent.npy")
@@ -144,8 +186,7 @@ def test_paths(tmp_path, rows):
         load_embeddings(tmp_path / "x.pt")
     with pytest.raises(ConfigError, match="no ending of embeddings"):
         check_embeddings_path(tmp_path / "x.pt")
-    with pytest.raises(ConfigError, match="does not exist"):
-        check_embeddings_path(tmp_path / "absent" / "x.npy")
+    check_embeddings_path(tmp_path / "absent" / "x.npy")  # its folder is made when there is something to write
     with pytest.raises(ConfigError, match="one matrix"):
         save_embeddings(tmp_path / "x.npy", {"a": rows, "b": rows})
     with pytest.raises(ConfigError, match="one position"):

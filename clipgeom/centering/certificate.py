@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom._replacing import replacing
+from clipgeom._files import replacing, resolved
 from clipgeom._safetensors import save_tensors
 from clipgeom.centering.check import CenteringCheck
 from clipgeom.centering.explain import explain, verdict
@@ -159,7 +159,15 @@ class Certificate:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all; the same certificate gives the same bytes."""
+        """Write one safetensors file, whole or not at all; the same certificate gives the same bytes.
+
+        An existing file is replaced; of a link, the file that it points to.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or cannot be written.
+        """
         centers = {f"{e.representation}.{e.position}": np.ascontiguousarray(e.center) for e in self.entries}
         content = {
             "schema": SCHEMA,
@@ -182,7 +190,7 @@ class Certificate:
             ],
         }
         wrapped = {"content": content, "sha256": _digest(content, centers)}
-        with replacing(Path(path)) as partial:
+        with replacing(resolved(Path(path))) as partial:
             save_tensors(partial, centers, {_KEY: _canonical(wrapped)})
 
     @classmethod

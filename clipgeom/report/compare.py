@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._files import check_output_file, write_whole
 from clipgeom.errors import ConfigError
 from clipgeom.report.folder import SCHEMA
 from clipgeom.report.summary import overlap
-from clipgeom.report.write import check_file, replace_file
 
 if TYPE_CHECKING:
     from clipgeom.report.drawing import Picture
@@ -140,10 +140,12 @@ def write_comparison(first: Path, second: Path, out: Path) -> None:
     ------
     ConfigError
         One of the folders is no report; `out` is something other than an earlier comparison, or cannot be written.
+    OutputError
+        The disk is full.
     MissingExtraError
         A package of the ``report`` extra is not installed.
     """
-    check_file(out, generator=_GENERATOR)
+    target = check_output_file(out, _is_comparison, maker=_GENERATOR)
     reports = read_report(first), read_report(second)
     with needs_extra("report", "comparing reports"):
         from clipgeom.report.page import render, report_subtitle, report_title
@@ -165,7 +167,12 @@ def write_comparison(first: Path, second: Path, out: Path) -> None:
         table=_table(comparison),
         pictures=_pictures(comparison),
     )
-    replace_file(out, text)
+    write_whole(target, text.encode("utf-8", errors="replace"))
+
+
+def _is_comparison(path: Path) -> bool:
+    with path.open("rb") as file:
+        return f'content="{_GENERATOR}"'.encode() in file.read(4096)
 
 
 def _difference(

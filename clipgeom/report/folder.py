@@ -1,91 +1,120 @@
-"""An output folder that appears whole or not at all."""
+"""A report's folder: its own files are replaced, those of the user stay.
+
+`report.json` lists under ``files`` what belongs to the report. In a folder that exists, the new files are written to a
+temporary folder inside it and then moved to their places one by one. Meanwhile `report.json` contains that list and no
+numbers, and it becomes the new report last: numbers and figures of two reports never stand side by side unnoticed.
+A process that is killed between two moves leaves whole files, and the same command then finishes the report.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from clipgeom._files import STAGING, check_folder, filling, resolved, write_whole
 from clipgeom.errors import ConfigError
 
-__all__ = ["SCHEMA", "check_output_folder", "output_folder"]
+__all__ = ["SCHEMA", "check_output_folder", "files_in", "output_folder"]
 
 SCHEMA = "clipgeom.report/1"
+_RECORD, _FIGURES = "report.json", "figures"
+_FIXED = ("report.html", _RECORD, "statistics.csv", "centers.safetensors")
+_FIGURE = re.compile(rf"{_FIGURES}/[^/\\\0]+\.(png|svg)")
 
 
-def check_output_folder(path: Path) -> None:
-    """Refuse an output path that holds anything but an earlier report, before any work is done.
+def check_output_folder(path: Path) -> Path:
+    """Refuse an output folder that contains something other than an earlier report, before any work is done.
+
+    An earlier report may have files of the user beside its own.
+
+    Returns
+    -------
+    Path
+        The folder to write to: where links lead to.
 
     Raises
     ------
     ConfigError
         The path is a file, or a folder with other content, or cannot be written.
     """
-    if not path.exists():
-        parent = _existing_parent(path)
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise ConfigError(f"cannot write to {parent}; choose another --out")
-        return
-    if not path.is_dir():
+    target = resolved(path)
+    check_folder(target if target.is_dir() else target.parent)
+    if not target.exists():
+        return target
+    if not target.is_dir():
         raise ConfigError(f"{path} is a file; --out names a folder to create")
-    if any(path.iterdir()) and not _is_report(path):
+    own = _own_files(target)
+    entries = [entry.name for entry in target.iterdir() if not entry.name.startswith(STAGING)]
+    if entries and own is None:
         raise ConfigError(
-            f"{path} holds something other than a clipgeom report; choose another --out or empty it first"
+            f"{path} contains something other than a clipgeom report; choose another --out, such as {path / 'report'}"
         )
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"cannot write to {path.parent}; choose another --out")
+    figures = target / _FIGURES
+    if figures.is_symlink() or (figures.exists() and not figures.is_dir()):
+        raise ConfigError(f"{path / _FIGURES} is not a folder of `clipgeom report`; move it or choose another --out")
+    if figures.exists():
+        check_folder(figures)
+    _refuse_foreign(target, _FIXED, own or set())
+    return target
 
 
 @contextmanager
 def output_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder for a report, which becomes the report at `path` when the block ends without an error.
 
-    An earlier report at `path` is replaced as a whole; nothing is ever half-written.
+    The block writes ``report.json`` with the list of `files_in` under ``files``. Files of an earlier report that the new one
+    does not have are deleted. Files of the user stay.
+
+    Raises
+    ------
+    ConfigError
+        As `check_output_folder`, or a figure would replace a file of the user.
+    OutputError
+        The disk is full or cannot be written.
     """
-    path = path.absolute()
-    check_output_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+    with filling(check_output_folder(path), _publish) as temporary:
+        yield temporary
+
+
+def files_in(folder: Path) -> list[str]:
+    """The files of a report, ``report.json`` included, by their paths in its folder."""
+    return sorted({_RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())})
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    check_output_folder(target)
+    new, old = files_in(temporary), _own_files(target) or set()
+    _refuse_foreign(target, new, old)
+    stub = {"schema": SCHEMA, "files": sorted(old.union(new))}
+    write_whole(target / _RECORD, json.dumps(stub, indent=1).encode() + b"\n")
+    for name in old.difference(new):
+        (target / name).unlink(missing_ok=True)
+    for name in sorted(new, key=lambda name: name == _RECORD):
+        (target / name).parent.mkdir(exist_ok=True)
+        (temporary / name).replace(target / name)
+    with suppress(OSError):
+        (target / _FIGURES).rmdir()  # it has no figure any more
+
+
+def _own_files(folder: Path) -> set[str] | None:
+    """The files that an earlier report has in the folder; None if there is no report."""
     try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes private folders; a report is an ordinary one
-        check_output_folder(path)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old-", dir=path.parent))
-            path.rename(old / path.name)
-            try:
-                partial.rename(path)
-            except OSError:
-                (old / path.name).rename(path)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        content = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if not str(content["schema"]).startswith("clipgeom.report/"):
+            return None
+        listed = {name for name in content.get("files", []) if isinstance(name, str)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return {_RECORD, *(name for name in listed if name in _FIXED or _FIGURE.fullmatch(name))}
 
 
-def _existing_parent(path: Path) -> Path:
-    parent = path.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    return parent
-
-
-def _is_report(path: Path) -> bool:
-    try:
-        schema = json.loads((path / "report.json").read_text(encoding="utf-8"))["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return str(schema).startswith("clipgeom.report/")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _refuse_foreign(folder: Path, names: tuple[str, ...] | list[str], own: set[str]) -> None:
+    for name in names:
+        path = folder / name
+        if name not in own and (path.exists() or path.is_symlink()):
+            raise ConfigError(
+                f"{path} was not made by `clipgeom report` and will not be replaced; choose another --out"
+            )

@@ -1,4 +1,4 @@
-"""A report on disk: the page, its numbers as JSON and CSV, the centres, the figures; all of it or none."""
+"""A report on disk: the page, its numbers as JSON and CSV, the centres, the figures."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
-from clipgeom._replacing import replacing
 from clipgeom._safetensors import save_tensors
-from clipgeom.errors import ConfigError
-from clipgeom.report.folder import output_folder
+from clipgeom.report.folder import files_in, output_folder
 
 if TYPE_CHECKING:
     from clipgeom.report.build import Measured
 
-__all__ = ["check_file", "replace_file", "write_report"]
+__all__ = ["write_report"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_report(measured: Measured, out: Path) -> None:
     """Write a report folder: report.html, report.json, statistics.csv, centers.safetensors and figures/.
 
-    The same `measured` gives the same bytes. An earlier report at `out` is replaced as a whole.
+    The same `measured` gives the same bytes. Of an earlier report at `out`, its own files are replaced; others stay.
 
     Parameters
     ----------
@@ -36,55 +36,26 @@ def write_report(measured: Measured, out: Path) -> None:
     Raises
     ------
     ConfigError
-        `out` holds something other than a report, or cannot be written.
+        `out` contains something other than a report.
+    OutputError
+        `out` cannot be written.
     MissingExtraError
         A package of the ``report`` extra is not installed.
     """
     with needs_extra("report", "writing a report"):
         from clipgeom.report.figures import draw_report
         from clipgeom.report.page import render_report
+    figures = draw_report(measured.report, measured.rows)
+    page = render_report(measured.report, figures)
     with output_folder(out) as folder:
-        figures = draw_report(measured.report, measured.rows)
         (folder / "figures").mkdir()
         for picture in (picture for section in figures.values() for picture in section):
             (folder / "figures" / f"{picture.name}.png").write_bytes(picture.png)
             _write(folder / "figures" / f"{picture.name}.svg", picture.svg)
-        _write(folder / "report.html", render_report(measured.report, figures))
-        _write_json(folder / "report.json", measured.report)
+        _write(folder / "report.html", page)
         _write(folder / "statistics.csv", _csv(measured.report))
         save_tensors(folder / "centers.safetensors", measured.centers, _metadata(measured.report))
-
-
-def check_file(out: Path, *, generator: str) -> None:
-    """Refuse to write a page over anything but an earlier page of the same `generator`, before any work is done.
-
-    Raises
-    ------
-    ConfigError
-        `out` is a folder, or a file that something else made.
-    """
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder; name the file to write, such as {out / 'compare.html'}")
-    if out.exists():
-        with out.open("rb") as file:
-            start = file.read(4096)
-        if f'content="{generator}"'.encode() not in start:
-            raise ConfigError(f"{out} was not made by `{generator}` and will not be replaced; choose another --out")
-
-
-def replace_file(out: Path, text: str) -> None:
-    """Write a file whole: under a temporary name beside it, then renamed.
-
-    Raises
-    ------
-    ConfigError
-        `out` cannot be written.
-    """
-    try:
-        with replacing(out) as partial:
-            partial.write_bytes(text.encode("utf-8", errors="replace"))
-    except OSError as error:
-        raise ConfigError(f"cannot write {out}: {error.strerror or error}") from error
+        _write_json(folder / "report.json", {**measured.report, "files": files_in(folder)})
 
 
 def _write(path: Path, text: str) -> None:
@@ -103,8 +74,13 @@ def _csv(report: dict[str, Any]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["representation", "position"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A text that a spreadsheet would compute as a formula gets an apostrophe before it; numbers stay numbers."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -169,5 +169,5 @@ def test_another_file_is_never_replaced(run, tmp_path):
     np.save(tmp_path / "x.npy", populations.shell(100, 0, d=8))
     code, _, err = run("check", "--embeddings", "x.npy", "--representation", "projected", "--out", "x.npy")
     assert code == 2
-    assert "is no certificate" in err
+    assert "was not made by `clipgeom check`" in err
     assert np.load(tmp_path / "x.npy").shape == (100, 8)

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from clipgeom.errors import ConfigError, DomainError, ShapeError
+from clipgeom.errors import ConfigError, DomainError, OutputError, ShapeError
 from pti.export import (
     DIFFUSERS_FILE,
     add_embedding,
@@ -262,7 +262,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pti.export.save_tensors", fails)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="no space left"):
         save_embedding(path, TOKEN, np.zeros((1, 16)))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["e.safetensors"]

@@ -48,7 +48,9 @@ def test_the_same_report_gives_the_same_bytes(measured, folder, tmp_path):
 
 def test_json_is_the_report_with_every_caption_intact(measured, folder):
     text = (folder / "report.json").read_text(encoding="utf-8")
-    assert json.loads(text) == measured.report
+    content = json.loads(text)
+    assert content.pop("files") == sorted(contents(folder))
+    assert content == measured.report
     assert "NaN" not in text
     assert "🐈" in text  # written as it is, not escaped
 
@@ -101,13 +103,24 @@ def test_embeddings_need_no_captions(tmp_path):
         assert file.metadata()["embeddings_sha256"] == report.report["provenance"]["embeddings_sha256"]
 
 
-def test_an_earlier_report_is_replaced_whole(tmp_path):
+def test_figures_of_an_earlier_report_vanish_and_those_of_the_user_stay(tmp_path):
     out = tmp_path / "report"
+    write_report(paired(), out)
+    (out / "figures" / "mine.png").write_bytes(b"mine")
     write_report(tiny(), out)
-    (out / "figures" / "left-over.png").write_bytes(b"old")
-    write_report(tiny(), out)
-    assert not (out / "figures" / "left-over.png").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    write_report(tiny(), tmp_path / "fresh")
+    assert contents(out) == {**contents(tmp_path / "fresh"), "figures/mine.png": b"mine"}
+
+
+def test_a_text_in_a_table_is_no_formula(tmp_path):
+    names = [f"{start}HYPERLINK(1)" for start in "=+-@"]
+    write_report(captioned([(name, "eos", "ball") for name in names], n=40), tmp_path / "report")
+    with (tmp_path / "report" / "statistics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["representation"] for row in rows] == [f"'{name}" for name in names]
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    for row, entry in zip(rows, report["statistics"], strict=True):
+        assert float(row["radial_C"]) == entry["radial_terms"]["C"]  # a number stays one, also below zero
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, numb
     def full(_handle):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"no space left on the disk.*the one before it is whole: .*tune-0000001"):
         checkpoint.save(tmp_path, "tune", TENSORS, {"step": 2}, {})
     assert [p.name for p in tmp_path.iterdir()] == ["tune-0000001.safetensors"]

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from clipgeom._text import one_line
+
 __all__ = ["Progress", "Quiet"]
 
 _EVERY = 15.0  # seconds between plain lines
@@ -59,7 +61,7 @@ class Progress:
         """Say something that the user should know."""
         if self._bar is not None:
             self._bar.clear()
-        print(f"{self._speaker}: {text}", file=sys.stderr, flush=True)
+        print(f"{self._speaker}: {one_line(text)}", file=sys.stderr, flush=True)
 
     def _line(self, now: float) -> None:
         rate = self._done / (now - self._start)

@@ -1,14 +1,21 @@
-"""Texts of strangers (captions, file names, names of models) made safe to show."""
+"""Texts of strangers (captions, file names, prompts, certificates) made safe to print and to put into Markdown.
+
+HTML pages are written by jinja2, which escapes every value; YAML is written by a library.
+"""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["one_line", "printable"]
+__all__ = ["code", "markdown", "one_line", "printable"]
 
 # C0 and C1 control characters (escape sequences of a terminal begin with one), and marks that reorder a line
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LONE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: no encoding can write it
+# all that is markup anywhere in a line; "_" between letters is none
+_MARKUP = re.compile(r"[\\`*{}\[\]<>|~$#&@^]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_AT_START = re.compile(r"^(\d*)([-+=:.)])")  # lists, rules and headings
+_NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def printable(text: str, /) -> str:
@@ -19,3 +26,23 @@ def printable(text: str, /) -> str:
 def one_line(text: str, /) -> str:
     """Put a text on one line, with single spaces, without control characters."""
     return " ".join(printable(text).split())
+
+
+def markdown(text: str, /) -> str:
+    """Escape a text for a line or a table cell of Markdown: it has no markup, HTML, link or image, and breaks no table.
+
+    Characters become entities rather than follow a backslash, which dialects treat differently in tables.
+    """
+    return _AT_START.sub(lambda found: f"{found[1]}&#{ord(found[2])};", _MARKUP.sub(_entity, one_line(text)))
+
+
+def code(text: str, /) -> str:
+    """Format a text as code in a line or a table cell; one that a code span cannot show everywhere, as plain text."""
+    text = one_line(text)
+    if not text:
+        return ""
+    return markdown(text) if any(character in text for character in "`|\\") else f"`{text}`"
+
+
+def _entity(found: re.Match[str]) -> str:
+    return _NAMED.get(found[0], f"&#{ord(found[0])};")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import clipgeom
 from clipgeom._files import check_output_file, resolved, workspace
 from clipgeom._progress import Progress
+from clipgeom._text import printable
 from clipgeom.embeddings import check_embeddings_path, load_embeddings, save_embeddings
 from clipgeom.options import (
     OUTPUT_PANEL,
@@ -254,10 +255,11 @@ def _list() -> None:
     sets = cache.sets()
     for entry in sets:
         state = "" if entry.complete else "  cut off; goes on when asked again"
-        print(
+        line = (
             f"{entry.used:%Y-%m-%d %H:%M}  {entry.size / 1e6:>8,.1f} MB  {entry.n:>9,} captions  {entry.dtype:<8}  "
             f"{entry.model}  {entry.captions}{state}"
         )
+        print(printable(line))  # the names come from a file in the cache
     print(f"{len(sets)} caption set(s), {sum(entry.size for entry in sets) / 1e6:,.1f} MB in {cache.root}")
 
 

@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from urllib.parse import quote
 
 from clipgeom._extras import needs_extra
-from clipgeom._files import replacing
+from clipgeom._files import write_whole
+from clipgeom._text import code as _code
+from clipgeom._text import markdown as _text
+from clipgeom._text import printable
 from clipgeom.centering.certificate import Certificate
 from clipgeom.errors import ConfigError
 from pti.evaluate import Evaluation
@@ -174,8 +178,8 @@ def write_model_card(
             raise ConfigError(f"the model card speaks of {name}, which is not in {root}")
     shown = concept if _on_hub(concept) else replace(concept, base_model=f"path/to/{Path(concept.base_model).name}")
     parts = [
-        f"# {_code(concept.token)} ({_line(concept.class_word)})",
-        *(f"> [!WARNING]\n> **{_line(mark)}**" for mark in marks),
+        f"# {_code(concept.token)} ({_text(concept.class_word)})",
+        *(f"> [!WARNING]\n> **{_text(mark)}**" for mark in marks),
         _summary(shown),
         *([_previews(previews)] if previews else []),
         _usage(shown),
@@ -184,8 +188,7 @@ def write_model_card(
         _settings(settings),
     ]
     target = root / CARD
-    with replacing(target) as partial:
-        partial.write_text(_front_matter(concept, previews) + "\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    write_whole(target, (_front_matter(concept, previews) + "\n" + "\n\n".join(parts) + "\n").encode())
     return target
 
 
@@ -205,14 +208,14 @@ def _front_matter(concept: Concept, previews: Sequence[Preview]) -> str:
     if hub:
         more["base_model_relation"] = "adapter"
     if previews:
-        more["widget"] = [{"text": preview.prompt, "output": {"url": preview.file}} for preview in previews]
+        more["widget"] = [{"text": printable(preview.prompt), "output": {"url": preview.file}} for preview in previews]
     data = ModelCardData(
         base_model=concept.base_model
         if hub
         else None,  # the Hub refuses a card whose base is a directory of somebody's
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        instance_prompt=concept.instance_prompt,
+        instance_prompt=printable(concept.instance_prompt),
         tags=["text-to-image", "diffusers", family, "textual-inversion", *lora],
         **more,
     )
@@ -230,7 +233,7 @@ def _summary(concept: Concept) -> str:
 
 def _previews(previews: Sequence[Preview]) -> str:
     lines = ["| | |", "|---|---|"]
-    lines += [f"| ![{_cell(p.prompt)}]({p.file.replace(' ', '%20')}) | {_code(_cell(p.prompt))} |" for p in previews]
+    lines += [f"| ![{_text(p.prompt)}]({quote(p.file)}) | {_code(p.prompt)} |" for p in previews]
     return "\n".join(lines)
 
 
@@ -261,13 +264,13 @@ def _metrics(rows: Sequence[MetricRow]) -> str:
     ]
     for row in rows:
         reference = (_estimate(row.reference), str(row.reference.n)) if row.reference else ("", "")
-        cells = (_cell(row.name), _estimate(row.estimate), str(row.estimate.n), *reference, _cell(row.note))
+        cells = (_text(row.name), _estimate(row.estimate), str(row.estimate.n), *reference, _text(row.note))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _interpolation(certificate: Certificate | None, sentence: str, marks: Sequence[str]) -> str:
-    lines = ["## Interpolation", "", _line(sentence)]
+    lines = ["## Interpolation", "", _text(sentence)]
     if certificate is None:
         lines += ["", "The run had no certificate of the centering check."]
         return "\n".join(lines)
@@ -282,9 +285,9 @@ def _interpolation(certificate: Certificate | None, sentence: str, marks: Sequen
     for entry in certificate.entries:
         validated = ", ".join(mode for mode, good in entry.validated.items() if good) or "none"
         cells = (entry.representation, entry.position, str(entry.n), validated, entry.recommended)
-        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append(f"| {' | '.join(map(_text, cells))} |")
     verdicts = [
-        f"{e.representation} at {e.position}: {_line(str(e.figures['verdict']))}"
+        _text(f"{e.representation} at {e.position}: {e.figures['verdict']}")
         for e in certificate.entries
         if "verdict" in e.figures
     ]
@@ -296,7 +299,7 @@ def _interpolation(certificate: Certificate | None, sentence: str, marks: Sequen
 
 def _settings(settings: Mapping[str, object]) -> str:
     lines = ["## Settings", "", "| | |", "|---|---|"]
-    lines += [f"| {_code(name)} | {_code(_cell(str(value)))} |" for name, value in _flat(settings)]
+    lines += [f"| {_code(name)} | {_code(str(value))} |" for name, value in _flat(settings)]
     return "\n".join(lines)
 
 
@@ -311,16 +314,3 @@ def _estimate(estimate: Estimate) -> str:
     low, high = estimate.ci95
     known = math.isfinite(low) and math.isfinite(high)
     return f"{estimate.value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if known else " [unknown]")
-
-
-def _code(text: str) -> str:
-    """As code, so that ``<tok>`` is no HTML; backticks within it are dropped."""
-    return f"`{_line(text).replace('`', '')}`" if text else ""
-
-
-def _cell(text: str) -> str:
-    return _line(text).replace("|", "\\|")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -2,17 +2,23 @@
 
 import ast
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import ModelCard
+from hypothesis import HealthCheck, given, settings
+from markdown_it import MarkdownIt
 
 from clipgeom import Certificate
+from clipgeom._text import printable
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import ConfigError
 from pti.export import DIFFUSERS_FILE
 from pti.metrics import Estimate
 from pti.model_card import Concept, MetricRow, Preview, loading_code, metric_rows, write_model_card
+from tests.nasty import NASTY
 from tests.pti.test_evaluate import TOKEN, evaluate
 
 PROMPT = "an illustration of <zork>"
@@ -122,7 +128,7 @@ def test_measures_have_intervals_and_numbers(folder):
         MetricRow("a | b", Estimate(0.12345, (0.1, 0.2), 7), Estimate(1.0, (-math.inf, math.inf), 1), "a note"),
     )
     text = write(folder, metrics=rows)
-    assert "| a \\| b | 0.123 [0.100, 0.200] | 7 | 1.000 [unknown] | 1 | a note |" in text
+    assert "| a &#124; b | 0.123 [0.100, 0.200] | 7 | 1.000 [unknown] | 1 | a note |" in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     for name in (
         "likeness to the training pictures, colors",
@@ -139,7 +145,52 @@ def test_settings_are_told_whole_and_break_no_table(folder):
     text = write(folder)
     assert "| `lora.rank` | `4` |" in text
     assert "| `lora.targets` | `['to_q', 'to_v']` |" in text
-    assert "| `caption` | `a \\| pipe and a line` |" in text
+    assert "| `caption` | a &#124; pipe and a line |" in text
+
+
+def card(folder, text):
+    """A card in which every text that comes from elsewhere is `text`."""
+    concept = Concept("somebody/a-model", "sd", text, 2, text, text, "zork.safetensors", "zork_lora.safetensors")
+    entry = replace(certificate().entries[0], representation=text, position=text, figures={"verdict": text})
+    return write(
+        folder,
+        concept,
+        certificate=replace(certificate(), entries=(entry,), encoder_fingerprint=text, captions=text),
+        settings={"a": text, "b": {"c": [text]}},
+        interpolation=text,
+        metrics=[MetricRow(text, Estimate(0.5, (0.4, 0.6), 7), None, text)],
+        previews=[Preview("previews/a b.png", text)],
+        marks=[text],
+    )
+
+
+def parsed(text):
+    """The body of a card, as CommonMark with tables."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text.split("\n---\n", 1)[1])
+
+
+def structure(tokens):
+    """Blocks, and what is neither text nor code in a line."""
+    for token in tokens:
+        yield token.type
+        yield from (child.type for child in token.children or () if child.type not in ("text", "code_inline"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=NASTY)
+def test_no_text_has_markup_in_the_card(folder, text):
+    written = card(folder, text)
+    front = yaml.safe_load(written.removeprefix("---\n").split("\n---\n", 1)[0])
+    for loaded in (ModelCard.load(folder / "README.md").data.to_dict(), front):
+        assert loaded["instance_prompt"] == printable(text)
+        assert loaded["widget"] == [{"text": printable(text), "output": {"url": "previews/a b.png"}}]
+    tokens = parsed(written)
+    found = list(structure(tokens))
+    assert [kind for kind in found if "html" in kind or "link" in kind] == []
+    assert found.count("image") == 1  # the preview, which is ours
+    (fence,) = [token.content for token in tokens if token.type == "fence"]
+    ast.parse(fence)
+    assert found == list(structure(parsed(card(folder, "plain"))))
 
 
 def test_what_is_not_there_is_not_spoken_of(folder):

@@ -5,7 +5,7 @@ Exact without an estimate, in O(n·d): with unit vectors u and S = Σu, C(v_i) =
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError
-from clipgeom.intervals import Features, Interval, mean_intervals
+from clipgeom.groups import group_codes
+from clipgeom.intervals import Codes, Features, Interval, mean_intervals
 from clipgeom.vectors import Vectors, as_vectors
 
 __all__ = ["Conformity", "conformity"]
+
+_HELD = 8_000_000  # numbers of the sums by group held at once, 8 bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Conformity:
 
     `values` and `cosines` (to the mean vector) have shape (n,), in the order of the vectors. `ci95` holds 95 %
     bootstrap intervals of mean, slope, intercept and pearson; those of the fit take the direction of the mean as given.
+    With groups they are by group, and that of the mean belongs to the mean cosine of vectors of different groups: in a
+    larger sample the share of pairs within a group vanishes.
     """
 
     n: int
@@ -38,17 +43,30 @@ class Conformity:
     ci95: dict[str, Interval]
 
 
-def conformity(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Conformity:
+def conformity(
+    vectors: Vectors | NDArray[Any], /, *, groups: Sequence[Any] | NDArray[Any] | None = None, seed: int = 0
+) -> Conformity:
     """Exact conformity of every vector, shape (n, d) → (n,), with its fit to the cosine with the mean.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (n, d), or Vectors
+    groups : sequence of length n, optional
+        An id for each vector; vectors with the same id are not independent, such as the captions of one image.
+    seed : int
+        Seed of the bootstrap.
 
     Raises
     ------
+    ShapeError
+        `groups` has another length.
     DomainError
-        Fewer than three vectors; a zero vector or a zero mean, which have no direction.
+        Fewer than three vectors, or a single group; a zero vector or a zero mean, which have no direction.
     """
     source = as_vectors(vectors)
     if source.n < 3:
         raise DomainError(f"expected at least 3 vectors for a conformity, got {source.n}")
+    codes = group_codes(groups, source.n)
     unit_sum = np.zeros(source.dim)
     total = np.zeros(source.dim)
     for start, block in _numbered(source):
@@ -61,10 +79,27 @@ def conformity(vectors: Vectors | NDArray[Any], /, *, seed: int = 0) -> Conformi
     projections = np.concatenate([_units(block, start) @ axes for start, block in _numbered(source)])
     values = (projections[:, 0] - 1.0) / (source.n - 1)
     cosines = np.clip(projections[:, 1], -1.0, 1.0)
-    return _fit(values, cosines, seed)
+    strangers = float(values.mean()) if codes is None else _strangers(source, codes, unit_sum)
+    return _fit(values, cosines, strangers, codes, seed)
 
 
-def _fit(values: NDArray[np.float64], cosines: NDArray[np.float64], seed: int) -> Conformity:
+def _strangers(source: Vectors, codes: NDArray[np.int64], unit_sum: NDArray[np.float64]) -> float:
+    """Mean cosine over all pairs of vectors of different groups."""
+    sizes = np.bincount(codes).astype(np.float64)
+    within, step = 0.0, max(1, _HELD // source.dim)  # groups whose sums are held at once
+    for first in range(0, len(sizes), step):
+        sums = np.zeros((min(step, len(sizes) - first), source.dim))
+        for start, block in _numbered(source):
+            own = codes[start : start + len(block)] - first
+            inside = (own >= 0) & (own < len(sums))
+            np.add.at(sums, own[inside], _units(block, start)[inside])
+        within += float(np.sum(sums**2))
+    return (float(unit_sum @ unit_sum) - within) / (len(codes) ** 2 - float(np.sum(sizes**2)))
+
+
+def _fit(
+    values: NDArray[np.float64], cosines: NDArray[np.float64], strangers: float, codes: Codes, seed: int
+) -> Conformity:
     mean, cosine = float(values.mean()), float(cosines.mean())
     y, x = values - mean, cosines - cosine
     features = np.stack([y, x, y * y, x * x, x * y], axis=1)
@@ -82,8 +117,8 @@ def _fit(values: NDArray[np.float64], cosines: NDArray[np.float64], seed: int) -
 
     point = features.mean(axis=0)[:, None]
     # the mean of all pairwise cosines moves twice as fast as one member's: it is in every pair on either side
-    functions = {"mean": lambda f: mean + 2 * f[0], "slope": slope, "intercept": intercept, "pearson": pearson}
-    [ci95] = mean_intervals(Features(features, functions), seed=seed)
+    functions = {"mean": lambda f: strangers + 2 * f[0], "slope": slope, "intercept": intercept, "pearson": pearson}
+    [ci95] = mean_intervals(Features(features, functions), seed=seed, codes=codes)
     return Conformity(
         n=len(values),
         values=values,

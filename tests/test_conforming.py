@@ -32,6 +32,37 @@ def test_the_interval_of_the_mean_knows_that_pairs_share_their_members():
     assert 0.91 <= covered <= 0.98
 
 
+def test_intervals_by_group_cover_the_mean_cosine_of_strangers():
+    covered = np.zeros(2)
+    truths = []
+    for seed in range(80):
+        rng = np.random.default_rng([4, seed])
+        groups = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+        x = rng.normal(size=(60, 8))[groups] + 0.5 * rng.normal(size=(len(groups), 8)) + 0.6
+        by_group = conformity(x, groups=groups)
+        truths.append((by_group.ci95["mean"], conformity(x).ci95["mean"], by_group.mean))
+        u = x / np.linalg.norm(x, axis=1, keepdims=True)
+        strangers = groups[:, None] != groups
+        middle = np.mean(by_group.ci95["mean"])
+        assert middle == pytest.approx((u @ u.T)[strangers].mean(), abs=0.01)
+        assert by_group.mean == conformity(x).mean
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(400_000, 8)) * 1.25**0.5 + 0.6 for _ in range(2))
+    truth = np.mean(np.vecdot(x, y) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1))
+    for by_group, alone, _ in truths:
+        covered += by_group[0] <= truth <= by_group[1], alone[0] <= truth <= alone[1]
+    assert covered[0] / 80 >= 0.88
+    assert covered[1] / 80 < 0.7
+
+
+def test_sums_of_groups_are_taken_in_parts(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(50, 7)) + 1
+    groups = np.random.default_rng(1).integers(0, 20, 50)
+    whole = conformity(x, groups=groups)
+    monkeypatch.setattr("clipgeom.conforming._HELD", 7 * 6)
+    assert conformity(x, groups=groups).ci95["mean"] == pytest.approx(whole.ci95["mean"], rel=1e-12)
+
+
 def test_real_text_embeddings_follow_the_published_law(shared):
     result = conformity(np.load(shared("data/vitb32_text_projected_lvis.npy")))
     assert result.pearson > 0.999

@@ -241,6 +241,7 @@ def summarize(check: CenteringCheck) -> dict[str, Any]:
         "n": check.n,
         "n_distinct": check.n_distinct,
         "n_judged": check.n_judged,
+        "n_groups": check.n_groups,
         "dim": check.dim,
         "seed": check.seed,
         "tolerance": check.tolerance,

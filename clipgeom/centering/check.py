@@ -1,6 +1,6 @@
 """The centering check: whether an interpolated embedding still looks like an embedding of this encoder.
 
-Two judges answer for each mode of interpolation, on captions that they were not fitted to. A centred mode is validated
+Two judges rate each mode of interpolation, on captions that they were not fitted to. A centred mode is validated
 where both prefer it to SLERP with 95 % confidence, and the second finds SLERP's points at all.
 """
 
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.centering.design import PairedRates, halves
+from clipgeom.centering.design import PairedRates, halves, paired_replicates
 from clipgeom.centering.judging import CENTERED_MODES, MODES, TIMES, Judged
 from clipgeom.centering.shells import TOLERANCE
-from clipgeom.intervals import Interval, bootstrap_means, interval
+from clipgeom.groups import group_codes
+from clipgeom.intervals import Codes, Interval, bootstrap_means, interval
 from clipgeom.shells import Shells, measure_shells
 from clipgeom.vectors import Vectors, as_vectors
 
@@ -25,10 +26,12 @@ __all__ = ["MIN_VECTORS", "CenteringCheck", "Estimate", "Preference", "check_cen
 
 Array = NDArray[np.float64]
 
-# Fewer distinct vectors leave less than 15 real points for the second judge to be read on.
+# Fewer distinct vectors, or groups of them, leave less than 15 independent real points for the second judge.
 MIN_VECTORS = 90
 # More are thinned: the intervals are narrow by then.
 MAX_VECTORS = 10_000
+# A group that is larger, as a share of all vectors, would be most of a third of a half.
+LARGEST_GROUP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class CenteringCheck:
     ----------
     n, n_distinct, n_judged : int
         Vectors given, distinct ones among them, and those that took part (at most `MAX_VECTORS`).
+    n_groups : int
+        Groups of the vectors given, `n` where each is independent.
     dim : int
     shells : Shells
         Norms, offset and radial terms of all vectors given.
@@ -98,6 +103,7 @@ class CenteringCheck:
     n: int
     n_distinct: int
     n_judged: int
+    n_groups: int
     dim: int
     seed: int
     tolerance: float
@@ -120,7 +126,13 @@ class CenteringCheck:
 
 
 def check_centering(
-    vectors: Vectors | NDArray[Any], /, *, seed: int = 0, tolerance: float = TOLERANCE, shells: Shells | None = None
+    vectors: Vectors | NDArray[Any],
+    /,
+    *,
+    groups: Sequence[Any] | NDArray[Any] | None = None,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    shells: Shells | None = None,
 ) -> CenteringCheck:
     """Run the centering check on embeddings of one representation at one position.
 
@@ -128,17 +140,22 @@ def check_centering(
     ----------
     vectors : ndarray, shape (n, d), or Vectors
         One embedding a caption. Repeated vectors count once, since a repetition would stand on both sides of the split.
+    groups : sequence of length n, optional
+        An id for each vector, such as that of the caption's image. Vectors with the same id lie on one side of the
+        split, are not paired with each other, and are resampled together.
     seed : int
         Of the split, of the thinning and of every interval; the same vectors and seed give the same outcome.
     tolerance : float
         Half-width that a shell has at least, as a share of its mean radius.
     shells : Shells, optional
-        What `measure_shells` said of these vectors, where it is known already.
+        The result of `measure_shells` for these vectors and groups, if it is known already.
 
     Raises
     ------
+    ShapeError
+        `groups` has another length.
     DomainError
-        NaN or infinity, or fewer than three vectors.
+        NaN or infinity, fewer than three vectors, or a single group.
 
     Notes
     -----
@@ -146,31 +163,43 @@ def check_centering(
     `Classifier` for the judges, `PairedRates` for the intervals.
     """
     source = as_vectors(vectors)
-    known = measure_shells(source, seed=seed) if shells is None else shells
+    codes = group_codes(groups, source.n)
+    known = measure_shells(source, groups=codes, seed=seed) if shells is None else shells
     rng = np.random.default_rng(seed)
-    x, n_distinct = _distinct(source, rng)
-    if known.constant:
-        return _undecided(
-            known,
-            n_distinct,
-            seed,
-            tolerance,
-            "the vectors are all but constant, so that no direction is left to interpolate in",
-        )
-    if len(x) < MIN_VECTORS:
-        return _undecided(
-            known,
-            n_distinct,
-            seed,
-            tolerance,
-            f"{n_distinct} distinct vectors are too few for a verdict: at least {MIN_VECTORS} are needed",
-        )
-    parts = [Judged.of(x, fold, tolerance, rng) for fold in halves(len(x), rng)]
+    x, chosen, n_distinct = _distinct(source, rng)
+    if codes is not None:
+        codes = codes[chosen]
+    reason = _undecidable(known, n_distinct, codes)
+    if reason:
+        return _undecided(known, n_distinct, seed, tolerance, reason)
+    parts = [Judged.of(x, fold, tolerance, codes) for fold in halves(len(x), rng, codes)]
     return _verdict(known, n_distinct, len(x), seed, tolerance, parts)
 
 
-def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, int]:
-    """Distinct vectors in their order, thinned at random to `MAX_VECTORS`, and how many there were."""
+def _undecidable(shells: Shells, n_distinct: int, codes: Codes) -> str:
+    """Reason why there can be no verdict, or nothing; `codes` are the groups of the distinct vectors."""
+    if shells.constant:
+        return "the vectors are all but constant, so that no direction is left to interpolate in"
+    if n_distinct < MIN_VECTORS:
+        return f"{n_distinct} distinct vectors are too few for a verdict: at least {MIN_VECTORS} are needed"
+    if codes is None:
+        return ""
+    sizes = np.unique(codes, return_counts=True)[1]
+    if len(sizes) < MIN_VECTORS:
+        return (
+            f"{n_distinct} distinct vectors of {len(sizes)} groups (images) are too few for a verdict: at least "
+            f"{MIN_VECTORS} groups are needed"
+        )
+    if sizes.max() > LARGEST_GROUP * len(codes):
+        return (
+            f"{sizes.max()} of {len(codes)} distinct vectors are of one group (image), more than "
+            f"{100 * LARGEST_GROUP:.0f} %, so that no split leaves independent vectors on either side"
+        )
+    return ""
+
+
+def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64], int]:
+    """Distinct vectors in their order, thinned at random to `MAX_VECTORS`; their rows; and how many there were."""
     seen: dict[bytes, int] = {}
     position = 0
     for block in source.blocks():
@@ -184,28 +213,40 @@ def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, int]:
         inside = chosen[(chosen >= position) & (chosen < position + len(block))] - position
         rows.append(block[inside])
         position += len(block)
-    return np.concatenate(rows), len(kept)
+    return np.concatenate(rows), chosen, len(kept)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Aucs:
-    """AUC of the control and of each mode, with paired replicates over captions."""
+    """AUC of the control and of each mode, with paired replicates over captions, or groups of them."""
 
     values: Array
     replicates: Array
 
     @classmethod
-    def of(cls, parts: Sequence[Judged], seed: int) -> _Aucs:
+    def of(cls, parts: Sequence[Judged], seed: int, codes: Codes) -> _Aucs:
         values = np.mean([part.made_placed.mean(axis=0) for part in parts], axis=0)
         # deviations from each half's own AUC: the halves' classifiers differ
         real = np.concatenate([part.real_placed - part.real_placed.mean(axis=0) for part in parts])
         made = np.concatenate([part.made_placed - part.made_placed.mean(axis=0) for part in parts])
-        moved = bootstrap_means(real, seed=seed) + bootstrap_means(made, seed=seed + 1)
-        return cls(values, values + moved)
+        if codes is None:
+            return cls(values, values + bootstrap_means(real, seed=seed) + bootstrap_means(made, seed=seed + 1))
+        starts = np.cumsum([0, *(len(part.ceiling) for part in parts)])
+        shifted = list(zip(parts, starts, strict=False))
+        rows = np.concatenate([part.real_rows + start for part, start in shifted])
+        pairs = np.concatenate([part.made_pairs + start for part, start in shifted])
+        moved = bootstrap_means(real, seed=seed, codes=_renumbered(codes[rows]))
+        return cls(values, values + moved + paired_replicates(made, codes[pairs], seed=seed + 1))
 
     def estimate(self, column: int) -> Estimate:
         low, high = interval(self.replicates[:, column])
         return Estimate(float(self.values[column]), (max(0.0, low), min(1.0, high)))
+
+
+def _renumbered(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Groups numbered without gaps, where some of them do not take part."""
+    numbers: NDArray[np.int64] = np.unique(codes, return_inverse=True)[1]
+    return numbers
 
 
 def _verdict(
@@ -216,14 +257,17 @@ def _verdict(
     pairs = np.concatenate([part.pairs + start for part, start in shifted])
     near = np.concatenate([part.near_pairs + start for part, start in shifted])
     by_time = np.concatenate([part.on_shell for part in parts])
-    rates = PairedRates.of(by_time.mean(axis=1), pairs, seed=seed)
-    near_rates = PairedRates.of(np.concatenate([part.near_on_shell for part in parts]), near, seed=seed)
+    given = [part.codes for part in parts if part.codes is not None]
+    codes = _renumbered(np.concatenate(given)) if given else None
+    rates = PairedRates.of(by_time.mean(axis=1), pairs, seed=seed, codes=codes)
+    near_rates = PairedRates.of(np.concatenate([part.near_on_shell for part in parts]), near, seed=seed, codes=codes)
     ceiling = np.concatenate([part.ceiling for part in parts]).astype(np.float64)
-    aucs = _Aucs.of(parts, seed)
+    ceilings = bootstrap_means(ceiling[:, None], seed=seed, codes=codes)[:, 0]
+    aucs = _Aucs.of(parts, seed, codes)
 
     column = {mode: m for m, mode in enumerate(MODES)}
     on_shell = {
-        "real": Estimate(float(ceiling.mean()), interval(bootstrap_means(ceiling[:, None], seed=seed)[:, 0])),
+        "real": Estimate(float(ceiling.mean()), interval(ceilings)),
         **{mode: Estimate(float(rates.rates[m]), rates.interval(m)) for mode, m in column.items()},
     }
     auc = {mode: aucs.estimate(m) for m, mode in enumerate(("real", *MODES))}
@@ -237,6 +281,7 @@ def _verdict(
         n=shells.n,
         n_distinct=n_distinct,
         n_judged=n_judged,
+        n_groups=shells.n_groups,
         dim=shells.dim,
         seed=seed,
         tolerance=tolerance,
@@ -318,6 +363,7 @@ def _undecided(shells: Shells, n_distinct: int, seed: int, tolerance: float, rea
         n=shells.n,
         n_distinct=n_distinct,
         n_judged=0,
+        n_groups=shells.n_groups,
         dim=shells.dim,
         seed=seed,
         tolerance=tolerance,

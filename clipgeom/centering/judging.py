@@ -1,4 +1,4 @@
-"""What both judges of the centering check say of one half of the vectors, fitted on the other."""
+"""Both judges of the centering check on one half of the vectors, fitted on the other."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.centering.classifier import Classifier, placements
-from clipgeom.centering.design import Fold, nearest_pairs, random_pairs
+from clipgeom.centering.design import Fold, nearest_pairs, random_pairs, thirds
 from clipgeom.centering.shells import FittedShells, Whitening
 from clipgeom.interpolate import aslerp, lerp, slerp, vslerp
+from clipgeom.intervals import Codes
 
 __all__ = ["CENTERED_MODES", "MODES", "TIMES", "Judged"]
 
@@ -29,15 +30,22 @@ _DRAWN = 400  # points of each mode that a figure shows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judged:
-    """What both judges say of one half, fitted on the other. Columns are MODES throughout."""
+    """Outcome of both judges on one half, fitted on the other. Columns are MODES throughout; indices count the half.
 
+    `codes` are the groups of the judged vectors, `real_rows` the vectors behind `real_placed`, and `made_pairs` the
+    parents behind `made_placed`.
+    """
+
+    codes: Codes
     ceiling: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     on_shell: Array  # (pairs, times, modes)
     near_pairs: NDArray[np.int64]
     near_on_shell: Array  # (near pairs, modes)
     by_shell: Array  # (modes, 3)
+    real_rows: NDArray[np.int64]
     real_placed: Array  # (real, 1 + modes): the first column is the control
+    made_pairs: NDArray[np.int64]
     made_placed: Array  # (parents' pairs, 1 + modes)
     moved: Array  # (modes,)
     variance: Array  # (modes,)
@@ -46,15 +54,16 @@ class Judged:
     bounds: Array
 
     @classmethod
-    def of(cls, x: Array, fold: Fold, tolerance: float, rng: np.random.Generator) -> Judged:
-        """Fit on one half of the vectors x, shape (n, d), and judge the other."""
+    def of(cls, x: Array, fold: Fold, tolerance: float, codes: Codes = None) -> Judged:
+        """Fit on one half of the vectors x, shape (n, d), and judge the other; `codes` are the groups of all."""
         fitted, judged = x[fold.fitted], x[fold.judged]
+        fitted_codes, judged_codes = (None, None) if codes is None else (codes[fold.fitted], codes[fold.judged])
         whitening = Whitening.fit(fitted)
         real = whitening.radii(judged)
         shells = FittedShells.of(real, tolerance=tolerance)
 
-        pairs = random_pairs(len(judged))
-        near = nearest_pairs(judged)
+        pairs = random_pairs(len(judged), codes=judged_codes)
+        near = nearest_pairs(judged, judged_codes)
         axis = whitening.center / max(float(np.linalg.norm(whitening.center)), np.finfo(float).tiny)
         along = judged @ axis
         on_shell = np.empty((len(pairs), len(TIMES), len(MODES)))
@@ -86,15 +95,21 @@ class Judged:
                 for t in TIMES
             ]
             near_on_shell[:, m] = np.mean(held_near, axis=0)
-        real_placed, made_placed = _classified(fitted, judged, whitening)
+        fitted_parts, judged_parts = thirds(len(fitted), fitted_codes), thirds(len(judged), judged_codes)
+        real_placed, made_placed = _classified(
+            [fitted[part] for part in fitted_parts], [judged[part] for part in judged_parts], whitening
+        )
         return cls(
+            codes=judged_codes,
             ceiling=np.asarray(shells.hold(real).all(axis=1)),
             pairs=pairs,
             on_shell=on_shell,
             near_pairs=near,
             near_on_shell=near_on_shell,
             by_shell=by_shell,
+            real_rows=judged_parts[0],
             real_placed=real_placed,
+            made_pairs=np.stack(judged_parts[1:], axis=1),
             made_placed=made_placed,
             moved=moved / along.std(),
             variance=variance,
@@ -104,19 +119,14 @@ class Judged:
         )
 
 
-def _classified(fitted: Array, judged: Array, whitening: Whitening) -> tuple[Array, Array]:
+def _classified(fitted: list[Array], judged: list[Array], whitening: Whitening) -> tuple[Array, Array]:
     """Placements of real and made points of the judged half, by classifiers trained on the fitted half.
 
-    In either half a third are real points and two thirds are parents, each used once; in training each pair gives one
+    Of either half a third are real points and two thirds are parents, each used once; in training each pair gives one
     point, t going round, and in judging one for each t, their placements averaged. The control's made points are real.
     """
-
-    def parts(half: Array) -> tuple[Array, Array, Array]:
-        third = len(half) // 3
-        return half[:third], half[third : 2 * third], half[2 * third : 3 * third]
-
-    real, first, second = parts(fitted)
-    real_out, first_out, second_out = parts(judged)
+    real, first, second = fitted
+    real_out, first_out, second_out = judged
     times = np.resize(TIMES, len(first))
     real_placed, made_placed = [], []
     for mode in ("real", *MODES):

@@ -7,7 +7,7 @@ from analysis import populations
 from clipgeom import DomainError, check_centering
 from clipgeom.centering import CENTERED_MODES, MODES, breaks, explain, verdict
 from clipgeom.centering.classifier import placements
-from clipgeom.centering.design import PairedRates, halves, nearest_pairs, random_pairs
+from clipgeom.centering.design import PairedRates, halves, nearest_pairs, random_pairs, thirds
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,92 @@ def test_rates_over_pairs_that_share_captions_cover_the_truth():
         low, high = PairedRates.of(values[:, None], pairs, seed=trial).interval(0)
         covered += low <= 0.5 <= high
     assert 0.92 <= covered / 500 <= 0.975
+
+
+def uneven_groups(groups, seed):
+    """Numbers of the groups of some vectors: one to nine of each, in random order."""
+    rng = np.random.default_rng([6, seed])
+    codes = np.repeat(np.arange(groups), rng.integers(1, 10, groups))
+    return rng.permutation(codes)
+
+
+@pytest.mark.parametrize("codes", [uneven_groups(60, 0), uneven_groups(2, 1), np.repeat([0, 1, 2], [90, 3, 3])])
+def test_halves_and_thirds_keep_a_group_together(codes):
+    for fold in halves(len(codes), np.random.default_rng(0), codes):
+        assert not set(codes[fold.fitted]) & set(codes[fold.judged])
+        assert sorted([*fold.fitted, *fold.judged]) == list(range(len(codes)))
+        assert len(fold.fitted) > 0 < len(fold.judged)
+        parts = [codes[fold.judged][part] for part in thirds(len(fold.judged), codes[fold.judged])]
+        assert len({len(part) for part in parts}) == 1
+        assert not any(set(a) & set(b) for a, b in ((parts[0], parts[1]), (parts[0], parts[2]), (parts[1], parts[2])))
+
+
+def test_halves_by_group_are_halves_in_random_order():
+    codes = uneven_groups(200, 2)
+    fold = next(halves(len(codes), np.random.default_rng(0), codes))
+    assert len(fold.fitted) == pytest.approx(len(codes) / 2, abs=9)
+    assert np.mean(np.diff(codes[fold.fitted]) == 0) < 0.1
+    assert [len(part) for part in thirds(len(codes), codes)] == pytest.approx([len(codes) / 3] * 3, rel=0.06)
+
+
+def test_no_pair_lies_within_a_group():
+    codes = uneven_groups(30, 3)
+    pairs = random_pairs(len(codes), codes=codes)
+    assert (codes[pairs[:, 0]] != codes[pairs[:, 1]]).all()
+    assert len(pairs) > 0.9 * 4 * len(codes)
+    x = np.random.default_rng(0).normal(size=(30, 5))[codes] + 0.01 * np.random.default_rng(1).normal(
+        size=(len(codes), 5)
+    )
+    near = nearest_pairs(x, codes)
+    distances = np.linalg.norm(x[:, None] - x[None], axis=2) + 1e9 * (codes[:, None] == codes)
+    np.testing.assert_array_equal(near[:, 1], distances.argmin(axis=1))
+
+
+def test_rates_over_pairs_of_groups_cover_the_truth():
+    """As above, with an effect of the group instead of the caption."""
+    rng = np.random.default_rng(5)
+    codes = uneven_groups(60, 4)
+    pairs = random_pairs(len(codes), codes=codes)
+    covered = np.zeros(2)
+    for trial in range(300):
+        effect = rng.uniform(-0.25, 0.25, 60)[codes]
+        chance = 0.5 + effect[pairs[:, 0]] + effect[pairs[:, 1]]
+        values = (rng.uniform(size=len(pairs)) < chance).astype(float)[:, None]
+        for k, groups in enumerate((codes, None)):
+            low, high = PairedRates.of(values, pairs, seed=trial, codes=groups).interval(0)
+            covered[k] += low <= 0.5 <= high
+    assert 0.91 <= covered[0] / 300 <= 0.98
+    assert covered[1] / 300 < 0.8
+
+
+def test_captions_of_one_image_add_little_certainty():
+    """Five near-copies of each vector: the intervals are about those of one, not narrower by the root of five."""
+    x = populations.shell(150, 0, d=32)
+    copies = np.repeat(x, 5, axis=0) + 1e-3 * np.random.default_rng(0).normal(size=(750, 32))
+    images = np.repeat(np.arange(150), 5)
+    single, grouped, loose = check_centering(x), check_centering(copies, groups=images), check_centering(copies)
+    assert (grouped.n, grouped.n_groups, single.n_groups, loose.n_groups) == (750, 150, 150, 750)
+
+    def width(check, judge):
+        low, high = getattr(check.minus_slerp["vslerp"], judge).ci95
+        return high - low
+
+    for judge in ("on_shell", "auc"):
+        assert width(grouped, judge) == pytest.approx(width(single, judge), rel=0.6)
+        assert width(loose, judge) < 0.75 * width(grouped, judge)
+
+
+def test_too_few_images_are_no_verdict():
+    x = populations.shell(200, 0)
+    check = check_centering(x, groups=np.arange(200) // 5)
+    assert not check.decided
+    assert "200 distinct vectors of 40 groups (images) are too few for a verdict: at least 90 groups" in verdict(check)
+
+
+def test_one_large_group_is_no_verdict():
+    check = check_centering(populations.shell(300, 0), groups=np.minimum(np.arange(300), 200))
+    assert not check.decided
+    assert "100 of 300 distinct vectors are of one group (image), more than 10 %" in verdict(check)
 
 
 def test_a_rate_of_zero_still_has_an_interval():

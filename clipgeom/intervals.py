@@ -24,6 +24,7 @@ __all__ = [
     "Scale",
     "bootstrap_means",
     "grouped_quantile_interval",
+    "grouped_share_interval",
     "interval",
     "jackknife_interval",
     "mean_intervals",
@@ -217,19 +218,36 @@ def grouped_quantile_interval(
     quantile : float
         In (0, 1).
     """
-    from scipy.stats import beta, t
-
-    n, sizes = len(values), np.bincount(codes)
-    k = len(sizes)
+    n = len(values)
     ordered = np.sort(values)
     below = values <= ordered[min(int(np.ceil(quantile * n)), n) - 1]
-    share = float(below.mean())
-    variance = k / (k - 1) * float(np.sum(np.bincount(codes, below - share) ** 2)) / n**2
-    independent = share * (1 - share) / n
-    # no row above: the variance cannot be seen, and the rows of a group count as one
-    effect = max(variance / independent, 1.0) if independent > 0 else float(np.sum(sizes**2)) / n
-    tail = (1 - level) / 2
-    rows = n / effect * float(t.ppf(tail, n - 1) / t.ppf(tail, k - 1)) ** 2
-    low = beta.ppf(tail, quantile * rows, (1 - quantile) * rows + 1)
-    high = beta.ppf(1 - tail, quantile * rows + 1, (1 - quantile) * rows)
+    low, high = _share_interval(quantile, _independent_rows(below, codes), level)
     return float(ordered[max(int(np.ceil(low * n)) - 1, 0)]), float(ordered[min(int(np.ceil(high * n)) - 1, n - 1)])
+
+
+def grouped_share_interval(hits: NDArray[np.bool_], codes: NDArray[np.int64], *, level: float = LEVEL) -> Interval:
+    """Interval of the share of hits among rows in groups; see `grouped_quantile_interval`."""
+    return _share_interval(float(hits.mean()), _independent_rows(hits, codes), level)
+
+
+def _independent_rows(hits: NDArray[np.bool_], codes: NDArray[np.int64]) -> float:
+    """Independent rows whose share of hits would vary as much as that of these rows in groups, for a binomial interval."""
+    from scipy.stats import t
+
+    n, sizes = len(hits), np.unique(codes, return_counts=True)[1]
+    k, share = len(sizes), float(hits.mean())
+    variance = k / (k - 1) * float(np.sum(np.bincount(codes, hits - share) ** 2)) / n**2
+    independent = share * (1 - share) / n
+    # all or none: the variance cannot be seen, and the rows of a group count as one
+    effect = max(variance / independent, 1.0) if independent > 0 else float(np.sum(sizes**2)) / n
+    return n / effect * float(t.ppf(0.975, n - 1) / t.ppf(0.975, k - 1)) ** 2
+
+
+def _share_interval(share: float, rows: float, level: float) -> Interval:
+    """Clopper and Pearson's interval of a share; the number of rows need not be whole."""
+    from scipy.stats import beta
+
+    hits, misses, tail = share * rows, (1 - share) * rows, (1 - level) / 2
+    low = float(beta.ppf(tail, hits, misses + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, misses)) if misses > 0 else 1.0
+    return low, high

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from clipgeom._extras import needs_extra
 from clipgeom.conforming import conformity
 from clipgeom.errors import DomainError, ShapeError
-from clipgeom.intervals import Features, Interval, mean_intervals
+from clipgeom.groups import group_codes
+from clipgeom.intervals import Codes, Features, Interval, grouped_share_interval, mean_intervals
 from clipgeom.vectors import ArrayVectors
 
 __all__ = ["ModalityReport", "OffsetPoint", "Pairing", "Separability", "compare_modalities"]
@@ -48,7 +49,8 @@ class Pairing:
 class Separability:
     """How well a linear boundary tells the modalities apart, on samples it was not fitted to.
 
-    `accuracy` uses all features of `n_held_out` held-out vectors, with its interval (Clopper–Pearson); `features` is
+    `accuracy` uses all features of `n_held_out` held-out vectors, with its interval (Clopper–Pearson; by group where
+    there are groups); `features` is
     the shortest list, chosen one by one on the other half, whose held-out accuracy reaches it: an upper bound of the
     fewest, since only greedy choices are tried. `reached` is False where the list stopped at its maximal length.
     """
@@ -95,6 +97,7 @@ def compare_modalities(
     /,
     *,
     paired: bool | None = None,
+    groups: Sequence[Any] | NDArray[Any] | None = None,
     seed: int = 0,
     alphas: Sequence[float] = ALPHAS,
 ) -> ModalityReport:
@@ -106,6 +109,9 @@ def compare_modalities(
         Projected, normalised or not: cosines do not care, the offset sweep uses them as they are.
     paired : bool, optional
         Whether the i-th image belongs to the i-th text. By default, whether n = m.
+    groups : sequence of length m, optional
+        An id for each text (and for its image where these are paired); texts with the same id, such as the captions of
+        one image, are split and resampled together.
     seed : int
         Of the split and the bootstrap.
     alphas : sequence of float
@@ -114,9 +120,9 @@ def compare_modalities(
     Raises
     ------
     ShapeError
-        Not two matrices of the same width, or `paired` with different n.
+        Not two matrices of the same width, `paired` with different n, or `groups` of another length.
     DomainError
-        Fewer than eight of either, zero vectors, NaN.
+        Fewer than eight of either, zero vectors, NaN, or a single group.
     """
     for name, array in (("images", images), ("texts", texts)):
         ArrayVectors(array)
@@ -130,9 +136,12 @@ def compare_modalities(
         paired = len(images) == len(texts)
     if paired and len(images) != len(texts):
         raise ShapeError(f"paired samples must be equally many, got {len(images)} images and {len(texts)} texts")
-    x, y = _thin(images), _thin(texts)
+    codes = group_codes(groups, len(texts))
+    if codes is not None:
+        codes = np.unique(codes[_thinned(len(texts))], return_inverse=True)[1]
+    x, y = (rows[_thinned(len(rows))].astype(np.float64) for rows in (images, texts))
     u, v = _unit(x, "images"), _unit(y, "texts")
-    gap, gap_ci95 = _gap(u, v, paired, seed)
+    gap, gap_ci95 = _gap(u, v, paired, codes, seed)
     return ModalityReport(
         n_images=len(x),
         n_texts=len(y),
@@ -140,16 +149,15 @@ def compare_modalities(
         n_texts_given=len(texts),
         gap=gap,
         gap_ci95=gap_ci95,
-        pairing=_pairing(u, v, seed) if paired else None,
-        separability=_separability(x, y, seed),
+        pairing=_pairing(u, v, codes, seed) if paired else None,
+        separability=_separability(x, y, paired, codes, seed),
         offsets=tuple(_offset(x, y, alpha, paired) for alpha in alphas),
     )
 
 
-def _thin(rows: NDArray[Any]) -> Matrix:
-    if len(rows) > MAX_SAMPLES:
-        rows = rows[np.linspace(0, len(rows) - 1, MAX_SAMPLES).astype(np.int64)]
-    return rows.astype(np.float64)
+def _thinned(n: int) -> NDArray[np.int64]:
+    """Rows that are used of n: all, or `MAX_SAMPLES` evenly spaced ones."""
+    return np.linspace(0, n - 1, min(n, MAX_SAMPLES)).astype(np.int64)
 
 
 def _unit(rows: Matrix, name: str) -> Matrix:
@@ -159,7 +167,7 @@ def _unit(rows: Matrix, name: str) -> Matrix:
     return rows / norms
 
 
-def _gap(u: Matrix, v: Matrix, paired: bool, seed: int) -> tuple[float, Interval]:
+def _gap(u: Matrix, v: Matrix, paired: bool, codes: Codes, seed: int) -> tuple[float, Interval]:
     """Distance of the means, with the interval of its derivative along the gap; it ends at zero."""
     vector = u.mean(axis=0) - v.mean(axis=0)
     gap = float(np.linalg.norm(vector))
@@ -169,12 +177,16 @@ def _gap(u: Matrix, v: Matrix, paired: bool, seed: int) -> tuple[float, Interval
     if paired:
         columns = np.stack([along_u, along_v], axis=1)
         moved = Features(columns, {"gap": lambda f: np.maximum(gap + f[0] - f[1], 0.0)})
-        return gap, mean_intervals(moved, seed=seed)[0]["gap"]
-    half = 1.96 * (along_u.var() / len(u) + along_v.var() / len(v)) ** 0.5
+        return gap, mean_intervals(moved, seed=seed, codes=codes)[0]["gap"]
+    variance = along_v.var() / len(v)
+    if codes is not None:
+        sums = np.bincount(codes, along_v)
+        variance = len(sums) / (len(sums) - 1) * np.sum(sums**2) / len(v) ** 2
+    half = 1.96 * (along_u.var() / len(u) + variance) ** 0.5
     return gap, (max(gap - half, 0.0), gap + half)
 
 
-def _pairing(u: Matrix, v: Matrix, seed: int) -> Pairing:
+def _pairing(u: Matrix, v: Matrix, codes: Codes, seed: int) -> Pairing:
     cosines = u @ v.T
     n = len(u)
     diagonal = np.diag(cosines)
@@ -190,7 +202,7 @@ def _pairing(u: Matrix, v: Matrix, seed: int) -> Pairing:
         "image_to_text_r_at_1": lambda f: f[2],
         "text_to_image_r_at_1": lambda f: f[3],
     }
-    [ci95] = mean_intervals(Features(features, functions), seed=seed)
+    [ci95] = mean_intervals(Features(features, functions), seed=seed, codes=codes)
     return Pairing(
         n=n,
         paired_cosine=float(center[0]),
@@ -201,37 +213,63 @@ def _pairing(u: Matrix, v: Matrix, seed: int) -> Pairing:
     )
 
 
-def _separability(images: Matrix, texts: Matrix, seed: int, *, longest: int = 16) -> Separability:
+def _split(
+    n_images: int, n_texts: int, paired: bool, codes: Codes, rng: np.random.Generator
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(images, texts) to fit on, and (images, texts) held out: equally many of each, so that accuracy ½ is chance."""
+    images, texts = rng.permutation(n_images), rng.permutation(n_texts)
+    n = min(n_images, n_texts)
+    if codes is None:
+        return [(images[: n // 2], texts[: n // 2]), (images[n // 2 : n], texts[n // 2 : n])]
+    chosen = rng.permutation(int(codes.max()) + 1) % 2 == 0  # groups lie on one side as a whole
+    fitted = chosen[codes[texts]]
+    of_images = chosen[codes[images]] if paired else np.arange(n_images) < n_images // 2
+    parts = []
+    for side in (True, False):
+        pair = images[of_images == side], texts[fitted == side]
+        least = min(map(len, pair))
+        parts.append((pair[0][:least], pair[1][:least]))
+    return parts
+
+
+def _separability(
+    images: Matrix, texts: Matrix, paired: bool, codes: Codes, seed: int, *, longest: int = 16
+) -> Separability:
     with needs_extra("report", "comparing modalities"):
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from scipy.stats import binomtest
 
-    rng = np.random.default_rng(seed)
-    n = min(len(images), len(texts))  # equally many of each: accuracy ½ is chance
-    rows = np.concatenate([images[rng.permutation(len(images))[:n]], texts[rng.permutation(len(texts))[:n]]])
-    labels = np.repeat([0, 1], n)
-    fitted = np.tile(np.arange(n) < n // 2, 2)
-    x, y, x_out, y_out = rows[fitted], labels[fitted], rows[~fitted], labels[~fitted]
+    fitted, held_out = _split(len(images), len(texts), paired, codes, np.random.default_rng(seed))
+    (x, y), (x_out, y_out) = (
+        (np.concatenate([images[i], texts[j]]), np.repeat([0, 1], [len(i), len(j)])) for i, j in (fitted, held_out)
+    )
 
-    def correct(columns: Sequence[int] | slice) -> int:
+    def right(columns: Sequence[int] | slice) -> NDArray[np.bool_]:
         # shrinkage after Ledoit and Wolf: defined with fewer samples than features, and for constant features
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(x[:, columns], y)
-        return int((model.predict(x_out[:, columns]) == y_out).sum())
+        hits: NDArray[np.bool_] = model.predict(x_out[:, columns]) == y_out
+        return hits
 
     total = len(y_out)
-    best = correct(slice(None))
-    interval = binomtest(best, total).proportion_ci()
+    hits = right(slice(None))
+    best = int(hits.sum())
+    if codes is None:
+        exact = binomtest(best, total).proportion_ci()
+        accuracy_ci95 = (float(exact.low), float(exact.high))
+    else:
+        own = codes[held_out[0]] if paired else codes.max() + 1 + held_out[0]
+        accuracy_ci95 = grouped_share_interval(hits, np.concatenate([own, codes[held_out[1]]]))
     chosen: list[int] = []
     reached = 0
     while len(chosen) < min(longest, x.shape[1]):
         chosen.append(_next_feature(x, y, chosen))
-        reached = correct(chosen)
+        reached = int(right(chosen).sum())
         if reached >= best:
             break
     return Separability(
         n_held_out=total,
         accuracy=best / total,
-        accuracy_ci95=(float(interval.low), float(interval.high)),
+        accuracy_ci95=accuracy_ci95,
         features=tuple(chosen),
         features_accuracy=reached / total,
         reached=reached >= best,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from clipgeom import DomainError, ShapeError, compare_modalities
+from clipgeom.modality import _split
 
 
 def two_clouds(n=200, d=12, gap=3.0, seed=0):
@@ -61,6 +62,43 @@ def test_the_divergence_is_zero_for_equal_and_one_for_disjoint_conformities():
     assert compare_modalities(x, x.copy(), alphas=[0.0]).offsets[0].conformity_divergence == 0.0
     tight = 0.01 * rng.normal(size=(300, 10)) + 1
     assert compare_modalities(x, tight, alphas=[0.0]).offsets[0].conformity_divergence == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_captions_of_one_image_are_resampled_and_split_together(paired):
+    images, texts = two_clouds(n=80, gap=0.4)
+    jitter = 0.02 * np.random.default_rng(3).normal(size=(400, 12))
+    groups = np.repeat(np.arange(80), 5)
+    repeated = np.repeat(texts, 5, axis=0) + jitter
+    others = np.repeat(images, 5, axis=0) + jitter if paired else images
+
+    def width(interval):
+        return interval[1] - interval[0]
+
+    single, loose = compare_modalities(images, texts, paired=paired), compare_modalities(others, repeated)
+    grouped = compare_modalities(others, repeated, groups=groups)
+    assert grouped.gap == loose.gap
+    assert width(grouped.gap_ci95) == pytest.approx(width(single.gap_ci95), rel=0.15)
+    assert width(loose.gap_ci95) < 0.85 * width(grouped.gap_ci95)
+    assert width(grouped.separability.accuracy_ci95) > (1.5 if paired else 1.0) * width(
+        loose.separability.accuracy_ci95
+    )
+    if paired:
+        for name in ("paired_cosine", "unpaired_cosine"):
+            assert width(grouped.pairing.ci95[name]) > 1.8 * width(loose.pairing.ci95[name])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_split_by_group_leaves_no_group_on_both_sides(paired):
+    codes = np.random.default_rng(0).integers(0, 30, 200)
+    n_images = 200 if paired else 90
+    (images, texts), (images_out, texts_out) = _split(n_images, 200, paired, codes, np.random.default_rng(1))
+    assert len(images) == len(texts) > 30
+    assert len(images_out) == len(texts_out) > 30
+    assert not set(codes[texts]) & set(codes[texts_out])
+    assert not set(images) & set(images_out)
+    if paired:
+        assert not set(codes[images]) & set(codes[texts_out])
 
 
 def test_bad_input_is_refused():

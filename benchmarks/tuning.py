@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 
 from clipgeom._progress import Quiet
 from pti.config import read_config
@@ -29,10 +29,11 @@ def minimal(model, batch, rank, text):
     """The loop of diffusers' examples, with latents computed beforehand, and text states where their encoder is frozen."""
     loaded, settings = load_model(model), TuningSection()
     unet, (encoder,) = loaded.unet, loaded.encoders
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.targets)))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.targets)), unet)
     networks = [unet]
     if text:
-        encoder.network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.text_targets)))
+        wanted = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.text_targets))
+        inject_adapter_in_model(wanted, encoder.network)
         networks.append(encoder.network)
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)

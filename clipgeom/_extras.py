@@ -1,16 +1,27 @@
-"""One message for every optional dependency that is not installed."""
+"""Error messages for optional dependencies that are missing, or that do not fit together."""
 
+import importlib.util
+import json
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from clipgeom.errors import MissingExtraError
+from clipgeom.errors import MissingExtraError, first_line
 
-__all__ = ["needs_extra"]
+__all__ = ["clone", "install_command", "needs_extra", "pip_install"]
+
+# The packages whose versions most often do not fit together.
+_COUPLED = ("torch", "transformers", "diffusers", "peft", "accelerate", "huggingface-hub", "numpy")
 
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Turn a failed import inside the block into a `MissingExtraError` that says what to install.
+    """Turn a failed import inside the block into a `MissingExtraError` with the command that installs what is missing.
 
     Parameters
     ----------
@@ -22,11 +33,92 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     Raises
     ------
     MissingExtraError
-        A module imported in the block is not installed.
+        A module imported in the block is not installed, or cannot be imported in the installed version.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except (ImportError, RuntimeError) as error:
+        # diffusers raises a RuntimeError from the ImportError of what it imports lazily
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, ImportError):
+            raise
+        package = (cause.name or "").partition(".")[0]
+        if isinstance(cause, ModuleNotFoundError) and package and not _installed(package):
+            raise MissingExtraError(
+                f"{purpose} needs the package {package!r}, which is not installed: {install_command(extra)}"
+            ) from error
         raise MissingExtraError(
-            f"{purpose} needs the package {error.name!r}, which is not installed: pip install 'clipgeom[{extra}]'"
+            f"{purpose} needs packages that cannot be imported ({first_line(cause)}); installed are {_versions()}. "
+            f"Install versions that fit together: {install_command(extra, '--upgrade')}"
         ) from error
+
+
+def install_command(extra: str = "", *options: str) -> str:
+    """Build the shell command that installs clipgeom, with an extra, from where it was installed.
+
+    Parameters
+    ----------
+    extra : str
+        Name of an extra, or empty.
+    *options : str
+        Options for pip.
+    """
+    suffix = f"[{extra}]" if extra else ""
+    folder = clone()
+    if folder is not None:
+        return pip_install(*options, "-e", f"{folder}{suffix}")
+    try:
+        origin = json.loads(metadata.distribution("clipgeom").read_text("direct_url.json") or "{}")
+    except metadata.PackageNotFoundError:
+        origin = {"url": "file:///"}  # copied without pip: there is no place to install it from
+    url = origin.get("url", "")
+    if not url:  # from an index
+        return pip_install(*options, f"clipgeom{suffix}")
+    path = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
+    if path is not None and not (path / "pyproject.toml" if "dir_info" in origin else path).is_file():
+        return f"install clipgeom{suffix} again, from a clone of its repository"
+    if path is not None and "vcs_info" not in origin:
+        return pip_install(*options, f"{path}{suffix}")
+    if "vcs_info" in origin:
+        vcs = origin["vcs_info"]
+        url = f"{vcs['vcs']}+{url}@{vcs.get('requested_revision') or vcs['commit_id']}"
+    if origin.get("subdirectory"):
+        url += f"#subdirectory={origin['subdirectory']}"
+    return pip_install(*options, f"clipgeom{suffix} @ {url}")
+
+
+def pip_install(*arguments: str) -> str:
+    """Build the shell command that installs packages into this interpreter's environment."""
+    pip = (
+        [sys.executable, "-m", "pip", "install"]
+        if _installed("pip")
+        else ["uv", "pip", "install", "--python", sys.executable]
+    )
+    return shlex.join([*pip, *arguments])
+
+
+def clone() -> Path | None:
+    """Return the root of the clone that this package is imported from, None for an installed copy."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        is_ours = 'name = "clipgeom"' in (root / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return root if is_ours else None
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # None, or a half-made module, in sys.modules
+        return False
+
+
+def _versions() -> str:
+    found = []
+    for name in _COUPLED:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -1,13 +1,16 @@
-"""What libraries say of themselves, and users need not hear."""
+"""Silence of the libraries' progress bars and log messages."""
+
+from clipgeom._extras import needs_extra
 
 __all__ = ["silence"]
 
 
 def silence() -> None:
-    """No bars for every file that is loaded, and no advice to programmers."""
-    import diffusers
-    import huggingface_hub
-    import transformers
+    """Switch off the bars for each file that is loaded, and advice to programmers."""
+    with needs_extra("pti", "the trainer"):
+        import diffusers
+        import huggingface_hub
+        import transformers
 
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

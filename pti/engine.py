@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from clipgeom._extras import needs_extra
+from clipgeom._extras import needs_extra, pip_install
 from clipgeom.errors import ConfigError
 from pti.draws import Share
 from pti.errors import TrainingError
@@ -303,4 +303,4 @@ def _check_trackers(names: Sequence[str]) -> None:
         if name not in known:
             raise ConfigError(f"engine.trackers names {name!r}; accelerate knows {', '.join(known)}")
         if name not in there:
-            raise ConfigError(f"engine.trackers names {name!r}, whose package is not installed: pip install {name}")
+            raise ConfigError(f"engine.trackers names {name!r}, whose package is not installed: {pip_install(name)}")

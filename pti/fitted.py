@@ -7,8 +7,12 @@ it shows the picture as it is. These are what a trainer should learn, since it i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import AutoencoderKL
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 __all__ = ["fitted"]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from clipgeom._extras import needs_extra
 from clipgeom.errors import ConfigError
 from pti.models import Model
 from pti.sections import TuningSection
@@ -90,17 +91,21 @@ class Lora:
 
 
 def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
-    """Put changes into a model's networks, in place: zero to begin with, in float32, and the only ones trained.
+    """Add LoRA adapters to a model's networks, in place: zero at first, in float32, the only trainable weights.
+
+    PEFT is called directly. The `add_adapter` of transformers refuses a PEFT older than its own minimum, which newly
+    released versions of transformers have set to a PEFT that was not yet released.
 
     Raises
     ------
     ConfigError
-        No layer has such a name.
+        No module has such a name, or it is neither a linear map nor a convolution.
     """
-    from peft import LoraConfig
+    with needs_extra("pti", "training a LoRA"):
+        from peft import LoraConfig, inject_adapter_in_model
 
     check_targets(model, tuning)
-    for name, (network, targets) in _changed(model, tuning).items():
+    for network, targets in _changed(model, tuning).values():
         wanted = LoraConfig(
             r=tuning.rank,
             lora_alpha=tuning.rank if tuning.alpha is None else tuning.alpha,  # type: ignore[arg-type]  # only divided
@@ -108,12 +113,7 @@ def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            try:
-                network.add_adapter(wanted)
-            except ValueError as error:  # a layer that is no linear map or convolution
-                raise ConfigError(
-                    f"{_setting(name)} of {name} cannot be changed: {str(error).splitlines()[0]}"
-                ) from error
+            inject_adapter_in_model(wanted, network, adapter_name="default")
     lora = Lora(model)
     for parameter in lora.parameters.values():
         parameter.data = parameter.data.float()
@@ -122,17 +122,28 @@ def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
 
 
 def check_targets(model: Model, tuning: TuningSection) -> None:
-    """Refuse names of layers that are not there.
+    """Refuse names of modules that are absent, or that LoRA cannot change.
 
     Raises
     ------
     ConfigError
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, (network, targets) in _changed(model, tuning).items():
-        absent = [t for t in targets if not any(n == t or n.endswith(f".{t}") for n, _ in network.named_modules())]
+        modules = dict(network.named_modules())
+        matched = {t: [m for n, m in modules.items() if n == t or n.endswith(f".{t}")] for t in targets}
+        absent = [target for target, found in matched.items() if not found]
         if absent or not targets:
             named = ", ".join(map(repr, absent)) or "nothing"
             raise ConfigError(f"{_setting(name)} names {named}, but {name} has no such layer")
+        for target, found in matched.items():
+            for module in found:
+                if not isinstance(module, (torch.nn.Linear, torch.nn.Conv2d, BaseTunerLayer)):
+                    raise ConfigError(
+                        f"{_setting(name)} names {target!r}, in {name} a {type(module).__name__}; "
+                        "name linear maps or 2-d convolutions"
+                    )
 
 
 def _changed(model: Model, tuning: TuningSection) -> dict[str, tuple[Any, tuple[str, ...]]]:

@@ -157,13 +157,16 @@ def load_model(
     kind = _kind(folder)
     _require_safetensors(folder, kind)
     optional: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind == "sd" else {}
-    try:
+    with needs_extra("pti", "loading a pipeline"):  # its classes are imported lazily
         pipeline_class = getattr(diffusers, "StableDiffusionPipeline" if kind == "sd" else "StableDiffusionXLPipeline")
-        pipeline = pipeline_class.from_pretrained(
-            folder, variant=variant, use_safetensors=True, local_files_only=True, **optional
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first_line(error)}") from error
+        try:
+            pipeline = pipeline_class.from_pretrained(
+                folder, variant=variant, use_safetensors=True, local_files_only=True, **optional
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error.__cause__, ImportError):
+                raise
+            raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first_line(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     prediction = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from clipgeom._extras import needs_extra
+from clipgeom._extras import clone, install_command, needs_extra
 from clipgeom.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -22,10 +23,13 @@ __all__ = ["CHECKSUMS", "Part", "checked_folder", "digests", "load_clip", "load_
 CHECKSUMS = "checksums.json"
 Part = Literal["clip", "pipeline", "readers"]
 
-_REINSTALL = (
-    "Install clipgeom again (pip install --force-reinstall --no-deps clipgeom; in a clone: "
-    "git checkout -- clipgeom/miniworld/weights)."
-)
+
+def _restore() -> str:
+    """Name the command that brings the weights back."""
+    folder = clone()
+    if folder is not None:
+        return f"Get them back: git -C {shlex.quote(str(folder))} checkout -- clipgeom/miniworld/weights"
+    return f"Get them back: {install_command('', '--force-reinstall', '--no-deps')}"
 
 
 def weights_folder() -> Path:
@@ -50,28 +54,28 @@ def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
     """
     root = weights_folder() if root is None else root
     if not root.is_dir():
-        raise WeightsError(f"miniworld's weights are not there: {root} does not exist. {_REINSTALL}")
+        raise WeightsError(f"miniworld's weights are not there: {root} does not exist. {_restore()}")
     try:
         expected: dict[str, str] = json.loads((root / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"miniworld's weights are not whole: {root / CHECKSUMS} cannot be read. {_REINSTALL}"
+            f"miniworld's weights are not whole: {root / CHECKSUMS} cannot be read. {_restore()}"
         ) from error
     names = [name for name in expected if name.startswith(f"{part}/")]
     if not names:
-        raise WeightsError(f"miniworld's weights have no part {part!r}: {root / CHECKSUMS} lists none. {_REINSTALL}")
+        raise WeightsError(f"miniworld's weights have no part {part!r}: {root / CHECKSUMS} lists none. {_restore()}")
     for name in names:
         path = root / name
         try:
             found = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise WeightsError(
-                f"miniworld's weights are not whole: {path} cannot be read ({error.strerror}). {_REINSTALL}"
+                f"miniworld's weights are not whole: {path} cannot be read ({error.strerror}). {_restore()}"
             ) from error
         if found != expected[name]:
             raise WeightsError(
                 f"miniworld's weights are damaged: {path} has SHA-256 {found[:12]}…, expected {expected[name][:12]}…. "
-                f"{_REINSTALL}"
+                f"{_restore()}"
             )
     return root / part
 

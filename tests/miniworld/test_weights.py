@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipgeom import load_text_encoder
+from clipgeom import _extras, load_text_encoder
 from clipgeom.errors import EncoderError, ShapeError, WeightsError
 from clipgeom.miniworld import FACTORS, checked_folder, load_clip, load_pipeline, load_readers, scenes
+from clipgeom.miniworld import weights as weights_module
 from clipgeom.miniworld.readers import READ
 from clipgeom.miniworld.weights import CHECKSUMS, digests, weights_folder
 
@@ -37,14 +38,18 @@ def test_a_changed_file_is_refused(copy):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match=r"damaged: .*model\.safetensors.*pip install --force-reinstall"):
+    with pytest.raises(WeightsError, match=r"damaged: .*model\.safetensors.*git -C .* checkout -- clipgeom"):
         load_clip(root=copy)
     assert checked_folder("readers", root=copy) == copy / "readers"
 
 
-def test_a_missing_file_or_list_is_refused(copy):
+def test_a_missing_file_or_list_is_refused(copy, monkeypatch):
     (copy / "readers" / "readers.safetensors").unlink()
-    with pytest.raises(WeightsError, match=r"not whole: .*readers\.safetensors.*Install clipgeom again"):
+    with pytest.raises(WeightsError, match=r"not whole: .*readers\.safetensors.*Get them back: git"):
+        checked_folder("readers", root=copy)
+    monkeypatch.setattr(_extras, "clone", lambda: None)
+    monkeypatch.setattr(weights_module, "clone", lambda: None)
+    with pytest.raises(WeightsError, match=r"Get them back: .* --force-reinstall --no-deps \S+$"):
         checked_folder("readers", root=copy)
     (copy / CHECKSUMS).write_text("{")
     with pytest.raises(WeightsError, match=r"checksums\.json cannot be read"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -70,7 +70,8 @@ def teach(pipeline, n, seed=3):
 
 def adapt(module, targets, seed=5, **config):
     """Put a LoRA upon a network, every weight of it random."""
-    module.add_adapter(LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": targets, **config}), adapter_name="pti")
+    wanted = LoraConfig(**{"r": 3, "lora_alpha": 5, "target_modules": targets, **config})
+    inject_adapter_in_model(wanted, module, adapter_name="pti")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -306,7 +307,7 @@ def test_adapters_that_cannot_be_said_are_refused(bases, tmp_path):
     with pytest.raises(ConfigError, match="no adapter 'other'; there are: pti"):
         save_lora(tmp_path, pipeline.unet, adapter="other")
     with pytest.warns(UserWarning, match="multiple adapters"):
-        pipeline.unet.add_adapter(LoraConfig(r=1, target_modules=["to_q"]), adapter_name="second")
+        inject_adapter_in_model(LoraConfig(r=1, target_modules=["to_q"]), pipeline.unet, adapter_name="second")
     with pytest.raises(ConfigError, match=r"several adapters \(pti, second\)"):
         save_lora(tmp_path, pipeline.unet)
     save_lora(tmp_path / "named", pipeline.unet, adapter="second")

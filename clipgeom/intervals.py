@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
 from clipgeom.groups import merge_groups
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "Features",

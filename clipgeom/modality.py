@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
@@ -20,9 +19,12 @@ from clipgeom.groups import group_codes
 from clipgeom.intervals import Codes, Features, Interval, grouped_share_interval, mean_intervals
 from clipgeom.vectors import ArrayVectors
 
-__all__ = ["ModalityReport", "OffsetPoint", "Pairing", "Separability", "compare_modalities"]
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-Matrix = Float[NDArray[np.float64], "_ d"]
+    Matrix = Float[NDArray[np.float64], "_ d"]
+
+__all__ = ["ModalityReport", "OffsetPoint", "Pairing", "Separability", "compare_modalities"]
 
 ALPHAS = tuple(round(-1 + 0.25 * i, 2) for i in range(17))  # −1 … 3, the article's sweep
 LOGIT_SCALE = 100.0  # where CLIP's learnt temperature is clipped

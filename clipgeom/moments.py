@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from clipgeom.errors import DomainError, ShapeError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["Moments"]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom._leave_out import LeaveOut
@@ -21,6 +20,9 @@ from clipgeom.groups import group_codes
 from clipgeom.intervals import Features, Interval, grouped_quantile_interval, mean_intervals, quantile_interval
 from clipgeom.moments import Moments
 from clipgeom.vectors import Vectors, as_vectors
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import DTypeLike, NDArray
 
 from clipgeom.errors import DomainError, ShapeError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["ArrayVectors", "FileVectors", "Vectors", "as_vectors"]
 

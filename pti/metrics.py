@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
 from clipgeom.intervals import LEVEL, RESAMPLES, Interval, bootstrap_means, interval
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "Comparison",

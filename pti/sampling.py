@@ -7,10 +7,10 @@ with these.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
@@ -18,6 +18,9 @@ from pti.conditioning import Conditions, empty, encode, time_ids
 from pti.draws import rng_of
 from pti.lora import Lora
 from pti.models import Model
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 __all__ = ["decode", "draw", "draw_latents", "starting_noise", "whole_sizes"]
 

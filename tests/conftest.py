@@ -4,13 +4,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+from tests import shapes  # noqa: F401  # the import hook looks it up by name
 
 ROOT = Path(__file__).parent.parent
 
-# The rooms of the array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
+# Nothing is timed: the machine may be loaded by other processes.
+settings.register_profile("clipgeom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clipgeom")
+
+# Modules of array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
 ARRAY_ROOMS = ("conforming", "encoder.positions", "intervals", "modality", "moments", "shells", "spectrum", "vectors")
-install_import_hook([*(f"clipgeom.{room}" for room in ARRAY_ROOMS), "pti.metrics"], "beartype.beartype")
+install_import_hook([*(f"clipgeom.{room}" for room in ARRAY_ROOMS), "pti.metrics"], "tests.shapes.enforced")
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_one_of_a_stack_is_chosen_by_its_index(tmp_path, rows):
         load_embeddings(f"{path}::2")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     n=st.integers(1, 20),
     d=st.integers(1, 6),

@@ -26,7 +26,7 @@ def assert_agrees(moments, rows):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1.0, 1e4])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, 400), max_size=12), order=st.randoms(use_true_random=False))
 def test_any_split_and_merge_order_gives_the_moments_of_the_whole(offset, cuts, order):
     rng = np.random.default_rng(3)

@@ -37,7 +37,7 @@ def test_agrees_with_plain_numpy():
     assert shells.offset_ratio == pytest.approx(np.linalg.norm(m) / np.sqrt(x.var(axis=0).sum()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), offset=st.floats(-5, 5), n=st.integers(4, 60), d=st.integers(1, 12))
 def test_radial_terms_add_up_to_the_variance_of_the_squared_norm(seed, offset, n, d):
     x = sample(n, d, offset, seed)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 __all__ = ["Position", "parse_positions"]
 

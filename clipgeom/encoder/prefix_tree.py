@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 __all__ = ["BLOCK", "Pack", "PrefixTree"]
 

@@ -64,7 +64,7 @@ def test_every_representation_equals_the_padded_forward_pass(model, tower):
 words = st.sampled_from(["the", "cat", "dog", "a", "on", "mat", "x", "é", "<|endoftext|>"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     texts=st.lists(st.lists(words, min_size=1, max_size=60).map(" ".join), min_size=1, max_size=12),
     blocks=st.integers(3, 9),

@@ -55,7 +55,7 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
     assert (off == draw(fresh, prompts, **settings)).all()
     tuning.model.unet.unload_lora()
     for encoder in tuning.model.encoders:
-        delete_adapter(encoder.network, "default")
+        delete_adapter(encoder.network, "default", "lora_")
     with torch.no_grad():
         assert torch.equal(said(tuning.model), base)
 

@@ -28,7 +28,7 @@ VALUES = tuple("abcdefghi")
 UNIFORM = np.full(9, 1 / 9)
 SKEWED = np.array([0.6, *[0.05] * 8])
 
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 vectors = arrays.arrays(np.float64, (4, 3), elements=st.floats(-5, 5)).filter(
     lambda a: bool((np.linalg.norm(a, axis=1) > 0.1).all())
 )

@@ -2,7 +2,7 @@
 
 Why not a library: pooch verifies and renames atomically but starts over after a cut; ``huggingface_hub``'s ``http_get``
 resumes, but checks neither a validator nor a checksum and is not a public name; fsspec does neither. So this is small
-code of our own on httpx, with these rules:
+code of our own on httpx2, with these rules:
 
 - the bytes collect in ``NAME.part``, which survives a cut, Ctrl-C and a reboot; ``NAME.part.json`` remembers the URL
   and the server's validator, which the next request sends as ``If-Range`` so that halves of two versions are never
@@ -28,7 +28,7 @@ from clipgeom._extras import needs_extra
 from clipgeom.errors import ClipGeomError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 __all__ = ["DownloadError", "cache_folder", "fetch"]
 
@@ -92,25 +92,25 @@ def fetch(
         No connection, a refusal by the server, a wrong size or checksum, a full disk. What has arrived is kept for the
         next attempt unless it is known to be wrong.
     MissingExtraError
-        httpx, filelock or tqdm is not installed.
+        httpx2, filelock or tqdm is not installed.
     """
     if _size(destination) == size:
         return destination
     with needs_extra("report", "downloading"):
-        import httpx
+        import httpx2
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with _turn(destination):
             if _size(destination) != size:
                 part = destination.with_name(destination.name + ".part")
                 agent = {"Accept-Encoding": "identity", "User-Agent": "clipgeom"}
-                with httpx.Client(headers=agent, follow_redirects=True, timeout=_TIMEOUT) as client:
+                with httpx2.Client(headers=agent, follow_redirects=True, timeout=_TIMEOUT) as client:
                     _complete(client, url, part, size=size, checksum=checksum, sleep=sleep)
                 part.replace(destination)
                 _notes(part).unlink(missing_ok=True)
     except DownloadError as error:
         raise DownloadError(f"{error} {instead}".rstrip()) from error.__cause__
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise DownloadError(f"{url} cannot be fetched: {_plain(error)}. {instead}".rstrip()) from error
     except OSError as error:
         if error.errno in _DISK_FULL:
@@ -125,7 +125,7 @@ def fetch(
 
 
 def _complete(
-    client: "httpx.Client", url: str, part: Path, *, size: int, checksum: str, sleep: Callable[[float], None]
+    client: "httpx2.Client", url: str, part: Path, *, size: int, checksum: str, sleep: Callable[[float], None]
 ) -> None:
     """Fill `part` until it has the right size and checksum."""
     if _recall(part).get("url") != url or _size(part) > size:
@@ -146,18 +146,18 @@ def _complete(
         inherited = False
 
 
-def _fill(client: "httpx.Client", url: str, part: Path, *, size: int, sleep: Callable[[float], None]) -> None:
+def _fill(client: "httpx2.Client", url: str, part: Path, *, size: int, sleep: Callable[[float], None]) -> None:
     """Ask again until all bytes are there; give up after `_PATIENCE` attempts in a row that gained nothing."""
-    import httpx
+    import httpx2
 
     furthest, failures = _size(part), 0
     with _progress(part.name.removesuffix(".part"), size) as show:
         while _size(part) < size:
             try:
                 problem = _attempt(client, url, part, size=size, show=show)
-            except httpx.UnsupportedProtocol:
+            except httpx2.UnsupportedProtocol:
                 raise
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 problem = _plain(error)
             have = _size(part)
             if have >= size:
@@ -172,7 +172,7 @@ def _fill(client: "httpx.Client", url: str, part: Path, *, size: int, sleep: Cal
             sleep(min(2.0 ** max(failures - 1, 0), _LONGEST_SLEEP))
 
 
-def _attempt(client: "httpx.Client", url: str, part: Path, *, size: int, show: "_Progress") -> str:
+def _attempt(client: "httpx2.Client", url: str, part: Path, *, size: int, show: "_Progress") -> str:
     """Send one request for the missing bytes and append what comes; return why bytes may still be missing."""
     have = _size(part)
     headers = {}
@@ -255,7 +255,7 @@ def _recall(part: Path) -> dict[str, str]:
     return notes if isinstance(notes, dict) else {}
 
 
-def _remember(part: Path, url: str, headers: "httpx.Headers") -> None:
+def _remember(part: Path, url: str, headers: "httpx2.Headers") -> None:
     etag = headers.get("ETag", "")
     # A weak ETag promises equal meaning, not equal bytes: If-Range must not use it.
     validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
@@ -268,7 +268,7 @@ def _forget(part: Path) -> None:
 
 
 def _plain(error: Exception) -> str:
-    """Describe an error of httpx in words; its own text may be empty (a timeout) or a bare errno."""
+    """Describe an error of httpx2 in words; its own text may be empty (a timeout) or a bare errno."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{name}: {error}" if str(error) else name
 

@@ -16,7 +16,7 @@ import pytest
 from clipgeom import _download
 from clipgeom._download import DownloadError, cache_folder, fetch
 
-pytest.importorskip("httpx", reason="downloads need httpx (the extra `report`)")
+pytest.importorskip("httpx2", reason="downloads need httpx2 (the extra `report`)")
 pytest.importorskip("filelock", reason="downloads need filelock (the extra `report`)")
 
 BODY = bytes(range(256)) * 4000

@@ -111,7 +111,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def archive_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Serve an archive like the official one from this machine, and return the list of requests it gets."""
-    pytest.importorskip("httpx")
+    pytest.importorskip("httpx2")
     pytest.importorskip("filelock")
     for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -41,6 +41,7 @@ class Died:
 
 @dataclass(slots=True)
 class _Worker:
+    seat: int
     process: BaseProcess
     pipe: Connection
     task: int | None = None
@@ -52,10 +53,19 @@ class Workers:
 
     With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
     with the number of jobs in each new process, and a process that dies gives a `Died` and is replaced while there is work.
+
+    Parameters
+    ----------
+    jobs : int
+        Number of processes.
+    setup : callable
+        Called with `jobs` in each new process.
+    devices : sequence of str
+        GPUs, as in ``CUDA_VISIBLE_DEVICES``. Each process sees one of them; they are given out in turn.
     """
 
-    def __init__(self, jobs: int, setup: Callable[[int], None]) -> None:
-        self.jobs, self.setup = jobs, setup
+    def __init__(self, jobs: int, setup: Callable[[int], None], devices: Sequence[str] = ()) -> None:
+        self.jobs, self.setup, self.devices = jobs, setup, tuple(devices)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -90,7 +100,7 @@ class Workers:
         while waiting or any(worker.task is not None for worker in self._workers):
             busy = sum(worker.task is not None for worker in self._workers)
             while len(self._workers) < min(self.jobs, busy + len(waiting)):
-                self._workers.append(_started(self.jobs, self.setup))
+                self._workers.append(self._started())
             for worker in self._workers:
                 if waiting and worker.started and worker.task is None:
                     worker.task = waiting.pop()
@@ -101,6 +111,20 @@ class Workers:
                 number, outcome = worker.task, self._heard(worker)
                 if number is not None:
                     yield number, outcome
+
+    def _started(self) -> _Worker:
+        """Start a process in the first free seat, which decides its GPU."""
+        from multiprocessing import get_context
+
+        seat = min(set(range(self.jobs)) - {worker.seat for worker in self._workers})
+        context = get_context("spawn")  # a fork of a process that has threads, as torch has, can hang
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.jobs, self.setup), daemon=True)
+        # set before the process starts, because CUDA reads it once, and any module may import torch
+        with _environment(CUDA_VISIBLE_DEVICES=self.devices[seat % len(self.devices)] if self.devices else None):
+            process.start()
+        theirs.close()  # else its end would not be noticed
+        return _Worker(seat, process, ours)
 
     def _heard(self, worker: _Worker) -> Any:
         try:
@@ -121,15 +145,19 @@ class Workers:
         return value
 
 
-def _started(jobs: int, setup: Callable[[int], None]) -> _Worker:
-    from multiprocessing import get_context
-
-    context = get_context("spawn")  # a fork of a process that has threads, as torch has, can hang
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, jobs, setup), daemon=True)
-    process.start()
-    theirs.close()  # else its end would not be noticed
-    return _Worker(process, ours)
+@contextmanager
+def _environment(**variables: str | None) -> Iterator[None]:
+    """Set environment variables for the block, except those that are None."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _work(pipe: Connection, jobs: int, setup: Callable[[int], None]) -> None:

@@ -165,7 +165,7 @@ def _do(tasks: Sequence[Task], jobs: int, retry: bool, progress: Progress) -> No
     waiting = [task for task in tasks if _wanted(task, retry)]
     if not waiting:
         return
-    from pti.sweep_run import invert_once, run_once, set_up, write_failed
+    from pti.sweep_run import invert_once, run_once, set_up, visible_devices, write_failed
 
     first = {task.inversion: task for task in reversed(waiting)}  # one of those that share it
     inversions = [task for task in waiting if first[task.inversion] is task and not (task.inversion / RESULT).is_file()]
@@ -174,7 +174,7 @@ def _do(tasks: Sequence[Task], jobs: int, retry: bool, progress: Progress) -> No
     if inversions:
         progress.note(f"first {len(inversions)} inversions, counted as runs, then {len(waiting)} runs")
     broken: dict[Path, Mapping[str, str]] = {}
-    with Workers(jobs, set_up) as workers:
+    with Workers(jobs, set_up, visible_devices()) as workers:
         for number, outcome in workers.outcomes(invert_once, inversions):
             if outcome is not None:
                 broken[inversions[number].inversion] = _told(outcome)

@@ -30,7 +30,7 @@ from pti.sections import Config
 from pti.session import RECORD, TRAINED, write_json
 from pti.sweep import RESULT
 
-__all__ = ["Task", "invert_once", "run_once", "set_up", "told", "write_failed"]
+__all__ = ["Task", "invert_once", "run_once", "set_up", "told", "visible_devices", "write_failed"]
 
 _LOSSES = ("loss", "denoising", "locality", "prior")
 _LAST = (
@@ -105,6 +105,13 @@ def set_up(jobs: int) -> None:
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, there // jobs))
     silence()
+
+
+def visible_devices() -> list[str]:
+    """List the GPUs that this process may use, as names for ``CUDA_VISIBLE_DEVICES``."""
+    count = torch.cuda.device_count()  # 0 without CUDA; starts no CUDA context
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(k) for k in range(count)] if named is None else [n.strip() for n in named.split(",")][:count]
 
 
 def invert_once(task: Task) -> dict[str, str] | None:

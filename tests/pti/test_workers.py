@@ -10,6 +10,9 @@ import pytest
 
 from clipgeom.errors import ClipGeomError
 from pti._workers import Died, Workers
+from pti.config import read_config
+from pti.sweep import Sweep, sweep
+from pti.sweep_run import visible_devices
 from tests.conftest import ROOT
 from tests.pti import chores
 
@@ -38,6 +41,57 @@ def test_what_is_raised_comes_back():
         list(workers.outcomes(chores.square, ["unportable"]))
     with Workers(2, os._exit) as workers, pytest.raises(ClipGeomError, match=r"did not start \(exit code 2\)"):
         list(workers.outcomes(chores.square, [1]))
+
+
+def test_each_process_sees_one_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    with Workers(3, chores.prepare, ["5", "GPU-7"]) as workers:
+        first = dict(workers.outcomes(chores.device, [(folders[0], 3)] * 3))
+        assert isinstance(dict(workers.outcomes(chores.device, [(None, 0)]))[0], Died)
+        second = dict(workers.outcomes(chores.device, [(folders[1], 3)] * 3))  # one of them is a new process
+    assert sorted(first.values()) == sorted(second.values()) == ["5", "5", "GPU-7"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,GPU-7"
+
+
+@pytest.mark.parametrize(
+    ("variable", "count", "expected"),
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("2, 3", 2, ["2", "3"]),
+        ("GPU-a,GPU-b,-1", 2, ["GPU-a", "GPU-b"]),
+        ("", 0, []),
+    ],
+)
+def test_the_devices_of_a_sweep_are_those_that_it_may_use(monkeypatch, variable, count, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    assert visible_devices() == expected
+
+
+def test_the_runs_of_a_sweep_are_given_devices(monkeypatch, tmp_path):
+    given = []
+
+    class Stopped(Exception):
+        pass
+
+    def workers(jobs, _setup, devices):
+        given.append((jobs, list(devices)))
+        raise Stopped
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("pti.sweep.Workers", workers)
+    with pytest.raises(Stopped):
+        sweep(
+            Sweep(read_config(None, ("data.source=miniworld:ember",)), vary={"engine.seed": (0, 1)}), tmp_path, jobs=2
+        )
+    assert given == [(2, ["0", "1", "2", "3"])]
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])

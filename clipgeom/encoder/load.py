@@ -98,6 +98,10 @@ class TextEncoder:
         except EncoderError as error:
             return None, str(error)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the tower, which is laid out again where it is unpickled: its packed weights cannot be pickled."""
+        return {name: value for name, value in self.__dict__.items() if name != "_packing"}
+
     @property
     def representations(self) -> tuple[str, ...]:
         """The representations that this checkpoint can give, in the order of the forward pass."""

@@ -1,6 +1,8 @@
 import json
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -45,6 +47,20 @@ def test_representations_of_each_kind_of_checkpoint(tower_folder, tmp_path):
     loaded = load_text_encoder(tmp_path / "full")
     assert loaded.representations == everything
     torch.testing.assert_close(loaded.projection, full.text_projection.weight)
+
+
+def test_an_encoder_is_pickled_before_and_after_its_use(tower_folder):
+    encoder = load_text_encoder(tower_folder, device="cpu")
+    fresh = pickle.loads(pickle.dumps(encoder))
+    expected = encode(encoder, CAPTIONS, representations="hidden,projected", positions="eos")
+    assert encoder.tower is not None
+    copy = pickle.loads(pickle.dumps(encoder))
+    assert copy.fingerprint == fresh.fingerprint == encoder.fingerprint
+    for other in (fresh, copy):
+        found = encode(other, CAPTIONS, representations="hidden,projected", positions="eos")
+        for key, (vectors, rows) in expected.items():
+            np.testing.assert_array_equal(found[key][0], vectors)
+            np.testing.assert_array_equal(found[key][1], rows)
 
 
 def test_the_fingerprint_does_not_depend_on_the_layout(tower_folder, tmp_path):

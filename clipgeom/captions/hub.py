@@ -12,6 +12,8 @@ from clipgeom.errors import CaptionError, ConfigError
 
 __all__ = ["HubTable"]
 
+_BATCH = 100  # rows read at a time, ten times faster than one by one; more would only delay the first
+
 
 @dataclass(frozen=True)
 class HubTable:
@@ -38,8 +40,8 @@ class HubTable:
         """Read the rows. Other columns are dropped before they are decoded: pictures stay as they are."""
         data = self._data
         with self._explained():
-            for row in data.select_columns(list(columns)):
-                yield tuple(row[name] for name in columns)
+            for batch in data.select_columns(list(columns)).iter(batch_size=_BATCH):
+                yield from zip(*(batch[name] for name in columns), strict=True)
 
     @property
     def _split(self) -> str | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clipgeom.captions import Caption, open_captions
+from clipgeom.captions.hub import HubTable
 from clipgeom.errors import CaptionError, ConfigError
 from tests.captions.sources import ROWS, Writer, read, write, write_csv, write_json, write_jsonl, write_parquet
 
@@ -66,6 +67,25 @@ def test_a_hub_id_is_streamed(datasets: Any, monkeypatch: pytest.MonkeyPatch) ->
     captions, _ = read("owner/name")
     assert captions == [Caption("1", "a", "5"), Caption("2", "b", "6")]
     assert calls == [("owner/name", {"split": None, "streaming": True})]
+
+
+def test_a_data_set_is_read_by_batches(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"caption {n}", "more": n} for n in range(250)]
+    table = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=2)
+    monkeypatch.setattr(datasets, "load_dataset", lambda _path, **_options: table)
+    sizes = []
+    honest = datasets.IterableDataset.iter
+
+    def spy(self: Any, batch_size: int, **options: Any) -> Any:
+        for batch in honest(self, batch_size, **options):
+            sizes.append(len(batch["text"]))
+            yield batch
+
+    monkeypatch.setattr(datasets.IterableDataset, "iter", spy)
+    values = list(HubTable("owner/name", None).values(["more", "text"]))
+    assert values == [(n, f"caption {n}") for n in range(250)]
+    assert sum(sizes) == 250
+    assert len(sizes) <= 4
 
 
 def test_a_hub_that_fails_is_one_sentence(datasets: Any, monkeypatch: pytest.MonkeyPatch) -> None:

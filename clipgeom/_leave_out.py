@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clipgeom.groups import merge_groups
 from clipgeom.intervals import Interval, Scale, jackknife_interval
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["LeaveOut"]
 

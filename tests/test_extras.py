@@ -9,7 +9,6 @@ import pytest
 from clipgeom import _extras
 from clipgeom._extras import install_command, needs_extra
 from clipgeom.errors import MissingExtraError
-from tests.conftest import ROOT
 
 PIP = [sys.executable, "-m", "pip", "install"]
 
@@ -35,8 +34,12 @@ def pip(monkeypatch):
     monkeypatch.setattr(_extras, "_installed", lambda name: name == "pip")
 
 
-def test_from_a_clone_the_clone_is_installed():
-    assert shlex.split(install_command("report")) == [*PIP, "-e", f"{ROOT}[report]"]
+def test_from_a_clone_the_clone_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(_extras, "__file__", str(tmp_path / "clipgeom" / "_extras.py"))
+    assert _extras.clone() is None
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "clipgeom"\n')
+    assert _extras.clone() == tmp_path
+    assert shlex.split(install_command("report")) == [*PIP, "-e", f"{tmp_path}[report]"]
 
 
 def test_a_folder_is_installed_again_where_it_is_still_there(installed, tmp_path):
@@ -82,7 +85,7 @@ def test_what_came_from_elsewhere_is_installed_from_there(installed, direct_url,
 
 def test_without_pip_the_command_is_that_of_uv(monkeypatch):
     monkeypatch.setattr(_extras, "_installed", lambda _name: False)
-    assert install_command("report").startswith(f"uv pip install --python {shlex.quote(sys.executable)} -e ")
+    assert shlex.split(install_command("report"))[:5] == ["uv", "pip", "install", "--python", sys.executable]
 
 
 def test_a_missing_package_is_named():

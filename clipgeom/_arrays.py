@@ -171,7 +171,8 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
     a, b
         Arrays ``(..., d)``, with the vectors along `axis`.
     t
-        A number, or an array that broadcasts with the batch shape.
+        A number, or an array that broadcasts with the batch shape. As in the arithmetic of torch, an array without axes
+        may be NumPy's, or lie on the CPU while `a` and `b` lie on another device.
     axis
         Axis of the vectors in `a` and `b`, each by its own shape, and in the result.
     center
@@ -185,6 +186,7 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
         The axis is out of range, or the shapes do not fit together.
     """
     vectors = {"a": a, "b": b, **center}
+    t = _scalar(t, a)
     t_is_number = is_number(t)
     arrays = vectors if t_is_number else vectors | {"t": t}
     for key, x in arrays.items():
@@ -237,6 +239,16 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
         axis=axis,
         threads=threads if math.prod(shape) > BLOCK else 0,
     )
+
+
+def _scalar(t: Array, a: Array) -> Array:
+    """Bring `t` to the vectors where it has no axes: a NumPy one as a number, a torch one from the CPU to their device."""
+    if is_numpy_array(t) and t.ndim == 0 and not is_numpy_array(a):
+        number = t.item()
+        return number if is_number(number) else t
+    if is_torch_array(t) and t.ndim == 0 and t.device.type == "cpu" and is_torch_array(a):
+        return t.to(a.device)
+    return t
 
 
 def _axis_last(xp: Any, name: str, key: str, x: Array, axis: int) -> Array:

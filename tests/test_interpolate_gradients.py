@@ -159,6 +159,21 @@ def test_torch_func(mode):
     assert f(a.to("meta"), b.to("meta"), 0.5, *(c.to("meta") for c in center)).shape == a.shape
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_t_without_axes_need_not_lie_on_the_device_of_the_vectors(mode):
+    f, center = MODES[mode]
+    a, b = _random(15, 5, 6), _random(16, 5, 6)
+    elsewhere = [x.to("meta") for x in (a, b, *center)]
+    t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    for given in (t, torch.tensor(1), np.array(0.3)):
+        result = f(*elsewhere[:2], given, *elsewhere[2:])
+        assert result.shape == a.shape
+        assert result.device.type == "meta"
+    expected = f(a, b, 0.3, *center)
+    assert torch.equal(f(a, b, np.array(0.3), *center), expected)
+    assert torch.allclose(f(a, b, t, *center), expected, rtol=1e-14, atol=1e-14)
+
+
 def test_large_arrays_with_gradients_are_not_worked_through_in_blocks():
     a, b = _random(13, 3000, 400), _random(14, 3000, 400)  # more numbers than a block has
     x = a.clone().requires_grad_()

@@ -340,7 +340,7 @@ def _check_vocabulary(core: torch.nn.Module, tokens: Tokens, folder: Path) -> No
 def _fingerprint(core: torch.nn.Module, projection: torch.Tensor | None, config: Any, tokens: Tokens) -> str:
     import torch
 
-    total = hashlib.sha256(b"clipgeom.encoder/1\n")
+    total = hashlib.sha256(b"clipgeom.encoder/2\n")
     described = {key: getattr(config, key) for key in _CONFIG_KEYS}
     total.update(json.dumps({"config": described, "tokenizer": tokens.digest()}, sort_keys=True).encode())
     tensors = dict(core.state_dict())

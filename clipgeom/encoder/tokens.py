@@ -43,6 +43,9 @@ _PROBES = (
 )
 
 
+_IRRELEVANT = ("version", "truncation", "padding", "decoder")  # of a serialised tokenizer, for the ids
+
+
 class Tokens:
     """The tokenizer of one encoder.
 
@@ -100,13 +103,18 @@ class Tokens:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def digest(self) -> str:
-        """SHA-256 of what decides the ids: vocabulary, merges, special tokens, and the ids of a few probe captions.
+        """Compute the SHA-256 of everything that decides the ids.
 
-        The probes stand for normalisation and splitting, whose description in the file changes with the version and
-        layout (vocab.json and merges.txt, or tokenizer.json) while what they do does not.
+        That is the serialised tokenizer (normalizer, splitting, model, table of added tokens, post-processing) apart
+        from what only concerns decoding, with vocabulary and merges in a form that both file layouts share. The ids of
+        a few probe captions stand for the version of the tokenizers library.
         """
-        merges = json.loads(self._backend.to_str())["model"].get("merges", [])
+        content = json.loads(self._backend.to_str())
+        described = {key: value for key, value in content.items() if key not in _IRRELEVANT}
+        merges = described["model"].pop("merges", [])
+        del described["model"]["vocab"]
         canonical = {
+            "tokenizer": described,
             "vocab": sorted(self._backend.get_vocab(with_added_tokens=True).items()),
             "merges": [" ".join(merge) if isinstance(merge, list) else merge for merge in merges],
             "special": [self.bos_id, self.eos_id, self.pad_id],

@@ -97,6 +97,43 @@ def test_the_fingerprint_sees_weights_tokenizer_and_config(tower_folder, tmp_pat
     assert expected not in prints
 
 
+def test_the_fingerprint_sees_everything_that_changes_ids(tower_folder, tmp_path):
+    """Each change gives other ids to some caption, which no probe needs to contain."""
+    layouts = copy(tower_folder, tmp_path / "layouts")
+    save_tokenizer(layouts, layout="json")
+    content = json.loads((layouts / "tokenizer.json").read_text())
+    settings = json.loads((layouts / "tokenizer_config.json").read_text())
+    added = {"id": content["model"]["vocab"]["z"], "content": "z", "special": False, "normalized": True}
+    added |= {"single_word": False, "lstrip": False, "rstrip": False}
+    splitting = {"type": "Split", "pattern": {"String": "q"}, "behavior": "Isolated", "invert": False}
+    plain = {**settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+    changed = {
+        "as saved": (settings, {}),
+        "unknown token": ({**settings, "unk_token": "x"}, {}),
+        "added token": (plain, {"added_tokens": [*content["added_tokens"], added]}),
+        "stripping": (plain, {"added_tokens": [{**t, "rstrip": True} for t in content["added_tokens"]]}),
+        "plain": (plain, {}),
+        "case": (plain, {"normalizer": {"type": "Lowercase"}}),
+        "letter": (plain, {"normalizer": {"type": "Replace", "pattern": {"String": "q"}, "content": "k"}}),
+        "splitting": (plain, {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [splitting]}}),
+    }
+    prints = {}
+    for name, (config, change) in changed.items():
+        folder = copy(layouts, tmp_path / name)
+        for file in ("vocab.json", "merges.txt"):
+            (folder / file).unlink(missing_ok=True)
+        (folder / "tokenizer.json").write_text(json.dumps({**content, **change}))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        encoder = load_text_encoder(folder)
+        texts = ["a fox", "zebra", "QUEEN q", "<|startoftext|> a"]
+        prints[name] = (encoder.fingerprint, tuple(map(tuple, encoder.tokens(texts).ids)))
+    assert prints["plain"] == prints["as saved"]
+    for one in prints.values():
+        for other in prints.values():
+            assert one[1] == other[1] or one[0] != other[0]
+    assert len({ids for _, ids in prints.values()}) >= 5
+
+
 def test_storage_in_half_precision_keeps_the_fingerprint_of_its_values(tmp_path):
     model = make_model("projection").half()
     model.save_pretrained(tmp_path / "half")

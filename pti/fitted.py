@@ -14,6 +14,8 @@ import torch
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+from pti.scaling import scale
+
 __all__ = ["fitted"]
 
 _RATE = 0.025  # of Adam, in units of the latents' deviation; falls to nothing along a line
@@ -38,16 +40,17 @@ def fitted(vae: AutoencoderKL, latents: torch.Tensor, pictures: torch.Tensor, st
     -------
     Tensor, shape (n, channels, side, side), float32
     """
-    start, scale = latents.detach().float(), float(vae.config.scaling_factor)
+    start = latents.detach().float()
+    factor = scale(vae, start)
     moved = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([moved], lr=_RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / max(1, steps))
     for _ in range(steps):
         with torch.enable_grad():
-            shown = vae.decode((start + moved / scale).to(vae.dtype), return_dict=False)[0].float()
+            shown = vae.decode((start + moved / factor).to(vae.dtype), return_dict=False)[0].float()
             difference = shown - pictures.float()
             loss = difference.abs().mean() + _SQUARE * difference.square().mean() + _NEAR * moved.square().mean()
             (moved.grad,) = torch.autograd.grad(loss, moved)
         optimizer.step()
         schedule.step()
-    return (start + moved / scale).detach()
+    return (start + moved / factor).detach()

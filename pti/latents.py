@@ -18,6 +18,7 @@ from pti.conditioning import time_ids
 from pti.dataset import Sample
 from pti.fitted import fitted
 from pti.models import Model
+from pti.scaling import scaled
 from pti.sections import DataSection
 from pti.wordings import exchanged, wordings
 
@@ -119,9 +120,7 @@ class Latents:
         latents = torch.stack([mean for mean, _, _ in moments])
         if self._data.latents == "sample":
             latents = latents + torch.stack([deviation for _, deviation, _ in moments]) * noise.to(latents)
-        config = self._model.vae.config
-        shift = getattr(config, "shift_factor", None) or 0.0
-        return (latents - shift) * config.scaling_factor, torch.cat([sizes for _, _, sizes in moments])
+        return scaled(self._model.vae, latents), torch.cat([sizes for _, _, sizes in moments])
 
     def pixels(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
         """A view's picture and its sizes, as the function `pixels` makes them."""

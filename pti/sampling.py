@@ -18,6 +18,7 @@ from pti.conditioning import Conditions, empty, encode, time_ids
 from pti.draws import rng_of
 from pti.lora import Lora
 from pti.models import Model
+from pti.scaling import unscaled
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -130,9 +131,7 @@ def draw_latents(
 @torch.no_grad()
 def decode(model: Model, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
     """Latents to pictures, by the autoencoder in its own precision."""
-    config = model.vae.config
-    shift = getattr(config, "shift_factor", None) or 0.0
-    pictures = model.vae.decode(latents.to(model.vae.dtype) / config.scaling_factor + shift, return_dict=False)[0]
+    pictures = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
     pixels = (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return (pixels * 255).round().astype(np.uint8)
 

@@ -14,6 +14,7 @@ from pti.errors import DataError
 from pti.fitted import fitted
 from pti.latents import Latents, View, pixels
 from pti.models import load_model
+from pti.sampling import decode
 from pti.sections import DataSection
 from tests.pti.small import write_pictures
 
@@ -232,6 +233,31 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     again = Latents(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
     assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
     assert all(parameter.grad is None for parameter in model.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "factor"),
+    [
+        ({"latents_mean": [1.0, -0.5, 0.0, 2.0], "latents_std": [2.0, 1.0, 0.5, 4.0]}, [1, -0.5, 0, 2], [1, 2, 4, 0.5]),
+        ({"shift_factor": 0.25}, [0.25] * 4, [2] * 4),
+        ({"latents_mean": [1.0, 1.0, 1.0, 1.0]}, [0] * 4, [2] * 4),  # diffusers needs both
+    ],
+)
+def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, settings, mean, factor):
+    model, samples = load_model(str(sd)), read(folder).samples
+    model.vae.register_to_config(scaling_factor=2.0, **settings)
+    data = DataSection(latents="mean", fit_steps=0)
+    kept = Latents(model, samples, data, seed=0)
+    found = kept.of([View(0)], torch.zeros(1, 4, 4, 4))[0]
+    picture = kept.pixels(View(0))[0][None]
+    own = model.vae.encode(picture).latent_dist.mean
+    wanted = (own - torch.tensor(mean).view(4, 1, 1)) * torch.tensor(factor).view(4, 1, 1)
+    torch.testing.assert_close(found, wanted)
+    shown = (model.vae.decode(own).sample / 2 + 0.5).clamp(0, 1)
+    np.testing.assert_allclose(decode(model, found) / 255, shown.permute(0, 2, 3, 1).numpy(), atol=0.51 / 255)
+    before, after = (fitted(model.vae, own, picture, n) for n in (0, 30))
+    error = [float((model.vae.decode(z).sample - picture).abs().mean()) for z in (before, after)]
+    assert error[1] < error[0]
 
 
 def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkeypatch):

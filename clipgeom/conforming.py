@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._repr import short_repr
 from clipgeom.errors import DomainError
 from clipgeom.groups import group_codes
 from clipgeom.intervals import Codes, Features, Interval, mean_intervals
@@ -22,6 +23,7 @@ __all__ = ["Conformity", "conformity"]
 _HELD = 8_000_000  # numbers of the sums by group held at once, 8 bytes each
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Conformity:
     """Conformity of n vectors and its linear fit C ≈ slope·cos(m, v) + intercept.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
+from clipgeom._repr import short_repr
 from clipgeom.conforming import conformity
 from clipgeom.errors import DomainError, ShapeError
 from clipgeom.groups import group_codes
@@ -78,6 +79,7 @@ class OffsetPoint:
     contrastive_loss: float | None
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class ModalityReport:
     """Images against texts; see the parts. `gap` is the distance of the mean unit vectors, in [0, 2]."""

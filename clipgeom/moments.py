@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipgeom._repr import short_repr
 from clipgeom.errors import DomainError, ShapeError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Moments"]
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """Count, mean and scatter of the vectors seen so far; adding two gives those of the union.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._leave_out import LeaveOut
+from clipgeom._repr import short_repr
 from clipgeom.errors import DomainError
 from clipgeom.groups import group_codes
 from clipgeom.intervals import Features, Interval, grouped_quantile_interval, mean_intervals, quantile_interval
@@ -31,6 +32,7 @@ CONSTANT = 1e-6  # a spread below this share of the norm of the centre is roundi
 MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class NormSummary:
     """Distribution of the distances ‖x − c‖ from one centre c, in the units of the data.
@@ -48,6 +50,7 @@ class NormSummary:
     percentiles_ci95: dict[str, Interval]
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class RadialTerms:
     """Var‖x‖² = A + B + C, in fourth powers of the units of the data; see the module's text.
@@ -63,6 +66,7 @@ class RadialTerms:
     ci95: dict[str, Interval]
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class SphereFit:
     """Least-squares sphere: the centre c and radius ρ that minimise Σ(‖x−c‖² − ρ²)².
@@ -81,6 +85,7 @@ class SphereFit:
     samples_per_dim: float
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Shells:
     """Everything radial about one set of n vectors of dimension d; see the fields' own types.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._repr import short_repr
 from clipgeom.moments import Moments
 
 __all__ = ["FeatureShare", "Spectrum", "measure_spectrum"]
@@ -25,6 +26,7 @@ class FeatureShare:
     share_of_variance: float
 
 
+@short_repr
 @dataclass(frozen=True, slots=True)
 class Spectrum:
     """Eigenvalues of the covariance and what the features contribute.

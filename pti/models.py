@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from clipgeom._extras import needs_extra
+from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError, EncoderError, first_line
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Encoder:
         return int(min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings))
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A loaded pipeline.

@@ -38,6 +38,7 @@ from typing import Any
 import torch
 
 from clipgeom._progress import Progress, Quiet
+from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
 from pti import checkpoint
 from pti.averaging import averages_in
@@ -56,6 +57,7 @@ __all__ = ["STAGES", "Run", "execute", "finish", "load_run"]
 STAGES = (*TRAINED, "evaluate", "export")
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A run as its folder has it; see the description of this module."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._files import replacing, resolved
+from clipgeom._repr import short_repr
 from clipgeom._safetensors import save_tensors
 from clipgeom.centering.check import CenteringCheck
 from clipgeom.centering.explain import explain, verdict
@@ -27,6 +28,7 @@ _KEY = "certificate"
 _DIGITS = 6  # figures are kept to six significant digits: what they are worth, and stable to the last bit of a sum
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """What the certificate says of one (representation, position).
@@ -44,6 +46,7 @@ class Entry:
     figures: dict[str, Any]
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
     """Verdicts of the centering check for one encoder, at any number of positions.

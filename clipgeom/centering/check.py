@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._repr import short_repr
 from clipgeom.centering.design import PairedRates, halves, paired_replicates
 from clipgeom.centering.judging import CENTERED_MODES, MODES, TIMES, Judged
 from clipgeom.centering.shells import TOLERANCE
@@ -59,6 +60,7 @@ class Preference:
         return self.on_shell.ci95[0] > 0 and self.auc.ci95[0] > 0
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class CenteringCheck:
     """Outcome of the check for one set of vectors.

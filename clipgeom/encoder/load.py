@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._repr import short_repr
 from clipgeom.encoder.checkpoint import find_files, read_config, read_tensors
 from clipgeom.encoder.tokens import Tokens
 from clipgeom.errors import ConfigError, EncoderError
@@ -41,6 +42,7 @@ _CONFIG_KEYS = (
 )
 
 
+@short_repr
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
     """A loaded text tower.

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.captions import draw_caption, full_caption
@@ -23,6 +24,7 @@ __all__ = ["Scenes", "captions", "picture", "scenes"]
 _PICTURE, _WORDS = 0, 1  # each scene has two streams of random numbers, so that captions do not depend on the pictures
 
 
+@short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenes:
     """Some scenes.

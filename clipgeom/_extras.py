@@ -49,7 +49,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
             ) from error
         raise MissingExtraError(
             f"{purpose} needs packages that cannot be imported ({first_line(cause)}); installed are {_versions()}. "
-            f"Install versions that fit together: {install_command(extra, '--upgrade')}"
+            f"Install versions that fit together: {install_command(extra, *_newest())}"
         ) from error
 
 
@@ -95,6 +95,11 @@ def pip_install(*arguments: str) -> str:
         else ["uv", "pip", "install", "--python", sys.executable]
     )
     return shlex.join([*pip, *arguments])
+
+
+def _newest() -> tuple[str, ...]:
+    """Options that upgrade dependencies, too; pip otherwise leaves those alone that are within the declared range."""
+    return ("--upgrade", "--upgrade-strategy", "eager") if _installed("pip") else ("--upgrade",)
 
 
 def clone() -> Path | None:

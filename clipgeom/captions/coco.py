@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from clipgeom._download import cache_folder, fetch
-from clipgeom._extras import needs_extra
-from clipgeom.captions.lines import checked_image_id, checked_text, open_binary
+from clipgeom.captions.json_text import JsonFault, JsonText
+from clipgeom.captions.lines import checked_text, open_binary, usable_id
 from clipgeom.captions.stream import Caption
 from clipgeom.errors import CaptionError, ConfigError
 
@@ -20,7 +20,6 @@ __all__ = ["COCO_2014", "Archive", "CocoCaptions", "captions_member", "coco_2014
 _EXPECTED = (
     "expected COCO captions: an object with 'annotations', a list of objects with 'id', 'image_id' and 'caption'"
 )
-_BOM = b"\xef\xbb\xbf"
 _CHUNK = 1 << 20
 _LISTED = 12  # members or keys named in a message
 
@@ -62,20 +61,18 @@ class CocoCaptions:
 
     def rows(self) -> Generator[Caption, None, None]:
         """Read the captions; their ids are those of the annotations."""
-        with needs_extra("report", "reading COCO captions"):
-            import ijson
-        found = False
+        number, kinds = 0, dict[str, str]()
         try:
             with self._opened() as file:
-                for number, annotation in enumerate(ijson.items(file, "annotations.item"), 1):
-                    found = True
+                for number, annotation in enumerate(_annotations(JsonText(file), kinds), 1):
                     yield self._caption(number, annotation)
-            if not found:
-                self._explain_nothing(ijson)
-        except (ijson.JSONError, UnicodeDecodeError) as error:
+        except JsonFault as fault:
             if self.member is not None:
                 self._drain()  # of an archive, damage is the likelier cause: it fails at the checksum
-            raise CaptionError(f"{self.description} is not valid JSON: {_first_line(error)}") from error
+            place = f", annotation {number + 1}" if number else ""
+            raise CaptionError(f"{self.description}{place} is not valid JSON: {fault}.") from fault
+        if not number:
+            self._explain_nothing(kinds)
 
     def _caption(self, number: int, annotation: Any) -> Caption:
         where = f"{self.description}, annotation {number}"
@@ -87,27 +84,18 @@ class CocoCaptions:
                 "annotations without captions: is it the right file?)"
             )
         text = checked_text(annotation["caption"], where)
-        image = checked_image_id(annotation.get("image_id"), where)
-        return Caption(str(annotation.get("id", number)), text, image)
+        identifier = usable_id(annotation.get("id")) or str(number)
+        return Caption(identifier, text, usable_id(annotation.get("image_id")))
 
-    def _explain_nothing(self, ijson: Any) -> None:
-        """Read the JSON once more, to say what it holds instead of captions."""
-        first, key, keys = None, None, dict[str, str]()
-        with self._opened() as file:
-            for prefix, event, value in ijson.parse(file):
-                first = first or event
-                if prefix == "" and event == "map_key":
-                    key = value
-                elif key is not None and prefix == key:
-                    keys.setdefault(key, event)
-        if keys.get("annotations") == "start_array":
+    def _explain_nothing(self, kinds: dict[str, str]) -> None:
+        if kinds.get("annotations") == "[":
             raise CaptionError(f"{self.description} holds no captions: its 'annotations' are empty.")
-        if first != "start_map":
-            found = "a list" if first == "start_array" else "a single value"
-        elif "annotations" in keys:
+        if "" in kinds:
+            found = "a list" if kinds[""] == "[" else "a single value"
+        elif "annotations" in kinds:
             found = "an object whose 'annotations' are no list"
         else:
-            found = f"an object with the keys {_listed(keys)}"
+            found = f"an object with the keys {_listed(kinds)}"
         raise CaptionError(
             f"{self.description} is JSON, but {found}; {_EXPECTED}. (Other JSON: as .jsonl, an object a line.)"
         )
@@ -121,7 +109,7 @@ class CocoCaptions:
     def _opened(self) -> Iterator[IO[bytes]]:
         if self.member is None:
             with open_binary(self.path) as file:
-                yield _without_mark(file)
+                yield file
             return
         with _archive(self.path) as archive:
             try:
@@ -129,7 +117,7 @@ class CocoCaptions:
             except (RuntimeError, NotImplementedError) as error:  # encrypted; a compression that Python cannot read
                 raise CaptionError(f"{self.description} cannot be unpacked: {error}.") from error
             with member:
-                yield _without_mark(member)
+                yield member
 
 
 def coco_2014(split: str, /) -> CocoCaptions:
@@ -206,22 +194,20 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise CaptionError(f"{path} is not a whole zip archive ({error}); fetch it again.") from error
 
 
-def _without_mark(file: IO[bytes]) -> IO[bytes]:
-    """Skip a byte order mark, which JSON forbids and some editors write."""
-    if file.read(len(_BOM)) != _BOM:
-        file.seek(0)
-    return file
-
-
-def _first_line(error: Exception) -> str:
-    # The parser draws an arrow below the place, over several lines, and sometimes hands out the repr of bytes.
-    text = str(error).removeprefix("b'").removeprefix('b"').split("\\n")[0]
-    line = text.splitlines()[0].strip().rstrip(".") if text.strip() else type(error).__name__
-    if "premature EOF" in line:
-        return f"{line}: the file is cut off, or empty."
-    if "trailing garbage" in line:
-        return f"{line}: more follows after its end. (JSON with one object a line is read from a file named .jsonl.)"
-    return f"{line}."
+def _annotations(text: JsonText, kinds: dict[str, str]) -> Iterator[Any]:
+    """Read the values under ``annotations``, and note how the value of each key begins; of no object, under ``""``."""
+    if text.peek() != "{":
+        kinds[""] = text.peek()
+        text.skip()
+    else:
+        for key in text.keys():  # noqa: SIM118 - no mapping
+            kinds.setdefault(key, text.peek())
+            if key == "annotations" and text.peek() == "[":
+                yield from text.items()
+            else:
+                text.skip()
+    if text.peek():
+        raise JsonFault("more follows after its end (JSON with one object a line is read from a file named .jsonl)")
 
 
 def _listed(names: Any) -> str:

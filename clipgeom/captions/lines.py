@@ -10,10 +10,11 @@ from typing import BinaryIO
 from clipgeom.captions.stream import Caption
 from clipgeom.errors import CaptionError, ConfigError
 
-__all__ = ["TextLines", "checked_image_id", "checked_text", "decoded_lines", "open_binary"]
+__all__ = ["TextLines", "checked_image_id", "checked_text", "decoded_lines", "open_binary", "usable_id"]
 
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 60  # characters of a wrong value in a message
+_EXACT = 2**53  # beyond it, a float is no longer one whole number
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,45 +78,74 @@ def decoded_lines(file: BinaryIO, where: str) -> Iterator[str]:
 
 
 def checked_text(value: object, where: str) -> str:
-    """Return `value` if it is text that can be written as UTF-8.
+    """Return `value` if it is text that can be written as UTF-8, "" for a missing one (null, not a number).
 
     Raises
     ------
     CaptionError
-        It is not; the message begins with `where`.
+        It is something else, or contains NUL or half of a surrogate pair; the message begins with `where`.
     """
+    if _missing(value):
+        return ""
     if not isinstance(value, str):
-        found = "nothing (null)" if value is None else f"{type(value).__name__}: {value!r:.{_SHOWN}}"
-        raise CaptionError(f"{where}: expected a caption (text), found {found}.")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise CaptionError(
-                f"{where}: the caption holds half of a surrogate pair, which is not text: {value!a}."
-            ) from error
+        raise CaptionError(f"{where}: expected a caption (text), found {type(value).__name__}: {_shown(value)}.")
+    if not is_text(value):
+        fault = "a NUL character" if "\x00" in value else "half of a surrogate pair"
+        raise CaptionError(f"{where}: the caption contains {fault}, which is not text: {_shown(value)}; repair it.")
     return value
 
 
 def checked_image_id(value: object, where: str) -> str | None:
     """Return the id as text, None for a missing one (null, not a number, empty text).
 
-    Whole numbers lose a ``.0``, which tables with gaps give to a column of integers: an image has one id in every
-    format.
-
     Raises
     ------
     CaptionError
         It is neither text nor a whole number; the message begins with `where`.
     """
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value == "" or _missing(value):
         return None
+    identifier = usable_id(value)
+    if identifier is None:
+        raise CaptionError(
+            f"{where}: expected an image id (text or a whole number), found {type(value).__name__}: {_shown(value)}."
+        )
+    return identifier
+
+
+def usable_id(value: object) -> str | None:
+    """Return an id as text, None for what cannot be one.
+
+    Whole numbers lose a ``.0``, which tables with gaps give to a column of integers: an image has one id in every
+    format.
+    """
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else str(value)
     if isinstance(value, str):
-        return checked_text(value, where)
-    if isinstance(value, float | Decimal) and value == value // 1:
-        return str(int(value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise CaptionError(
-        f"{where}: expected an image id (text or a whole number), found {type(value).__name__}: {value!r:.{_SHOWN}}."
-    )
+        return value if value and is_text(value) else None
+    if isinstance(value, Decimal):
+        value = float(value) if value.is_finite() else math.nan
+    if isinstance(value, float):
+        return str(int(value)) if abs(value) < _EXACT and value.is_integer() else None
+    return None
+
+
+def is_text(value: str) -> bool:
+    """Tell whether text can be written as UTF-8 without NUL."""
+    if "\x00" in value:
+        return False
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _shown(value: object) -> str:
+    """Return the beginning of a wrong value, for a message."""
+    text = ascii(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

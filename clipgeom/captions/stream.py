@@ -48,7 +48,7 @@ class CaptionCounts:
         Captions read from the source. Reading stops at the limit when the first captions are taken, so that this may be
         fewer than the source holds.
     n_blank : int
-        Captions of white space only. They are left out.
+        Captions that are missing (null), empty, or white space only. They are left out.
     n_same_image : int
         Captions left out by ``per_image="first"``.
     n_duplicates : int
@@ -180,8 +180,8 @@ class CaptionStream:
             if first_of_image:
                 if row.image_id is None:
                     raise CaptionError(
-                        f'{self.source}: caption {row.id} has no image id, which per_image="first" needs; give every '
-                        'caption its image, or use per_image="all".'
+                        f"{self.source}: caption {row.id} has no usable image id (text or a whole number), which "
+                        'per_image="first" needs; give every caption its image, or use per_image="all".'
                     )
                 if _seen(row.image_id, images):
                     tally.same_image += 1

@@ -1,7 +1,6 @@
 """Tables with a caption a row: csv, tsv, jsonl, parquet, and whatever else has columns."""
 
 import csv
-import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clipgeom._extras import needs_extra
-from clipgeom.captions.lines import checked_image_id, checked_text, decoded_lines, open_binary
+from clipgeom.captions.json_text import JsonFault, parse_json
+from clipgeom.captions.lines import checked_image_id, checked_text, decoded_lines, open_binary, usable_id
 from clipgeom.captions.stream import Caption
 from clipgeom.errors import CaptionError, ConfigError
 
@@ -41,6 +41,7 @@ class TableCaptions:
     table: Table
     column: str
     image_column: str | None
+    image_column_named: bool = False  # by the user: then ids must be usable
 
     @classmethod
     def of(cls, table: Table, *, column: str | None, image_column: str | None) -> "TableCaptions":
@@ -61,6 +62,7 @@ class TableCaptions:
                     f"{table.description} has neither a column 'caption' nor 'text'; choose one with --column: "
                     f"{_quoted(names)}."
                 )
+        named = image_column is not None
         if image_column is None and DEFAULT_IMAGE_COLUMN in names:
             image_column = DEFAULT_IMAGE_COLUMN
         for wanted in filter(None, (column, image_column)):
@@ -68,7 +70,7 @@ class TableCaptions:
                 raise ConfigError(f"{table.description} has no column {wanted!r}; its columns: {_quoted(names)}.")
             if names.count(wanted) > 1:
                 raise ConfigError(f"{table.description} has several columns {wanted!r}; rename all but one.")
-        return cls(table, column, image_column)
+        return cls(table, column, image_column, named)
 
     @property
     def description(self) -> str:
@@ -81,11 +83,11 @@ class TableCaptions:
         for number, values in enumerate(self.table.values(columns), 1):
             where = f"{self.table.description}, row {number}"
             text = checked_text(values[0], f"{where}, column {self.column}")
-            image = (
-                None
-                if self.image_column is None
-                else checked_image_id(values[1], f"{where}, column {self.image_column}")
-            )
+            image = None
+            if self.image_column_named:
+                image = checked_image_id(values[1], f"{where}, column {self.image_column}")
+            elif self.image_column is not None:
+                image = usable_id(values[1])
             yield Caption(str(number), text, image)
 
 
@@ -166,9 +168,9 @@ class JsonLines:
                     yield None
                     continue
                 try:
-                    item = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise CaptionError(f"{self.path}, line {number} is not valid JSON: {error}.") from error
+                    item = parse_json(line)
+                except JsonFault as fault:
+                    raise CaptionError(f"{self.path}, line {number} is not valid JSON: {fault}.") from fault
                 if not isinstance(item, dict):
                     raise CaptionError(
                         f'{self.path}, line {number}: expected a JSON object such as {{"caption": "…"}}, '
@@ -201,9 +203,8 @@ class ParquetTable:
                 try:
                     lists = [batch.column(name).to_pylist() for name in columns]
                 except UnicodeDecodeError as error:
-                    raise CaptionError(
-                        f"{self.path}, rows {done + 1} to {done + len(batch)}: a text is not UTF-8 ({error.reason})."
-                    ) from error
+                    row = done + 1 + _undecodable(batch, columns)
+                    raise CaptionError(f"{self.path}, row {row}: a text is not UTF-8 ({error.reason}).") from error
                 done += len(batch)
                 yield from zip(*lists, strict=True)
 
@@ -219,6 +220,17 @@ class ParquetTable:
             raise CaptionError(
                 f"{self.path} cannot be read as parquet: {str(error).splitlines()[0].rstrip('.')}."
             ) from error
+
+
+def _undecodable(batch: Any, columns: Sequence[str]) -> int:
+    """Find the first row with a text that is not UTF-8."""
+    for index in range(len(batch)):
+        try:
+            for name in columns:
+                batch.column(name)[index].as_py()
+        except UnicodeDecodeError:
+            return index
+    return 0
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -12,7 +12,6 @@ import pytest
 
 from clipgeom.captions import Caption, CaptionStream, open_captions
 
-pytest.importorskip("ijson", reason="caption files need ijson (the extra `report`)")
 pa = pytest.importorskip("pyarrow", reason="caption files need pyarrow (the extra `report`)")
 pq = pytest.importorskip("pyarrow.parquet")
 

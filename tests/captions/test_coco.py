@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from clipgeom.captions import Caption, coco, open_captions
+from clipgeom.captions import Caption, coco, json_text, open_captions
 from clipgeom.errors import CaptionError, ClipGeomError, ConfigError
-from tests.captions.sources import ROWS, TEXTS, coco_json, pack, read, write_json, write_zip
+from tests.captions.sources import ROWS, TEXTS, coco_json, pack, read, write, write_json, write_zip
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from tests.captions.sources import ROWS, TEXTS, coco_json, pack, read, write_jso
         ("", "not valid JSON.*cut off, or empty"),
         ("nonsense", "not valid JSON"),
         (json.dumps(coco_json(ROWS))[:-60], "not valid JSON.*cut off"),
-        (json.dumps(coco_json(ROWS)).encode().replace(b"red", b"r\xffd"), "not valid JSON.*UTF8"),
+        (json.dumps(coco_json(ROWS)).encode().replace(b"red", b"r\xffd"), "not valid JSON: byte .*0xff.* is not UTF-8"),
         ("[1, 2]", "is JSON, but a list; expected COCO captions"),
         ("3", "is JSON, but a single value"),
         ('{"images": [], "sentences": {"annotations": 3}}', "the keys images, sentences; expected"),
@@ -32,9 +33,9 @@ from tests.captions.sources import ROWS, TEXTS, coco_json, pack, read, write_jso
             '{"annotations": [{"id": 1, "image_id": 2, "bbox": [0.5]}]}',
             "annotation 1: no 'caption', only id, image_id, bbox",
         ),
-        ('{"annotations": [{"caption": "a"}, {"caption": null}]}', "annotation 2: .*null"),
+        ('{"annotations": [{"caption": "a"}, {"caption": 5}]}', "annotation 2: expected a caption .*int: 5"),
+        ('{"annotations": [{"caption": null}]}', "1 read, all of them blank"),
         ('{"annotations": [{"caption": ["a"]}]}', "annotation 1: expected a caption .*list"),
-        ('{"annotations": [{"caption": "a", "image_id": [1]}]}', "annotation 1: expected an image id"),
         ('{"caption": "a"}\n{"caption": "b"}\n', r"\.jsonl"),
     ],
 )
@@ -55,7 +56,7 @@ def test_a_byte_order_mark_before_json_is_skipped(tmp_path: Path) -> None:
 def test_an_image_id_is_needed_only_for_the_first_of_each(tmp_path: Path) -> None:
     path = write_json(tmp_path, [("a", "1"), ("b", None)])
     assert [caption.image_id for caption in open_captions(path)] == ["1", None]
-    with pytest.raises(CaptionError, match="caption 2 has no image id"):
+    with pytest.raises(CaptionError, match="caption 2 has no usable image id"):
         read(path, per_image="first")
 
 
@@ -155,3 +156,56 @@ def test_coco_2014_of_the_wrong_checksum_is_refused(archive_server: list[str], m
         ClipGeomError, match=r"checksum.*by hand and pass --captions .*zip::annotations/captions_val2014"
     ):
         open_captions("coco2014:val")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, '{"annotations": [{"caption": ' + "[" * 100_000])
+def test_deep_nesting_is_refused_in_little_memory(content: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "deep.json", content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CaptionError, match="not valid JSON: lists and objects are nested too deeply"):
+            open_captions(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_value_without_an_end_is_refused_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_text, "_LONGEST", 1 << 20)
+    path = write(tmp_path / "long.json", '{"annotations": [{"caption": "' + "a" * (4 << 20))
+    with pytest.raises(CaptionError, match="a value is longer than 1,048,576 characters"):
+        open_captions(path)
+
+
+def test_values_may_end_anywhere_in_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {
+        "numbers": [1.5e-300, -12, True, None, '\\"]}', {"\u00e9": [[], {}]}],
+        "depth": {"a": [1.25]},
+        "annotations": [
+            {"id": 1, "caption": "un caf\u00e9 \U0001f408", "image_id": 12.0},
+            {"caption": "b", "score": 1e22},
+        ],
+        "last": 17,
+    }
+    for chunk in range(1, 40):
+        monkeypatch.setattr(json_text, "_CHUNK", chunk)
+        for ascii_only in (True, False):
+            text = json.dumps(content, ensure_ascii=ascii_only, indent=chunk % 3 or None)
+            captions, _ = read(write(tmp_path / "a.json", text))
+            assert captions == [Caption("1", "un caf\u00e9 \U0001f408", "12"), Caption("2", "b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"annotations": [{"caption": "a"}, {"caption": "b"]}', "annotation 2 is not valid JSON"),
+        ('{"annotations": [{"caption": "a"} {"caption": "b"}]}', "annotation 2 is not valid JSON: expected ',' or ']'"),
+        ('{"annotations": [{"caption": "a"}],}', "is not valid JSON: expected '\"', found '}'"),
+        ('{"annotations": [{"caption": "a"}], "x": tru}', "is not valid JSON"),
+        ('{"annotations": [{"caption": "a"}]} x', "more follows after its end"),
+        ('{"annotations": [{"caption": "a"}]', "cut off"),
+    ],
+)
+def test_json_is_checked_to_its_end(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(CaptionError, match=message):
+        read(write(tmp_path / "a.json", content))

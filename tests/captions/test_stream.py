@@ -118,17 +118,16 @@ def test_memory_does_not_grow_with_the_file(write: Writer, tmp_path: Path) -> No
 def test_importing_is_light() -> None:
     code = "import clipgeom.captions, sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "pyarrow", "datasets", "httpx2", "ijson", "pandas"} & set(run.stdout.split())
+    assert not {"torch", "pyarrow", "datasets", "httpx2", "pandas"} & set(run.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["ijson", "pyarrow", "datasets"])
+@pytest.mark.parametrize("package", ["pyarrow", "datasets"])
 def test_a_missing_package_names_the_extra(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     folder = tmp_path / "folder"
     folder.mkdir()
     write_csv(folder, ROWS)
     source = {
-        "ijson": write_json(tmp_path, ROWS),
         "pyarrow": tmp_path / "captions.parquet",
         "datasets": folder,
     }[package]

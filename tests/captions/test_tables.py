@@ -53,11 +53,14 @@ def test_text_stands_in_for_caption(tmp_path: Path) -> None:
         ("a.jsonl", b'{"caption": "a"}\n{"caption": \n', "line 2 is not valid JSON"),
         ("a.jsonl", b'{"caption": "a"}\n["b"]\n', "line 2: expected a JSON object .*list"),
         ("a.jsonl", b'{"caption": "a"}\n{"text": "b"}\n', "line 2: no 'caption', only 'text'"),
-        ("a.jsonl", b'{"caption": "a"}\n{"caption": null}\n', r"row 2, column caption: .*\(null\)"),
         ("a.jsonl", b'{"caption": 5}\n', "row 1, column caption: .*int: 5"),
         ("a.jsonl", b'{"caption": "\\ud800"}\n', "row 1, column caption: .*surrogate"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not valid JSON"),
-        ("a.jsonl", b'{"caption": "a", "image_id": true}', "row 1, column image_id: expected an image id .*bool"),
+        (
+            "a.jsonl",
+            b'{"caption": "a", "n": ' + b"1" * 4301 + b"}",
+            "line 1 is not valid JSON: an integer has too many",
+        ),
         ("a.parquet", b"", "cannot be read as parquet"),
         ("a.parquet", b"PAR1 nonsense PAR1", "cannot be read as parquet"),
         ("a.zip", b"PK nonsense", "not a whole zip"),
@@ -79,7 +82,7 @@ def test_an_empty_line_is_a_blank_caption(name: str, content: str, tmp_path: Pat
     assert (stream.counts.n_read, stream.counts.n_blank) == (3, 1)
 
 
-@pytest.mark.parametrize("values", [["a", None], [1, 2], [b"a"], [["a"]]], ids=["null", "numbers", "bytes", "lists"])
+@pytest.mark.parametrize("values", [[1, 2], [b"a"], [["a"]]], ids=["numbers", "bytes", "lists"])
 def test_parquet_values_must_be_text(values: list[object], tmp_path: Path) -> None:
     pq.write_table(pa.table({"caption": values}), tmp_path / "a.parquet")
     with pytest.raises(CaptionError, match=r"row \d, column caption: expected a caption"):
@@ -89,5 +92,5 @@ def test_parquet_values_must_be_text(values: list[object], tmp_path: Path) -> No
 def test_parquet_text_must_be_utf8(tmp_path: Path) -> None:
     raw = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")])
     pq.write_table(pa.table({"caption": raw}), tmp_path / "a.parquet")
-    with pytest.raises(CaptionError, match="rows 1 to 1: a text is not UTF-8"):
+    with pytest.raises(CaptionError, match="row 1: a text is not UTF-8"):
         read(tmp_path / "a.parquet")

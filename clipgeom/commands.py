@@ -16,6 +16,7 @@ from clipgeom._files import check_output_file, resolved, workspace
 from clipgeom._progress import Progress
 from clipgeom._text import printable
 from clipgeom.embeddings import check_embeddings_path, load_embeddings, save_embeddings
+from clipgeom.groups import consecutive, grouping_note
 from clipgeom.options import (
     OUTPUT_PANEL,
     Embeddings,
@@ -75,6 +76,7 @@ def _report(
     """Measure a caption set, or vectors computed elsewhere, and write a report folder."""
     from clipgeom.report.build import measure_captions, measure_embeddings
     from clipgeom.report.folder import check_output_folder
+    from clipgeom.report.page import report_grouping
     from clipgeom.report.write import write_report
 
     target = check_output_folder(out)
@@ -87,6 +89,7 @@ def _report(
             position=place,
             images=None if image_embeddings is None else load_embeddings(image_embeddings, unit=name == "normalized"),
             image_source=image_embeddings,
+            group_size=options.group_size,
             check=check,
             seed=options.seed,
             command=_command(),
@@ -113,6 +116,7 @@ def _report(
                 )
     write_report(measured, target)
     _summarize(measured.report)
+    _note(report_grouping(measured.report))
     print(f"report: {out / 'report.html'}")
 
 
@@ -136,8 +140,16 @@ def _check(
     if embeddings is not None:
         name, place = labels(context, options)
         vectors = load_embeddings(embeddings, unit=name == "normalized")
-        checks = [(name, str(place), check_centering(vectors, seed=options.seed))]
-        certificate = Certificate.of(checks, encoder_fingerprint=None, captions_sha256=None, seed=options.seed)
+        size, source = options.group_size, None
+        groups = None if size is None else consecutive(vectors.n, size)
+        checks = [(name, str(place), check_centering(vectors, groups=groups, seed=options.seed))]
+        certificate = Certificate.of(
+            checks,
+            encoder_fingerprint=None,
+            captions_sha256=None,
+            seed=options.seed,
+            groups=None if size is None else f"each {size} consecutive vectors",
+        )
     else:
         from clipgeom.report.build import check_captions
 
@@ -162,7 +174,9 @@ def _check(
             seed=options.seed,
             model=inputs.encoder.name,
             captions=inputs.captions.source,
+            groups=inputs.captions.groups_by,
         )
+        source = inputs.captions.source
     certificate.save(target)
     for entry in certificate.entries:
         print(f"{entry.representation} at {entry.position} (n = {entry.n}): {entry.figures['verdict']}")
@@ -171,6 +185,8 @@ def _check(
             print(
                 f"  {mode:<12} on-shell {_interval(on['rate'], on['ci95'])}  AUC {_interval(auc['auc'], auc['ci95'])}"
             )
+    first = certificate.entries[0]
+    _note(grouping_note(first.n, first.figures["n_groups"], certificate.groups, source=source))
     print(f"certificate: {out}")
 
 
@@ -192,8 +208,8 @@ def _encode(
 ) -> None:
     """Encode a caption set and write the vectors to one file.
 
-    Arrays are named REPRESENTATION.POSITION, such as hidden.eos; POSITION.captions holds the indices of the captions
-    that have the position.
+    Arrays are named REPRESENTATION.POSITION, such as hidden.eos; POSITION.captions contains the indices of the captions
+    that have the position, and POSITION.images the number of the image of each, where images are known.
     """
     from clipgeom.report.collect import collect
 
@@ -220,6 +236,7 @@ def _encode(
                 f"{name}.{place}": vectors.load() for (name, place), vectors in collected.vectors.items()
             }
             arrays |= {f"{place}.captions": rows for place, rows in collected.rows.items()}
+            arrays |= {f"{p}.images": ids for p in collected.rows if (ids := collected.images(p)) is not None}
     metadata = {
         "model": inputs.encoder.name,
         "fingerprint": inputs.encoder.fingerprint,
@@ -290,6 +307,11 @@ def _interval(value: float, ci95: list[float]) -> str:
 
 def _command() -> str:
     return shlex.join(["clipgeom", *sys.argv[1:]])
+
+
+def _note(sentence: str) -> None:
+    if sentence:
+        print(sentence)
 
 
 def _summarize(report: dict[str, object]) -> None:

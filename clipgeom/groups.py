@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
 
-__all__ = ["consecutive", "group_codes", "merge_groups"]
+__all__ = ["consecutive", "group_codes", "grouping_note", "merge_groups"]
 
 
 def group_codes(groups: Sequence[Any] | NDArray[Any] | None, n: int) -> NDArray[np.int64] | None:
@@ -65,3 +65,25 @@ def merge_groups(codes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     merged = np.unique((middles * (most / len(codes))).astype(np.int64), return_inverse=True)[1]
     joined: NDArray[np.int64] = merged[codes]
     return joined
+
+
+def grouping_note(n: int, n_groups: int | None, groups_by: str | None, *, source: str | None = None) -> str:
+    """One sentence on what the intervals assume, or nothing where every caption has an image of its own.
+
+    Parameters
+    ----------
+    n, n_groups : int
+        Captions or vectors, and the groups that they are in, as far as known.
+    groups_by : str or None
+        How the groups are known.
+    source : str, optional
+        Source of the captions; without one the rows are vectors computed elsewhere.
+    """
+    rows = "vectors" if source is None else "captions"
+    if groups_by is None:
+        option = "--group-size N" if source is None or source.endswith(".txt") else "--image-column or --group-size N"
+        return f"Intervals assume independent {rows}: where several {rows} belong to one image, give {option}."
+    if n_groups is None or n_groups == n:
+        return ""
+    how = "" if groups_by == "image ids" else f" ({groups_by})"
+    return f"Intervals are by image: {n:,} {rows} of {n_groups:,} images{how}."

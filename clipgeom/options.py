@@ -67,6 +67,14 @@ ImageEmbeddings = Annotated[
 ]
 Column = Annotated[str | None, typer.Option(help="Column of the captions in a table.", rich_help_panel=_CAPTIONS)]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the image ids.", rich_help_panel=_CAPTIONS)]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        help="For captions or vectors without image ids: each N consecutive ones belong to one image.",
+        metavar="N",
+        rich_help_panel=_CAPTIONS,
+    ),
+]
 Split = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=_CAPTIONS)]
 Limit = Annotated[int, typer.Option(help="Use at most this many captions.", rich_help_panel=_CAPTIONS)]
 Sample = Annotated[str, typer.Option(help="Which of them: first, or random (see --seed).", rich_help_panel=_CAPTIONS)]
@@ -118,6 +126,7 @@ class EncodingOptions:
     captions: Captions = "miniworld"
     column: Column = None
     image_column: ImageColumn = None
+    group_size: GroupSize = None
     split: Split = None
     limit: Limit = 5000
     sample: Sample = "first"
@@ -149,6 +158,7 @@ class EncodingOptions:
             self.captions,
             column=self.column,
             image_column=self.image_column,
+            group_size=self.group_size,
             split=self.split,
             limit=self.limit,
             sample=self.sample,  # type: ignore[arg-type]  # checked there
@@ -224,11 +234,13 @@ def labels(context: typer.Context, options: EncodingOptions) -> tuple[str, Posit
     """
     from clipgeom.encoder import parse_positions, parse_representations
 
-    about_vectors = ("positions", "representation", "seed")
+    about_vectors = ("positions", "representation", "seed", "group_size")
     about_captions = [f.name for f in fields(EncodingOptions) if f.name not in about_vectors]
     refuse(context, (*about_captions, "padded"), "applies to captions, not to --embeddings")
     if options.representation is None:
         raise ConfigError("say what the vectors are with --representation, such as projected, normalized or hidden")
+    if options.group_size is not None and options.group_size < 1:
+        raise ConfigError(f"--group-size must be at least 1, not {options.group_size}")
     names = parse_representations(options.representation)
     if len(names) != 1:
         raise ConfigError(f"--embeddings holds one representation, --representation names {len(names)}")

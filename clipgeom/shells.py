@@ -20,7 +20,7 @@ from clipgeom.errors import DomainError
 from clipgeom.groups import group_codes
 from clipgeom.intervals import Features, Interval, grouped_quantile_interval, mean_intervals, quantile_interval
 from clipgeom.moments import Moments
-from clipgeom.vectors import Vectors, as_vectors
+from clipgeom.vectors import Vectors, as_vectors, row_hashes
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,6 +29,8 @@ __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells"
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 CONSTANT = 1e-6  # a spread below this share of the norm of the centre is rounding noise
+UNIT = 2e-3  # of 1: vectors of unit length, up to half precision
+FEW_DISTINCT = 30  # fewer distinct vectors, counted by `effective_distinct`, have no shape worth a name
 MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
 
 
@@ -92,12 +94,15 @@ class Shells:
 
     `offset_ratio` = ‖m‖/√tr Σ as the article defines it, from the sample. `offset_ratio_corrected` removes the part of
     ‖m‖² that is mere sampling noise, tr Σ/n for independent vectors; the interval belongs to this one. `n_groups`
-    counts the independent units: n, or the groups that were given. `raw_norms` and `centered_norms` are the distances
-    themselves, shape (n,), in the order of the vectors.
+    counts the independent units: n, or the groups that were given. `n_distinct` counts distinct vectors, and
+    `effective_distinct` = 1/Σp², with p the share of each, as many as equally common ones would be. `raw_norms` and `centered_norms`
+    are the distances themselves, shape (n,), in the order of the vectors.
     """
 
     n: int
     n_groups: int
+    n_distinct: int
+    effective_distinct: float
     dim: int
     moments: Moments
     raw: NormSummary
@@ -115,6 +120,16 @@ class Shells:
     def constant(self) -> bool:
         """Whether the vectors are all but one and the same: what spread there is, is rounding noise."""
         return self.moments.total_variance <= (CONSTANT * self.center_norm) ** 2
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the vectors are a few distinct ones again and again, as at position 1: they have no shape then."""
+        return self.effective_distinct < FEW_DISTINCT
+
+    @property
+    def unit(self) -> bool:
+        """Whether all vectors have unit length, up to half precision."""
+        return not self.constant and abs(self.raw.mean_norm - 1) < UNIT and self.raw.std_norm < UNIT
 
 
 def measure_shells(
@@ -158,13 +173,14 @@ def measure_shells(
     mean, covariance = moments.mean, moments.covariance
     left_out = None if codes is None else LeaveOut(codes, mean)
 
-    raw_parts, square_parts, axial_parts = [], [], []
+    raw_parts, square_parts, axial_parts, hash_parts = [], [], [], []
     unit_sum = np.zeros(source.dim)
     cubic_sum = np.zeros(source.dim)
     for block in source.blocks():
         y = block - mean
         square = np.vecdot(y, y)
         raw_parts.append(np.linalg.norm(block, axis=1))
+        hash_parts.append(row_hashes(block))
         square_parts.append(square)
         axial_parts.append(y @ mean)
         radius = np.sqrt(square)
@@ -212,8 +228,11 @@ def measure_shells(
         radial_ci95 = left_out.radial_intervals(radial)
         unbiased = centered / (1 + left_out.centered_bias(values[1]["mean_norm"]))
         percentiles = _percentile_intervals(raw, codes), _percentile_intervals(unbiased, codes)
+    copies = np.unique(np.concatenate(hash_parts), return_counts=True)[1]
     return Shells(
         n=source.n,
+        n_distinct=len(copies),
+        effective_distinct=source.n**2 / float(np.sum(copies.astype(np.float64) ** 2)),
         n_groups=source.n if codes is None else int(codes.max()) + 1,
         dim=source.dim,
         moments=moments,

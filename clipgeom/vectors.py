@@ -14,7 +14,7 @@ from clipgeom.errors import DomainError, ShapeError
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["ArrayVectors", "FileVectors", "Vectors", "as_vectors"]
+__all__ = ["ArrayVectors", "FileVectors", "Vectors", "as_vectors", "row_hashes"]
 
 BLOCK_BYTES = 8 << 20  # float64 bytes a block: large enough for BLAS, small enough to forget
 
@@ -103,6 +103,18 @@ class FileVectors:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return np.fromfile(file, dtype=self.dtype, count=self.n * self.dim).reshape(self.n, self.dim)
+
+
+def row_hashes(block: Float[NDArray[np.float64], "n _"]) -> NDArray[np.uint64]:
+    """64-bit hash of each row, shape (n,): the same for equal rows, −0 counting as 0."""
+    bits = np.ascontiguousarray(block + 0.0).view(np.uint64)
+    bits ^= bits >> np.uint64(29)  # the low bits of what was single precision are zero
+    rng = np.random.default_rng(0)
+    for shift in (32, 29):
+        bits *= rng.integers(0, 2**63, size=(1, block.shape[1]), dtype=np.uint64) | np.uint64(1)
+        bits ^= bits >> np.uint64(shift)
+    hashes: NDArray[np.uint64] = bits.sum(axis=1, dtype=np.uint64)
+    return hashes
 
 
 def rows_per_block(dim: int) -> int:

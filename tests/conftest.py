@@ -16,7 +16,17 @@ settings.register_profile("clipgeom", deadline=None, suppress_health_check=[Heal
 settings.load_profile("clipgeom")
 
 # Modules of array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
-ARRAY_ROOMS = ("conforming", "encoder.positions", "intervals", "modality", "moments", "shells", "spectrum", "vectors")
+ARRAY_ROOMS = (
+    "_leave_out",
+    "conforming",
+    "encoder.positions",
+    "intervals",
+    "modality",
+    "moments",
+    "shells",
+    "spectrum",
+    "vectors",
+)
 install_import_hook([*(f"clipgeom.{room}" for room in ARRAY_ROOMS), "pti.metrics"], "tests.shapes.enforced")
 
 

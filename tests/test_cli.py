@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from clipgeom import Certificate
+
 from .encoder.towers import save_projection
 
 
@@ -76,6 +78,35 @@ def test_encode_then_report_on_the_vectors(run, tmp_path, model):
     assert (tmp_path / "c.html").is_file()
 
 
+def test_several_captions_of_one_image(run, tmp_path, model):
+    path = write_captions(tmp_path / "c.txt", n=500)
+    code, out, _ = run("report", "--model", model, "--captions", path, "--no-check", "--out", "r")
+    assert (code, "give --group-size N." in out) == (0, True)
+    code, out, _ = run("report", "--model", model, "--captions", path, "--group-size", 5, "--no-check", "--out", "r")
+    assert code == 0
+    assert "Intervals are by image: 500 captions of 100 images (each 5 consecutive captions)." in out
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["captions"]["n_groups"] == report["statistics"][0]["n_groups"] == 100
+    assert report["provenance"]["selection"]["group_size"] == 5
+    options = ("--model", model, "--captions", path, "--group-size", 5, "--positions", "eos")
+    code, out, _ = run("check", *options, "--representation", "hidden", "--out", "c.safetensors")
+    assert code == 0
+    assert "500 captions of 100 images" in out
+    certificate = Certificate.load("c.safetensors")
+    assert certificate.groups == "each 5 consecutive captions"
+    assert certificate.entries[0].figures["n_groups"] == 100
+    assert run("encode", *options, "--out", "v.npz")[0] == 0
+    with np.load("v.npz") as stored:
+        np.testing.assert_array_equal(stored["eos.images"], np.arange(500) // 5)
+    vectors = ("--embeddings", "v.npz::hidden.eos", "--representation", "hidden", "--group-size", 5)
+    code, out, _ = run("report", *vectors, "--no-check", "--out", "r2")
+    assert "500 vectors of 100 images (each 5 consecutive vectors)" in out
+    rows = json.loads((tmp_path / "r2" / "report.json").read_text())["statistics"]
+    assert rows[0]["raw"] == report["statistics"][0]["raw"]
+    code, out, _ = run("check", *vectors, "--out", "c2.safetensors")
+    assert Certificate.load("c2.safetensors").groups == "each 5 consecutive vectors"
+
+
 def test_texts_against_images(run, tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "t.npy", rng.normal(size=(60, 8)) + 1)
@@ -136,6 +167,10 @@ def bad_inputs(tmp_path, model):
             ["encode", "--model", model, "--captions", captions, "--out", "v.pt"],
             "no ending of embeddings",
         ),
+        ("size 0", [*base, captions, "--group-size", "0"], "group_size must be a whole number of at least 1"),
+        ("one image", [*base, captions, "--group-size", "99"], "40 vectors at position eos are all of one image"),
+        ("size and ids", ["report", "--group-size", "5"], "group_size=5 does not apply to miniworld"),
+        ("vectors, size -1", [*vectors, "nan.npy", "--group-size", "-1"], "--group-size must be at least 1, not -1"),
         ("compare", ["compare", "thesis", "thesis"], "thesis"),
     ]
 

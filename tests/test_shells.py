@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
 from clipgeom.intervals import jackknife_interval
-from clipgeom.vectors import FileVectors, as_vectors
+from clipgeom.vectors import FileVectors, as_vectors, row_hashes
 
 
 def sample(n=300, d=10, offset=2.0, seed=0):
@@ -237,6 +237,20 @@ def test_the_published_radial_terms(shared):
     ade = radial_terms(np.load(shared("data/vitl14_text_hidden_eos_ade150.npy")))
     assert (round(ade.A), round(ade.B), round(ade.C)) == (4340, 5198, -9290)
     assert round(ade.correlation, 3) == -0.978
+
+
+def test_distinct_vectors_are_counted():
+    x = sample(n=50, d=7).astype(np.float32)
+    assert (measure_shells(x).n_distinct, measure_shells(x).effective_distinct) == (50, pytest.approx(50))
+    few = measure_shells(np.concatenate([x[:2], np.repeat(x[2:3], 6, axis=0), -0.0 * x[:1], 0.0 * x[:1]]))
+    assert few.n_distinct == 4
+    assert few.effective_distinct == pytest.approx(100 / (1 + 1 + 36 + 4))
+    assert few.discrete
+
+
+def test_hashes_of_a_hundred_thousand_rows_do_not_collide():
+    x = np.random.default_rng(0).integers(-3, 4, size=(100_000, 6)).astype(np.float64) / 2
+    assert len(np.unique(row_hashes(x))) == len(np.unique(x, axis=0))
 
 
 # --- spectrum

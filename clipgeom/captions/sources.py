@@ -35,6 +35,7 @@ def open_captions(
     *,
     column: str | None = None,
     image_column: str | None = None,
+    group_size: int | None = None,
     split: str | None = None,
     limit: int | None = None,
     sample: Sample = "first",
@@ -64,6 +65,9 @@ def open_captions(
         The column with the captions, for tables and data sets: ``caption`` if there is one, else ``text``.
     image_column : str, optional
         The column with the ids of the images, for tables and data sets: ``image_id`` if there is one.
+    group_size : int, optional
+        For captions without image ids: each `group_size` consecutive ones of the source describe one image, counted
+        before any is left out. The last image may have fewer.
     split : str, optional
         The split of a data set; needed if it has several.
     limit : int, optional
@@ -94,21 +98,41 @@ def open_captions(
     MissingExtraError
         Reading this source needs a package that is not installed.
     """
-    selection = _selection(limit=limit, sample=sample, seed=seed, per_image=per_image, unique=unique)
+    selection = _selection(
+        limit=limit, sample=sample, seed=seed, per_image=per_image, unique=unique, group_size=group_size
+    )
     options = _ColumnOptions(column, image_column)
     named = _named(source, options, split) if isinstance(source, str) else None
     opened = named or _on_disk_or_hub(source, options, split)
-    if per_image == "first" and (
-        isinstance(opened, TextLines) or (isinstance(opened, TableCaptions) and opened.image_column is None)
-    ):
-        raise ConfigError(f'{opened.description} has no image ids, which per_image="first" needs. {_HAVE_IMAGES} do.')
+    groups_by = _groups_by(opened, selection.group_size)
+    if per_image == "first" and groups_by is None:
+        raise ConfigError(
+            f'{opened.description} has no image ids, which per_image="first" needs. {_HAVE_IMAGES} do; for consecutive '
+            "captions of one image give --group-size."
+        )
     with closing(opened.rows()) as rows:
         if next(rows, None) is None:
             raise CaptionError(f"{opened.description} holds no captions: it is empty.")
-    return CaptionStream(opened, selection)
+    return CaptionStream(opened, selection, groups_by)
 
 
-def _selection(*, limit: int | None, sample: Sample, seed: int, per_image: PerImage, unique: bool) -> Selection:
+def _groups_by(opened: Source, group_size: int | None) -> str | None:
+    """How it is known which captions describe one image."""
+    has_ids = not (isinstance(opened, TextLines) or (isinstance(opened, TableCaptions) and opened.image_column is None))
+    if group_size is None:
+        return "image ids" if has_ids else None
+    if has_ids:
+        raise ConfigError(
+            f"group_size={group_size} does not apply to {opened.description}: its captions have image ids. Leave it out."
+        )
+    return f"each {group_size} consecutive captions"
+
+
+def _selection(
+    *, limit: int | None, sample: Sample, seed: int, per_image: PerImage, unique: bool, group_size: int | None
+) -> Selection:
+    if group_size is not None:
+        group_size = _whole("group_size", group_size, least=1)
     if limit is not None:
         limit = _whole("limit", limit, least=1)
     seed = _whole("seed", seed, least=0)
@@ -117,7 +141,7 @@ def _selection(*, limit: int | None, sample: Sample, seed: int, per_image: PerIm
             raise ConfigError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}.")
     if sample == "random" and limit is None:
         raise ConfigError('sample="random" needs a limit: how many captions to take.')
-    return Selection(limit=limit, sample=sample, seed=seed, per_image=per_image, unique=unique)
+    return Selection(limit=limit, sample=sample, seed=seed, per_image=per_image, unique=unique, group_size=group_size)
 
 
 def _whole(name: str, value: SupportsIndex, *, least: int) -> int:

@@ -81,6 +81,7 @@ class Selection:
     seed: int = 0
     per_image: PerImage = "all"
     unique: bool = False
+    group_size: int | None = None
 
 
 class Source(Protocol):
@@ -113,9 +114,10 @@ class CaptionStream:
     caption with Python's overhead, 40 MB for 400,000), and only a random sample is kept, of `limit` captions.
     """
 
-    def __init__(self, source: Source, selection: Selection) -> None:
+    def __init__(self, source: Source, selection: Selection, groups_by: str | None = None) -> None:
         self._source = source
         self._selection = selection
+        self._groups_by = groups_by
         self._counts: CaptionCounts | None = None
 
     @property
@@ -127,6 +129,11 @@ class CaptionStream:
     def selection(self) -> Selection:
         """Which of its captions are used."""
         return self._selection
+
+    @property
+    def groups_by(self) -> str | None:
+        """How it is known which captions describe one image, such as ``image ids``; None where it is not known."""
+        return self._groups_by
 
     @property
     def counts(self) -> CaptionCounts:
@@ -169,21 +176,23 @@ class CaptionStream:
 
     def _filtered(self, rows: Iterable[Caption], tally: _Tally) -> Iterator[Caption]:
         first_of_image = self._selection.per_image == "first"
+        group_size = self._selection.group_size
         images: set[bytes] = set()
         texts: set[bytes] = set()
         for row in rows:
+            image_id = row.image_id if group_size is None else str(tally.read // group_size)
             tally.read += 1
             text = row.text.strip()
             if not text:
                 tally.blank += 1
                 continue
             if first_of_image:
-                if row.image_id is None:
+                if image_id is None:
                     raise CaptionError(
                         f"{self.source}: caption {row.id} has no usable image id (text or a whole number), which "
                         'per_image="first" needs; give every caption its image, or use per_image="all".'
                     )
-                if _seen(row.image_id, images):
+                if _seen(image_id, images):
                     tally.same_image += 1
                     continue
             if _seen(text, texts):
@@ -191,7 +200,7 @@ class CaptionStream:
                 if self._selection.unique:
                     continue
             tally.passed += 1
-            yield Caption(row.id, text, row.image_id)
+            yield Caption(row.id, text, image_id)
 
     def _limited(self, captions: Iterator[Caption]) -> Iterable[Caption]:
         limit = self._selection.limit

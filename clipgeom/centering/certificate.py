@@ -61,6 +61,9 @@ class Certificate:
     seed : int
     model, captions : str or None
         Where encoder and captions came from, for the reader.
+    groups : str or None
+        How it was known which captions describe one image, such as ``image ids``; None where captions were taken as
+        independent.
     """
 
     encoder_fingerprint: str | None
@@ -70,6 +73,7 @@ class Certificate:
     seed: int
     model: str | None = None
     captions: str | None = None
+    groups: str | None = None
 
     @classmethod
     def of(
@@ -81,8 +85,11 @@ class Certificate:
         seed: int,
         model: str | None = None,
         captions: str | None = None,
+        groups: str | None = None,
     ) -> Certificate:
         """From checks, each with its representation and position.
+
+        Without the fingerprint of an encoder a representation is only the name that its user gave.
 
         Raises
         ------
@@ -99,7 +106,7 @@ class Certificate:
                 center=check.shells.moments.mean,
                 validated=dict(check.validated),
                 recommended=check.recommended,
-                figures=summarize(check),
+                figures=summarize(check, None if encoder_fingerprint is None else representation),
             )
             for representation, position, check in checks
         )
@@ -108,7 +115,7 @@ class Certificate:
         keys = [(e.representation, e.position) for e in entries]
         if len(set(keys)) != len(keys):
             raise ConfigError("a certificate holds each representation and position once")
-        return cls(encoder_fingerprint, captions_sha256, entries, clipgeom.__version__, seed, model, captions)
+        return cls(encoder_fingerprint, captions_sha256, entries, clipgeom.__version__, seed, model, captions, groups)
 
     def entry(self, representation: str, position: str | int) -> Entry:
         """What is said of one representation and position.
@@ -180,6 +187,7 @@ class Certificate:
             "seed": self.seed,
             "model": self.model,
             "captions": self.captions,
+            **({} if self.groups is None else {"groups": self.groups}),
             "entries": [
                 {
                     "representation": e.representation,
@@ -228,13 +236,21 @@ class Certificate:
                 seed=content["seed"],
                 model=content["model"],
                 captions=content["captions"],
+                groups=content.get("groups"),
             )
         except (KeyError, TypeError) as error:
             raise CertificateError(f"{path} lacks what a certificate holds: {error}") from error
 
 
-def summarize(check: CenteringCheck) -> dict[str, Any]:
-    """A check as plain JSON: an entry of report.json's ``centering``, less representation and position."""
+def summarize(check: CenteringCheck, representation: str | None = None) -> dict[str, Any]:
+    """A check as plain JSON: an entry of report.json's ``centering``, less representation and position.
+
+    Parameters
+    ----------
+    check : CenteringCheck
+    representation : str, optional
+        As for `explain`.
+    """
     radial = check.shells.radial
 
     def estimates(of: dict[str, Any], value: str) -> dict[str, Any]:
@@ -278,7 +294,7 @@ def summarize(check: CenteringCheck) -> dict[str, Any]:
         "validated": check.validated,
         "recommended": check.recommended,
         "verdict": verdict(check),
-        "explanation": explain(check),
+        "explanation": explain(check, representation),
     }
     rounded: dict[str, Any] = _rounded(figures)
     return rounded

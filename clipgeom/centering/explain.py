@@ -34,9 +34,17 @@ def verdict(check: CenteringCheck) -> str:
     return f"Use {LABELS[check.recommended]}: both judges prefer it to SLERP.{also}"
 
 
-def explain(check: CenteringCheck) -> str:
-    """Why raw norms are tighter or looser here, which statistic misleads, what each mode breaks, and what to do."""
-    sentences = [*_tightness(check.shells)]
+def explain(check: CenteringCheck, representation: str | None = None) -> str:
+    """Why raw norms are tighter or looser here, which statistic misleads, what each mode breaks, and what to do.
+
+    Parameters
+    ----------
+    check : CenteringCheck
+    representation : str, optional
+        The encoder's representation that was checked: only of ``hidden`` is it known that a LayerNorm made it. Without
+        it only what was measured is described.
+    """
+    sentences = [*_tightness(check.shells, representation)]
     if check.decided:
         sentences.append(_slerp(check))
         for mode in CENTERED_MODES:
@@ -66,10 +74,15 @@ def breaks(check: CenteringCheck, mode: str) -> list[str]:
     return lost
 
 
-def _tightness(shells: Shells) -> list[str]:
+def _tightness(shells: Shells, representation: str | None) -> list[str]:
     raw, centered, radial = shells.raw, shells.centered, shells.radial
     if shells.constant:
         return ["The vectors are all but constant."]
+    if shells.discrete:
+        return [
+            f"There are only {shells.n_distinct} distinct vectors, as many as {shells.effective_distinct:.2g} equally common "
+            "ones: too few for a shell."
+        ]
     offset = (
         f"offset ratio {shells.offset_ratio:.2f} [{shells.offset_ratio_ci95[0]:.2f}, {shells.offset_ratio_ci95[1]:.2f}]"
     )
@@ -81,11 +94,17 @@ def _tightness(shells: Shells) -> list[str]:
             "centring can neither tighten nor loosen them much."
         ]
     sentences = []
-    if radial.ci95["correlation"][1] < SPHERE:
+    if shells.unit:
         sentences.append(
-            f"Raw norms are tighter than centred ones ({variances}) because the vectors lie on a shell about the origin by "
-            f"construction, as the output of a LayerNorm does ({terms}: C ≈ −(A+B)): what the distance to the centre gains, "
-            "the projection on it loses. Tight raw norms say nothing about where the population's centre is: it is "
+            f"All vectors have unit length, so that raw norms cannot vary ({variances}). This does not show where the "
+            f"population's centre is: it is off the origin all the same ({offset}). Var ‖x‖ is the misleading statistic here."
+        )
+    elif radial.ci95["correlation"][1] < SPHERE:
+        cause = "the final LayerNorm puts the vectors" if representation == "hidden" else "the vectors lie"
+        sentences.append(
+            f"Raw norms are tighter than centred ones ({variances}) because {cause} on a shell about the origin "
+            f"({terms}: C ≈ −(A+B)): what the distance to the centre gains, the projection on it loses. Tight raw norms say "
+            "nothing about where the population's centre is: it is "
             f"off the origin all the same ({offset}). Var ‖x‖ is the misleading statistic here."
         )
     elif centered.var_norm < raw.var_norm:

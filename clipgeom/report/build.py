@@ -21,6 +21,7 @@ from clipgeom.centering import CenteringCheck, check_centering
 from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.positions import Position
 from clipgeom.errors import DomainError
+from clipgeom.groups import consecutive
 from clipgeom.report.collect import CaptionSpool, Collected, collect
 from clipgeom.report.folder import SCHEMA
 from clipgeom.report.measure import Row, RowArrays, json_ready, measure_profile, measure_row, require_samples
@@ -125,6 +126,7 @@ def measure_captions(
                         describe=_describer(collected.captions, collected.rows[place]),
                         seed=seed,
                         check=check,
+                        groups=collected.images(place),
                     )
                 )
         profile_rows, centers = _profile(collected, representations)
@@ -133,6 +135,7 @@ def measure_captions(
         if images is not None and texts is not None:
             row, modality = _pictured(images, texts, collected.captions, seed, check, progress or Quiet())
             rows.append(row)
+        used = collected.captions.images
     counts = asdict(captions.counts)
     sha256 = counts.pop("sha256")
     report = _report(
@@ -150,6 +153,8 @@ def measure_captions(
         },
         captions={
             **counts,
+            "groups": captions.groups_by,
+            "n_groups": None if used is None else int(used.max()) + 1,
             "n_truncated": collected.n_truncated,
             "token_length": _token_lengths(collected.lengths),
             "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
@@ -193,9 +198,9 @@ def check_captions(
     ):
         for representation in representations:
             for place in positions:
-                vectors = collected.vectors[representation, place]
-                require_samples(vectors.n, collected.n - vectors.n, str(place))
-                checks.append((representation, str(place), check_centering(vectors, seed=seed)))
+                vectors, groups = collected.vectors[representation, place], collected.images(place)
+                require_samples(vectors.n, collected.n - vectors.n, str(place), groups)
+                checks.append((representation, str(place), check_centering(vectors, groups=groups, seed=seed)))
     return checks
 
 
@@ -207,18 +212,24 @@ def measure_embeddings(
     position: Position,
     images: Vectors | None = None,
     image_source: Path | str | None = None,
+    group_size: int | None = None,
     check: bool = True,
     seed: int = 0,
     command: str | None = None,
 ) -> Measured:
-    """Measure vectors computed elsewhere, and against `images` of the same space where those are given."""
-    rows = [_given(vectors, representation, str(position), seed, check)]
+    """Measure vectors computed elsewhere, and against `images` of the same space where those are given.
+
+    With `group_size` each that many consecutive vectors belong together, and so do their images where there is one for
+    each.
+    """
+    groups = None if group_size is None else consecutive(vectors.n, group_size)
+    rows = [_given(vectors, representation, str(position), seed, check, groups)]
     modality = None
     if images is not None:
         from clipgeom.modality import compare_modalities
 
-        rows.append(_given(images, representation, "image", seed, check))
-        modality = asdict(compare_modalities(_whole(images), _whole(vectors), seed=seed))
+        rows.append(_given(images, representation, "image", seed, check, groups if images.n == vectors.n else None))
+        modality = asdict(compare_modalities(_whole(images), _whole(vectors), groups=groups, seed=seed))
     report = _report(
         provenance={
             "model": None,
@@ -232,6 +243,7 @@ def measure_embeddings(
             "image_embeddings": None if images is None else str(image_source),
             "image_embeddings_sha256": None if images is None else _vectors_digest(images),
             "captions_sha256": None,
+            "group_size": group_size,
             "seed": seed,
             "command": command,
         },
@@ -253,6 +265,7 @@ def _pictured(
     described = captions.read(range(n))
     progress.note(f"embedding the pictures of {n:,} captions")
     vectors = images([identifier for identifier, _ in described])
+    groups = None if captions.images is None else captions.images[:n]
     row = measure_row(
         ArrayVectors(vectors),
         representation="projected",
@@ -261,11 +274,14 @@ def _pictured(
         describe=lambda indices: [{"id": described[i][0], "text": described[i][1]} for i in map(int, indices)],
         seed=seed,
         check=check,
+        groups=groups,
     )
-    return row, asdict(compare_modalities(vectors, _whole(texts)[:n], seed=seed))
+    return row, asdict(compare_modalities(vectors, _whole(texts)[:n], groups=groups, seed=seed))
 
 
-def _given(vectors: Vectors, representation: str, position: str, seed: int, check: bool) -> Row:
+def _given(
+    vectors: Vectors, representation: str, position: str, seed: int, check: bool, groups: NDArray[np.int64] | None
+) -> Row:
     return measure_row(
         vectors,
         representation=representation,
@@ -274,6 +290,8 @@ def _given(vectors: Vectors, representation: str, position: str, seed: int, chec
         describe=lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
         seed=seed,
         check=check,
+        groups=groups,
+        encoded=False,
     )
 
 

@@ -31,16 +31,26 @@ PROFILE_CAPTIONS = 5000
 
 
 class CaptionSpool:
-    """The used captions in a file, read back as often as needed: only their offsets are kept in memory."""
+    """The used captions in a file, read back as often as needed.
+
+    Only their offsets are kept in memory, and in `images` a number for the image of each, or None where no image is
+    known. A caption without an image id among others that have one is of an image of its own.
+    """
 
     def __init__(self, captions: CaptionStream, path: Path) -> None:
         self._path = path
         offsets, end = [], 0
+        images: list[int] = []
+        numbers: dict[object, int] = {}
         with path.open("wb") as file:
             for caption in captions:
                 offsets.append(end)
                 end += file.write(json.dumps([caption.id, caption.text]).encode() + b"\n")
+                if captions.groups_by is not None:
+                    image = len(offsets) if caption.image_id is None else caption.image_id
+                    images.append(numbers.setdefault(image, len(numbers)))
         self._offsets = np.array(offsets, dtype=np.int64)
+        self.images = None if captions.groups_by is None else np.array(images, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -77,6 +87,11 @@ class Collected:
     n: int
     n_truncated: int
     lengths: NDArray[np.int64]
+
+    def images(self, position: Position) -> NDArray[np.int64] | None:
+        """Number of the image of each caption that has the position, or None where no image is known."""
+        images = self.captions.images
+        return None if images is None else images[self.rows[position]]
 
 
 @contextmanager

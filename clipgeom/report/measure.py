@@ -63,6 +63,8 @@ def measure_row(
     describe: Describe,
     seed: int,
     check: bool = True,
+    groups: NDArray[np.int64] | None = None,
+    encoded: bool = True,
 ) -> Row:
     """Everything about one set of vectors.
 
@@ -80,24 +82,32 @@ def measure_row(
         Of the bootstrap and of the check.
     check : bool
         Whether to run the centering check too.
+    groups : ndarray, shape (n,), optional
+        An id for each vector; those with the same id, the captions of one image, are not independent.
+    encoded : bool
+        Whether an encoder computed the vectors here, so that the representation is more than a name.
 
     Raises
     ------
     DomainError
-        Too few vectors, naming the position.
+        Too few vectors or groups, naming the position.
     """
-    require_samples(vectors.n, n_excluded, position)
-    shells = measure_shells(vectors, seed=seed)
+    require_samples(vectors.n, n_excluded, position, groups)
+    shells = measure_shells(vectors, groups=groups, seed=seed)
     spectrum = measure_spectrum(shells.moments)
     try:
-        common: Conformity | None = conformity(vectors, seed=seed)
+        common: Conformity | None = conformity(vectors, groups=groups, seed=seed)
     except DomainError:
         common = None  # a zero vector or zero mean has no direction; the row says so in its notes
-    checked = check_centering(vectors, seed=seed, shells=shells) if check else None
+    checked = check_centering(vectors, groups=groups, seed=seed, shells=shells) if check else None
+    figures = None if checked is None else summarize(checked, representation if encoded else None)
     statistics = {
         "representation": representation,
         "position": position,
         "n": shells.n,
+        "n_groups": shells.n_groups,
+        "n_distinct": shells.n_distinct,
+        "effective_distinct": shells.effective_distinct,
         "n_excluded": n_excluded,
         "dim": shells.dim,
         **_shells(shells),
@@ -111,9 +121,7 @@ def measure_row(
     return Row(
         statistics=statistics,
         conformity=None if common is None else _conformity(common, representation, position, describe),
-        centering=None
-        if checked is None
-        else {"representation": representation, "position": position, **summarize(checked)},
+        centering=None if figures is None else {"representation": representation, "position": position, **figures},
         center=shells.moments.mean,
         arrays=RowArrays(
             representation=representation,
@@ -128,8 +136,8 @@ def measure_row(
     )
 
 
-def require_samples(n: int, n_excluded: int, position: str) -> None:
-    """Refuse to measure fewer than three vectors.
+def require_samples(n: int, n_excluded: int, position: str, groups: NDArray[np.int64] | None = None) -> None:
+    """Refuse to measure fewer than three vectors, or those of a single group.
 
     Raises
     ------
@@ -137,6 +145,11 @@ def require_samples(n: int, n_excluded: int, position: str) -> None:
         Naming the position, and whether captions are too short for it.
     """
     if n >= MIN_SAMPLES:
+        if groups is not None and (groups == groups[0]).all():
+            raise DomainError(
+                f"the {n} vectors at position {position} are all of one image (one group); at least 2 are needed: take "
+                "more captions, or leave --group-size out"
+            )
         return
     if n == 0 and n_excluded:
         reason = f"no caption is long enough to have content at position {position}"
@@ -241,6 +254,11 @@ def _notes(shells: Shells, common: Conformity | None) -> list[str]:
     notes = []
     if shells.constant:
         notes.append("the vectors are all but constant (as at BOS): variances and ratios are rounding noise")
+    elif shells.discrete and shells.n_distinct < shells.n:
+        notes.append(
+            f"only {shells.n_distinct} distinct vectors, as many as {shells.effective_distinct:.2g} equally common ones: no "
+            "verdict on their shape"
+        )
     if shells.n <= shells.dim:
         notes.append(f"fewer samples ({shells.n}) than dimensions ({shells.dim}): the covariance is singular")
     if common is None:

@@ -12,12 +12,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from clipgeom.groups import grouping_note
 from clipgeom.report import tables
 from clipgeom.report.figures import Figures
 from clipgeom.report.numbers import Cell, correlation, count, number
 from clipgeom.report.summary import FEW, has_spread, headline, recommendation, row_label
 
-__all__ = ["render", "render_report", "report_subtitle", "report_title"]
+__all__ = ["render", "render_report", "report_grouping", "report_subtitle", "report_title"]
 
 _CAPTION_COUNTS = {
     "n_read": "captions read",
@@ -47,7 +48,7 @@ def render_report(report: dict[str, Any], figures: Figures) -> str:
         "report.html.j2",
         title=report_title(provenance),
         subtitle=report_subtitle(report),
-        headline=[*headline(statistics), *recommendation(report["centering"])],
+        headline=[*headline(statistics, encoded=provenance["model"] is not None), *recommendation(report["centering"])],
         report=report,
         centering=_centering_blocks(report, figures),
         figures=figures,
@@ -55,6 +56,7 @@ def render_report(report: dict[str, Any], figures: Figures) -> str:
         notes=[(note, rows) for note, rows in _notes(statistics) if not note.startswith(_ABOUT_SPHERE)],
         sphere_notes=[(note, rows) for note, rows in _notes(statistics) if note.startswith(_ABOUT_SPHERE)],
         labels=[row_label(row) for row in statistics],
+        grouping=report_grouping(report),
         conformity=_conformity_blocks(report, figures),
         modality=_modality_facts(report["modality"]),
         caption_counts=_caption_counts(report),
@@ -115,6 +117,16 @@ def report_subtitle(report: dict[str, Any]) -> list[str]:
     parts.append(f"{len(rows)} rows" if len(rows) != 1 else "1 row")
     parts.append(_day(provenance["created"]))
     return parts
+
+
+def report_grouping(report: dict[str, Any]) -> str:
+    """Sentence on what the intervals of a report assume, or nothing; see `grouping_note`."""
+    captions, provenance = report["captions"], report["provenance"]
+    if captions is not None:
+        source = str(provenance["captions"])
+        return grouping_note(captions["n_used"], captions["n_groups"], captions["groups"], source=source)
+    size, row = provenance["group_size"], report["statistics"][0]
+    return grouping_note(row["n"], row["n_groups"], None if size is None else f"each {size} consecutive vectors")
 
 
 def _day(created: str) -> str:

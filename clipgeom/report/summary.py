@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from clipgeom.centering import LABELS
+from clipgeom.shells import CONSTANT, FEW_DISTINCT, UNIT
 
 __all__ = ["CONSTANT", "FEW", "SHAPES", "Reading", "has_spread", "headline", "overlap", "read_row", "row_label"]
 
@@ -20,18 +21,17 @@ SHAPES: dict[Shape, str] = {
     "unknown": "–",
 }
 
-CONSTANT = 1e-6  # of ‖m‖: a spread below this is rounding noise, as at BOS; the notes of a row use the same bound
-UNIT = 2e-3  # of 1: vectors of unit length, up to half precision
 CANCELLED = 0.9  # share of A + B that C must take away before we speak of a sphere about the origin
 _CANCEL = "C\u00a0≈\u00a0−\u2060(A\u00a0+\u00a0B)"  # kept on one line
-FEW = 30  # rows with fewer samples get no verdict on their shape
+FEW = FEW_DISTINCT  # rows with fewer samples, or fewer distinct ones, get no verdict on their shape
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One row as words: which norms are tighter (None: the intervals overlap), and which shape the radial terms show.
 
-    `cancellation` = −C/(A + B): 1 for a sphere about the origin, near 0 for an off-centre shell.
+    `cancellation` = −C/(A + B): 1 for a sphere about the origin, near 0 for an off-centre shell. `discrete`: a few
+    distinct vectors again and again.
     """
 
     representation: str
@@ -43,6 +43,7 @@ class Reading:
     cancellation: float | None
     constant: bool
     unit: bool
+    discrete: bool
 
 
 def row_label(row: dict[str, Any]) -> str:
@@ -79,11 +80,21 @@ def read_row(row: dict[str, Any]) -> Reading:
         cancellation=cancellation,
         constant=constant,
         unit=not constant and abs(raw["mean_norm"] - 1) < UNIT and raw["std_norm"] < UNIT,
+        discrete=not constant and row["effective_distinct"] < FEW <= row["n"],
     )
 
 
-def headline(rows: Iterable[dict[str, Any]]) -> list[str]:
-    """Two to four sentences: what is tighter where, by which statistic, and what the radial terms make of it."""
+def headline(rows: Iterable[dict[str, Any]], *, encoded: bool = True) -> list[str]:
+    """Two to five sentences: which norms are tighter where, by which statistic, and the shape by the radial terms.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Entries of ``report["statistics"]``.
+    encoded : bool
+        Whether an encoder computed the vectors, so that ``hidden`` is known to come out of its final LayerNorm. Of
+        vectors from a file only what was measured is described.
+    """
     readings = [read_row(row) for row in rows]
     moving = [reading for reading in readings if not reading.constant]
     if not moving:
@@ -92,7 +103,7 @@ def headline(rows: Iterable[dict[str, Any]]) -> list[str]:
     free = [reading for reading in moving if not reading.unit]
     sentences = [_unit(unit, everywhere=not free)] if unit else []
     sentences += _comparison(free) if free else []
-    sentences += _shapes(free)
+    sentences += _shapes(free, encoded=encoded)
     few = min(reading.n for reading in moving)
     if few < FEW:
         sentences.append(f"With as few as {few} samples the bootstrap intervals are rough; read them as a hint only.")
@@ -121,7 +132,7 @@ def _tighter(row: dict[str, Any], statistic: str) -> Side | None:
 
 
 def _shape(row: dict[str, Any], cancellation: float | None) -> Shape:
-    if cancellation is None or row["n"] < FEW:
+    if cancellation is None or min(row["n"], row["effective_distinct"]) < FEW:
         return "unknown"
     intervals = row["radial_terms"]["ci95"]
     a, b, correlation = intervals["A"], intervals["B"], intervals["correlation"]
@@ -168,21 +179,25 @@ def _claim(variance: Side | None, cv: Side | None) -> str:
 
 def _unit(readings: list[Reading], *, everywhere: bool) -> str:
     where = "All vectors" if everywhere else f"The vectors of {_names(readings)}"
-    return (
-        f"{where} have unit length: raw norms are the tighter ones by construction, "
-        "and only the centred numbers carry information."
-    )
+    return f"{where} have unit length, so that raw norms cannot vary: only the centred numbers carry information."
 
 
-def _shapes(readings: list[Reading]) -> list[str]:
+def _shapes(readings: list[Reading], *, encoded: bool) -> list[str]:
     spheres, shells, others = (
         [reading for reading in readings if reading.shape == shape] for shape in ("sphere", "shell", "neither")
     )
     sentences = []
-    if spheres:
+    normed = [reading for reading in spheres if encoded and reading.representation == "hidden"]
+    others_like_it = [reading for reading in spheres if reading not in normed]
+    if normed:
         sentences.append(
-            f"In {_names(spheres)} the radial terms cancel, {_CANCEL}: a sphere about the origin, the pattern that a "
-            "LayerNorm leaves. Tight raw norms are built in there, and centring can only loosen them."
+            f"In {_names(normed)} the radial terms cancel, {_CANCEL}: a sphere about the origin, on which the final "
+            "LayerNorm puts every vector. Tight raw norms are built in there, and centring can only loosen them."
+        )
+    if others_like_it:
+        sentences.append(
+            f"In {_names(others_like_it)} the radial terms cancel, {_CANCEL}: a sphere about the origin, on which "
+            "centring can only loosen the norms."
         )
     if shells:
         sentences.append(
@@ -193,6 +208,9 @@ def _shapes(readings: list[Reading]) -> list[str]:
         sentences.append(
             f"In {_names(others)} the radial terms show neither a sphere about the origin nor an off-centre shell."
         )
+    few = [reading for reading in readings if reading.discrete]
+    if few:
+        sentences.append(f"{_names(few)}: a few distinct vectors again and again, so there is no verdict on a shape.")
     return sentences
 
 

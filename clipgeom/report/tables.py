@@ -59,11 +59,12 @@ def main_table(rows: Sequence[dict[str, Any]]) -> Table:
     cells = []
     for row in rows:
         reading = read_row(row)
-        excluded = row["n_excluded"]
+        detail = [f"{row['n_groups']:,} images"] if row["n_groups"] != row["n"] else []
+        detail += [f"{row['n_excluded']:,} left out"] if row["n_excluded"] else []
         cells.append(
             [
                 *row_cells(row),
-                count(row["n"], detail=f"{excluded:,} left out" if excluded else ""),
+                count(row["n"], detail=", ".join(detail)),
                 _tighter(reading),
                 *(
                     number(
@@ -81,7 +82,10 @@ def main_table(rows: Sequence[dict[str, Any]]) -> Table:
         caption="Norms about the origin (raw) and about the mean (centred)",
         columns=(
             *_ROW,
-            Column("n", "vectors measured, and captions left out because they have no such position"),
+            Column(
+                "n",
+                "vectors measured, of how many images, and captions left out that have no such position",
+            ),
             Column("Tighter", "the side with the smaller value, where the 95 % intervals do not overlap", "text"),
             *norms,
             *norms,

@@ -88,7 +88,9 @@ def _flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     conformity = {(entry["representation"], entry["position"]): entry for entry in report["conformity"]}
     rows = []
     for row in report["statistics"]:
-        flat: dict[str, Any] = {key: row[key] for key in ("representation", "position", "n", "n_excluded", "dim")}
+        flat: dict[str, Any] = {
+            key: row[key] for key in ("representation", "position", "n", "n_groups", "n_distinct", "n_excluded", "dim")
+        }
         for side in ("raw", "centered"):
             summary = row[side]
             for key in ("mean_norm", "var_norm", "std_norm", "cv_norm"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ def test_each_position_has_its_own_verdict_and_centre(certificate, saved):
         np.testing.assert_array_equal(loaded.center_for(PRINT, "hidden", entry.position), entry.center)
     assert loaded.entry("hidden", "5").figures["on_shell"]["slerp"]["rate"] < 0.9
     assert loaded.library_version
+
+
+def test_only_hidden_states_of_a_known_encoder_are_said_to_come_out_of_a_layer_norm():
+    check = check_centering(populations.layer_norm_output(300, 0))
+    for representation, fingerprint, expected in (
+        ("hidden", PRINT, True),
+        ("hidden", None, False),
+        ("token", PRINT, False),
+    ):
+        certificate = Certificate.of(
+            [(representation, "eos", check)], encoder_fingerprint=fingerprint, captions_sha256=None, seed=0
+        )
+        explanation = certificate.entries[0].figures["explanation"]
+        assert "shell about the origin" in explanation
+        assert ("LayerNorm" in explanation) is expected
+
+
+def test_how_captions_were_grouped_is_kept(certificate, tmp_path):
+    assert certificate.groups is None
+    grouped = replace(certificate, groups="image ids")
+    grouped.save(tmp_path / "grouped.safetensors")
+    assert Certificate.load(tmp_path / "grouped.safetensors").groups == "image ids"
 
 
 def test_another_encoder_position_or_representation_is_refused(saved):

@@ -73,7 +73,10 @@ def test_the_controls_behave(lvis):
 
 def test_the_explanation_names_the_misleading_statistic(lvis, ade):
     assert "CV is the misleading statistic" in explain(lvis)
-    assert "as the output of a LayerNorm does" in explain(ade)
+    assert "because the final LayerNorm puts the vectors on a shell about the origin" in explain(ade, "hidden")
+    for unknown in (None, "token", "prenorm", "penultimate", "projected"):
+        assert "because the vectors lie on a shell about the origin" in explain(ade, unknown)
+        assert "LayerNorm" not in explain(ade, unknown)
     assert "Var ‖x‖ is the misleading statistic" in explain(ade)
     assert "hardly an offset" in explain(check_centering(populations.cloud(400, 0)))
     assert any("mean (moved by" in line for line in breaks(ade, "slerp"))
@@ -91,6 +94,15 @@ def test_a_wider_tolerance_admits_more():
     x = populations.layer_norm_sphere(400, 0) + 4 * populations.direction(128)
     rates = [check_centering(x, tolerance=t).on_shell["vslerp"].value for t in (0.001, 0.01, 0.1)]
     assert rates == sorted(rates)
+
+
+def test_unit_vectors_and_few_distinct_ones_are_explained_without_a_layer_norm():
+    unit = populations.shell(300, 0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    assert "All vectors have unit length, so that raw norms cannot vary" in explain(check_centering(unit), "normalized")
+    assert "LayerNorm" not in explain(check_centering(unit), "normalized")
+    few = unit[np.minimum(np.arange(900) % 37, 20)]
+    assert "There are only 21 distinct vectors" in explain(check_centering(few), "hidden")
 
 
 # --- samples that are not what they should be

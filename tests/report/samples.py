@@ -105,6 +105,8 @@ def captioned(
                 "n_duplicates": 2,
                 "n_unsampled": 0,
                 "n_used": n,
+                "groups": None,
+                "n_groups": None,
                 "n_truncated": 0,
                 "token_length": {
                     "mean": 6.5,
@@ -141,7 +143,7 @@ def tiny(captions: Sequence[str] = ("one", "two", "three"), *, profile: bool = F
     return captioned(n=3, captions=captions, profile=profile)
 
 
-def paired(n: int = 60) -> Measured:
+def paired(n: int = 60, group_size: int | None = None) -> Measured:
     """Embeddings of images and texts."""
     rng = np.random.default_rng(1)
     shared = rng.normal(size=(n, 10))
@@ -153,4 +155,5 @@ def paired(n: int = 60) -> Measured:
         position=Position("eos"),
         images=ArrayVectors(images),
         image_source=Path("images.npy"),
+        group_size=group_size,
     )

@@ -25,7 +25,7 @@ def tower(tmp_path_factory):
 
 
 def measured(tower, path, workspace, positions="eos,5", representations=("hidden", "projected"), **options):
-    captions = open_captions(path, limit=options.pop("limit", None))
+    captions = open_captions(path, limit=options.pop("limit", None), group_size=options.pop("group_size", None))
     return measure_captions(
         tower,
         captions,
@@ -117,6 +117,51 @@ def test_the_profile_keeps_content_and_padding_apart(tower, tmp_path):
     statistics = next(r for r in result.report["statistics"] if r["position"] == "5")
     assert at_5["mean_raw_norm"] == pytest.approx(statistics["raw"]["mean_norm"], rel=1e-12)
     assert "hidden.padded:40" in result.centers
+
+
+def five_an_image(path, images, seed=0):
+    """Five captions of each image, alike: its own first word nine times of ten, a subset of its words."""
+    rng = np.random.default_rng(seed)
+    words = ["the", "cat", "dog", "a", "on", "mat", "red", "blue", "x"]
+    rows = []
+    for image in range(images):
+        base = list(rng.choice(words, 12))
+        rows += [{"caption": " ".join(base[: rng.integers(3, 13)]), "image_id": image} for _ in range(5)]
+    path.with_suffix(".txt").write_text("".join(row["caption"] + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_intervals_are_by_image_with_ids_and_with_a_group_size_alike(tower, tmp_path):
+    path = five_an_image(tmp_path / "c.jsonl", 100)
+    by_ids = measured(tower, path, tmp_path, profile=False).report
+    by_size = measured(tower, path.with_suffix(".txt"), tmp_path, profile=False, group_size=5).report
+    loose = measured(tower, path.with_suffix(".txt"), tmp_path, profile=False).report
+    assert [(r["captions"]["groups"], r["captions"]["n_groups"]) for r in (by_ids, by_size, loose)] == [
+        ("image ids", 100),
+        ("each 5 consecutive captions", 100),
+        (None, None),
+    ]
+    for key in ("statistics", "conformity", "centering"):
+        for row, other in zip(by_ids[key], by_size[key], strict=True):
+            assert {k: v for k, v in row.items() if k != "extremes"} == {
+                k: v for k, v in other.items() if k != "extremes"
+            }
+    for row, alone in zip(by_ids["statistics"], loose["statistics"], strict=True):
+        # at position 5 only the captions that have it, by their own images
+        assert row["n_groups"] == 100 if row["position"] == "eos" else 50 < row["n_groups"] <= 100 < row["n"]
+        assert alone["n_groups"] == alone["n"] == row["n"]
+        assert row["raw"]["mean_norm"] == alone["raw"]["mean_norm"]
+        for side in ("raw", "centered"):
+            (low, high), (narrow, wide) = (r[side]["ci95"]["mean_norm"] for r in (row, alone))
+            assert high - low > wide - narrow
+    assert {c["n_groups"] for c in by_ids["centering"]} == {r["n_groups"] for r in by_ids["statistics"]}
+
+
+def test_captions_of_a_single_image_are_refused(tower, tmp_path):
+    path = five_an_image(tmp_path / "c.jsonl", 1)
+    with pytest.raises(DomainError, match=r"the 5 vectors at position eos are all of one image"):
+        measured(tower, path, tmp_path, positions="eos")
 
 
 def test_the_same_input_and_seed_give_the_same_report(tower, tmp_path):

@@ -6,14 +6,18 @@ import hashlib
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from clipgeom.encoder.positions import Position
+from clipgeom.report.build import measure_embeddings
 from clipgeom.report.figures import draw_report
 from clipgeom.report.numbers import correlation, number
-from clipgeom.report.page import render_report
+from clipgeom.report.page import render_report, report_grouping
 from clipgeom.report.summary import headline, overlap, read_row
+from clipgeom.vectors import ArrayVectors
 
-from .samples import NASTY, captioned, full, paired, tiny
+from .samples import NASTY, captioned, full, paired, tiny, vectors
 
 
 class Page(HTMLParser):
@@ -88,6 +92,7 @@ def test_shapes_are_read_from_the_radial_terms(kind, shape, side):
     reading = read_row(row)
     assert (reading.shape, reading.variance, reading.cv) == (shape, side, side)
     assert read_row({**row, "n": 10}).shape == "unknown"
+    assert read_row({**row, "effective_distinct": 29.9}).shape == "unknown"
 
 
 def test_the_headline_says_which_side_is_tighter():
@@ -96,6 +101,7 @@ def test_the_headline_says_which_side_is_tighter():
     assert first.startswith("In hidden (eos), raw norms are tighter than centred norms, by their variance and")
     assert second.startswith("In projected (5), centred norms are tighter than raw norms")
     assert any("sphere about the origin" in sentence and "hidden (eos)" in sentence for sentence in rest)
+    assert any("the final LayerNorm puts every vector" in sentence for sentence in rest)
     assert headline(statistics[:1])[0].startswith("At hidden (eos), raw norms")
 
 
@@ -117,9 +123,54 @@ def test_unit_vectors_are_no_finding():
     row = copy.deepcopy(captioned([("normalized", "eos", "sphere")]).report["statistics"][0])
     row["raw"] |= {"mean_norm": 1.0, "std_norm": 1e-7}
     assert headline([row]) == [
-        "All vectors have unit length: raw norms are the tighter ones by construction, "
-        "and only the centred numbers carry information."
+        "All vectors have unit length, so that raw norms cannot vary: only the centred numbers carry information."
     ]
+
+
+@pytest.mark.parametrize("name", ["token", "prenorm", "penultimate", "projected", "normalized", "a file of mine"])
+def test_only_hidden_states_are_said_to_come_out_of_a_layer_norm(name):
+    statistics = captioned([("hidden", "eos", "sphere"), (name, "eos", "sphere")], n=400).report["statistics"]
+    own, other = (sentence for sentence in headline(statistics) if "the radial terms cancel" in sentence)
+    assert own.startswith("In hidden (eos)")
+    assert "LayerNorm" in own
+    assert other.startswith(f"In {name} (eos)")
+    assert "LayerNorm" not in other
+    assert "LayerNorm" not in " ".join(headline(statistics, encoded=False))  # vectors of a file may be anything
+
+
+def test_vectors_of_a_file_are_described_as_measured():
+    x = vectors("sphere", 400)
+    measured = measure_embeddings(ArrayVectors(x), source="x.npy", representation="hidden", position=Position("eos"))
+    header = rendered(measured).split("</header>")[0]
+    assert "the radial terms cancel" in header
+    assert "LayerNorm" not in header
+    assert "LayerNorm" not in measured.report["centering"][0]["explanation"]
+
+
+@pytest.mark.parametrize("kind", ["sphere", "shell", "ball"])
+def test_few_distinct_vectors_get_no_verdict_on_a_shape(kind):
+    """As at position 1, where nearly all captions begin with "a": one vector 300 times, 60 others now and then."""
+    x = vectors(kind, 61)[np.maximum(np.arange(400) - 300, 0) % 61]
+    measured = measure_embeddings(ArrayVectors(x), source="x.npy", representation="hidden", position=Position("eos"))
+    row = measured.report["statistics"][0]
+    assert row["n_distinct"] == 61
+    assert row["effective_distinct"] == pytest.approx(
+        1 / np.sum((np.unique(x, axis=0, return_counts=True)[1] / 400) ** 2)
+    )
+    assert read_row(row).shape == "unknown"
+    assert headline([row])[-1] == (
+        "hidden (eos): a few distinct vectors again and again, so there is no verdict on a shape."
+    )
+    assert row["notes"] == ["only 61 distinct vectors, as many as 1.8 equally common ones: no verdict on their shape"]
+    doubled = measure_embeddings(
+        ArrayVectors(np.repeat(vectors(kind, 200), 2, axis=0)),
+        source="x.npy",
+        representation="hidden",
+        position=Position("eos"),
+        check=False,
+    )
+    assert doubled.report["statistics"][0]["effective_distinct"] == pytest.approx(200)
+    assert read_row(doubled.report["statistics"][0]).shape != "unknown"
 
 
 def test_constant_rows_and_few_samples_are_named():
@@ -215,6 +266,36 @@ def test_a_check_without_a_verdict_says_so_without_a_figure():
     section = html[html.index('<section id="centering"') :].split("</section>")[0]
     assert "No verdict: 40 distinct vectors are too few" in section
     assert "<figure>" not in section
+
+
+@pytest.mark.parametrize(
+    ("groups", "n_groups", "source", "expected"),
+    [
+        ("image ids", 40, "coco.json", "Intervals are by image: 200 captions of 40 images."),
+        ("each 5 consecutive captions", 40, "c.txt", "of 40 images (each 5 consecutive captions)."),
+        ("image ids", 200, "coco.json", ""),
+        (None, None, "c.txt", "where several captions belong to one image, give --group-size N."),
+        (None, None, "c.csv", "belong to one image, give --image-column or --group-size N."),
+    ],
+)
+def test_the_page_names_what_intervals_assume(groups, n_groups, source, expected):
+    measured = captioned([("hidden", "eos", "sphere")])
+    measured.report["captions"] |= {"groups": groups, "n_groups": n_groups}
+    measured.report["provenance"]["captions"] = source
+    measured.report["statistics"][0]["n_groups"] = n_groups or 200
+    note = report_grouping(measured.report)
+    assert note.endswith(expected) if expected else note == ""
+    html = rendered(measured)
+    assert (note in html) if note else ("Intervals are by" not in html and "Intervals assume" not in html)
+    assert ("40 images" in html.split("</table>")[0].split("<table>")[1]) is (n_groups == 40)
+
+
+def test_the_page_of_vectors_names_what_intervals_assume():
+    assert report_grouping(paired().report).endswith("several vectors belong to one image, give --group-size N.")
+    assert report_grouping(paired(group_size=3).report) == (
+        "Intervals are by image: 60 vectors of 20 images (each 3 consecutive vectors)."
+    )
+    assert report_grouping(paired(group_size=1).report) == ""
 
 
 def test_missing_numbers_sort_last_and_read_as_a_dash():

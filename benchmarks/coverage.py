@@ -5,6 +5,10 @@ python benchmarks/coverage.py --model DIR --captions FILE.txt
 The first 20,000 captions are encoded once. They are cut into 40 chunks of 500 (100 images of 5 captions), and each
 chunk is measured by image, and for comparison as if its captions were independent. The printed number is the share of
 chunks whose interval contains the value of all 20,000 captions. Means and variances are those of the norms.
+
+Intervals assume that a chunk is a random sample of images. So the images are put in random order, in --orders ways.
+The order of the file is measured as well: where neighbouring images are alike it covers less. `spread` is the standard
+deviation of the chunks' values in the order of the file, as a multiple of that in random order.
 """
 
 import argparse
@@ -47,35 +51,42 @@ def statistics(shells: Any) -> dict[str, tuple[float, tuple[float, float]]]:
     return found
 
 
-def coverage(vectors: np.ndarray, *, by_image: bool) -> dict[str, float]:
-    """Share of the chunks whose interval contains the value of all vectors, for each statistic."""
+def coverage(vectors: np.ndarray, images: np.ndarray, *, by_image: bool = True) -> dict[str, tuple[float, float]]:
+    """Share of the chunks whose interval contains the value of all vectors, and the spread of the chunks' values."""
     from clipgeom import measure_shells
 
     truth = {name: value for name, (value, _) in statistics(measure_shells(vectors)).items()}
-    covered = dict.fromkeys(truth, 0)
-    starts = range(0, N, CHUNK)
-    for start in starts:
-        images = np.arange(start, start + CHUNK) // PER_IMAGE if by_image else None
-        measured = statistics(measure_shells(vectors[start : start + CHUNK], groups=images, seed=start))
-        for name, (_, (low, high)) in measured.items():
-            covered[name] += low <= truth[name] <= high
-    return {name: count / len(starts) for name, count in covered.items()}
+    rows = (images[:, None] * PER_IMAGE + np.arange(PER_IMAGE)).reshape(-1, CHUNK)
+    groups = np.arange(CHUNK) // PER_IMAGE if by_image else None
+    measured = [statistics(measure_shells(vectors[chunk], groups=groups)) for chunk in rows]
+    found = {}
+    for name, value in truth.items():
+        covered = [m[name][1][0] <= value <= m[name][1][1] for m in measured]
+        found[name] = float(np.mean(covered)), float(np.std([m[name][0] for m in measured]))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--captions", required=True, help="text file, five consecutive lines an image")
+    parser.add_argument("--orders", type=int, default=5, help="random orders of the images")
     parser.add_argument("--folder", type=Path, help="where vectors are kept; a temporary folder if left out")
     arguments = parser.parse_args()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         vectors = encoded(arguments.model, arguments.captions, arguments.folder or Path(temporary))
+    in_file = np.arange(N // PER_IMAGE)
     for name, array in vectors.items():
-        grouped, independent = coverage(array, by_image=True), coverage(array, by_image=False)
-        print(f"{name}: coverage in {N // CHUNK} chunks")
-        for statistic, share in grouped.items():
-            print(f"  {statistic:<17} by image {share:.3f}   as independent {independent[statistic]:.3f}")
+        orders = [coverage(array, np.random.default_rng(o).permutation(in_file)) for o in range(arguments.orders)]
+        grouped, loose = coverage(array, in_file), coverage(array, in_file, by_image=False)
+        print(f"{name}: {N // CHUNK} chunks in each of {arguments.orders} random orders, and in the order of the file")
+        print(f"  {'':<17} random order   order of the file (spread)   as independent, order of the file")
+        for statistic, (share, spread) in grouped.items():
+            mixed, usual = (float(np.mean([order[statistic][k] for order in orders])) for k in (0, 1))
+            print(
+                f"  {statistic:<17} {mixed:12.3f}   {share:17.3f} ({spread / usual:.2f})   {loose[statistic][0]:17.3f}"
+            )
     print(f"{time.perf_counter() - started:.0f} s")
 
 

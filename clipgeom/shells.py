@@ -95,8 +95,8 @@ class Shells:
     `offset_ratio` = ‖m‖/√tr Σ as the article defines it, from the sample. `offset_ratio_corrected` removes the part of
     ‖m‖² that is mere sampling noise, tr Σ/n for independent vectors; the interval belongs to this one. `n_groups`
     counts the independent units: n, or the groups that were given. `n_distinct` counts distinct vectors, and
-    `effective_distinct` = 1/Σp², with p the share of each, as many as equally common ones would be. `raw_norms` and `centered_norms`
-    are the distances themselves, shape (n,), in the order of the vectors.
+    `effective_distinct` = 1/Σp², with p the share of each, as many as equally common ones would be. `raw_norms` and
+    `centered_norms` are the distances themselves, shape (n,), in the order of the vectors.
     """
 
     n: int

@@ -16,8 +16,18 @@ from pathlib import Path
 
 from clipgeom.errors import ConfigError, OutputError
 
-__all__ = ["STAGING", "check_folder", "check_output_file", "explain", "filling", "replacing", "resolved", "workspace"]
-__all__ += ["write_whole"]
+__all__ = [
+    "STAGING",
+    "check_folder",
+    "check_name",
+    "check_output_file",
+    "explain",
+    "filling",
+    "replacing",
+    "resolved",
+    "workspace",
+    "write_whole",
+]
 
 STAGING = ".clipgeom-"  # temporary files and folders begin with it; one that stays belongs to a killed process
 _LONGEST = 255  # bytes of a file name, on all common file systems
@@ -102,7 +112,7 @@ def resolved(path: Path, /) -> Path:
     ConfigError
         A link that leads back to itself, or a name that no file can have.
     """
-    _check_name(path)
+    check_name(path)
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise ConfigError(f"{path} is a link that leads back to itself; choose another place")
@@ -144,9 +154,9 @@ def check_output_file(
     if stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"cannot write {path}: it is a folder; name a file, such as {path / 'NAME'}")
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"cannot write {path}: it is a device or a pipe, not a file; choose another --out")
+        raise ConfigError(f"cannot write {path}: it is a device or a pipe, not a file; choose another place")
     if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
-        raise ConfigError(f"cannot write {path}: it is write-protected; choose another --out")
+        raise ConfigError(f"cannot write {path}: it is write-protected; choose another place")
     if status.st_size and not made(target):
         raise ConfigError(f"{path} was not made by `{maker}` and will not be replaced; {advice}")
     check_folder(target.parent)
@@ -163,16 +173,16 @@ def check_folder(folder: Path, /) -> None:
     ConfigError
         With the reason.
     """
-    _check_name(folder)
+    check_name(folder)
     folder = _existing(folder)
     if not folder.is_dir():
-        raise ConfigError(f"cannot write to {folder}: it is a file, not a folder; choose another --out")
+        raise ConfigError(f"cannot write to {folder}: it is a file, not a folder; choose another place")
     probe = folder / f"{STAGING}{secrets.token_hex(8)}.probe"
     try:
         probe.open("xb").close()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose another --out") from error
+        raise ConfigError(f"cannot write to {folder} ({error.strerror}); choose another place") from error
 
 
 @contextmanager
@@ -243,10 +253,16 @@ def _status(target: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(f"cannot write {target} ({error.strerror}); choose another --out") from error
+        raise ConfigError(f"cannot write {target} ({error.strerror}); choose another place") from error
 
 
-def _check_name(path: Path) -> None:
+def check_name(path: Path, /) -> None:
+    """Refuse a name that no file can have.
+
+    Raises
+    ------
+    ConfigError
+    """
     for part in path.parts:
         size = len(os.fsencode(part))
         if size > _LONGEST:

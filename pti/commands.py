@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import clipgeom
+from clipgeom._files import check_output_file, write_whole
 from clipgeom._progress import Progress
 from clipgeom.errors import ConfigError
 from pti._quiet import silence
@@ -52,12 +53,7 @@ def _init(
     """Write a configuration in which every setting is explained."""
     if path.exists():
         raise ConfigError(f"{path} is there already; give another name, or delete it")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {path}: its folder does not exist")
-    try:
-        path.write_text(commented(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(check_output_file(path, lambda _: False, maker="pti init"), commented().encode())
     print(f"configuration: {path}")
 
 
@@ -155,12 +151,13 @@ def _sample(
     out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
 ) -> None:
     """Draw pictures with what a run has learnt."""
-    from pti.previews import save_grid
+    from pti.previews import is_grid, save_grid
     from pti.run import load_run
     from pti.sampling import draw
 
-    if out.suffix.lower() != ".png" or out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(f"cannot write {out}; give a .png file in a folder that exists")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out names a .png file; got {out}")
+    target = check_output_file(out, is_grid, maker="pti sample")
     if not math.isfinite(lora_scale):
         raise ConfigError(f"--lora-scale is a finite number; got {lora_scale}")
     silence()
@@ -177,7 +174,7 @@ def _sample(
         lora_scale=lora_scale,
         size=run.config.data.size,
     )
-    save_grid(out, pictures, count, run.marks)
+    save_grid(target, pictures, count, run.marks)
     print(f"pictures: {out}")
 
 

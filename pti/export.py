@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
-from clipgeom._files import replacing
+from clipgeom._files import check_name, replacing
 from clipgeom._safetensors import save_tensors
+from clipgeom._text import printable
 from clipgeom.errors import ConfigError, DomainError, ShapeError
 from pti.lora_keys import Adapter, Component, absent_output, common_alpha, diffusers_tensors, kohya_tensors
 
@@ -306,19 +307,22 @@ def export_name(name: str | None, token: str, /) -> str:
     Raises
     ------
     ConfigError
-        It cannot be the name of a file, or diffusers would pass over it.
+        It cannot be the name of a file, it is that of the file for diffusers, or diffusers would pass over it; a token
+        that cannot be one.
     """
+    _check_token(token)
     chosen = token.strip("<>[]{} ") if name is None else name
     try:
-        _file_name(f"{chosen}_lora" if chosen else chosen)
+        for file in (chosen, f"{chosen}_lora"):
+            _file_name(file if chosen else "")
     except ConfigError as error:
         raise ConfigError(f"{error}; see export.name") from error
     return chosen
 
 
 def _check_token(token: str) -> None:
-    if not token or any(character.isspace() for character in token):
-        raise ConfigError(f"{token!r} cannot be a token: it must be one word")
+    if not token or any(character.isspace() for character in token) or printable(token) != token:
+        raise ConfigError(f"{token!r} cannot be a token: it must be one word, without control characters")
     if token in SDXL_KEYS:
         raise ConfigError(f"{token!r} cannot be a token: embedding files of SDXL use it as a key")
 
@@ -329,9 +333,13 @@ def _file_name(name: str) -> str:
             f"{name!r} cannot name a LoRA file: expected a plain file name without {', '.join(_MISREAD)} in it, "
             "which diffusers passes over"
         )
-    if f"{name}.safetensors".endswith(DIFFUSERS_FILE):
+    if printable(name) != name:
+        raise ConfigError(f"{name!r} cannot name a file: it contains control characters")
+    file = f"{name}.safetensors"
+    if file.casefold().endswith(DIFFUSERS_FILE):
         raise ConfigError(f"{name!r} is the name of the file for diffusers; choose another")
-    return f"{name}.safetensors"
+    check_name(Path(file))
+    return file
 
 
 def _matrix(vectors: Any, name: str) -> NDArray[np.float32]:

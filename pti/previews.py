@@ -11,7 +11,9 @@ import numpy as np
 
 from clipgeom._files import write_whole
 
-__all__ = ["save_grid"]
+__all__ = ["is_grid", "save_grid"]
+
+_MAKER = "pti"
 
 
 def save_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
@@ -25,9 +27,20 @@ def save_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: S
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height, left : left + width] = picture
     text = PngImagePlugin.PngInfo()
+    text.add_text("Software", _MAKER)
     for mark in marks:
         text.add_text("pti", mark)
     content = io.BytesIO()
     Image.fromarray(sheet).save(content, "png", pnginfo=text)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content.getvalue())
+
+
+def is_grid(path: Path) -> bool:
+    """Whether `save_grid` wrote a file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get("Software") == _MAKER)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

@@ -41,6 +41,7 @@ from clipgeom._progress import Progress, Quiet
 from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
 from pti import checkpoint
+from pti._folder import check_run_folder
 from pti.averaging import averages_in
 from pti.config import read_config
 from pti.dataset import Pictures, Sample, read_pictures
@@ -104,6 +105,7 @@ def execute(
         raise ConfigError(f"there is no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
     progress = Quiet() if progress is None else progress
     folder = Path(config.run.folder)
+    check_run_folder(folder)
     _refuse_early(config, stages)
     if any(stage in stages for stage in TRAINED):
         if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
@@ -142,8 +144,7 @@ def _refuse_early(config: Config, stages: Sequence[str]) -> None:
         for prompt in prompts:
             if PLACEHOLDER not in prompt:
                 raise ConfigError(f"evaluation.prompts has {prompt!r}, which lacks {PLACEHOLDER}")
-    if "export" in stages:
-        export_name(config.export.name, config.concept.token)
+    export_name(config.export.name, config.concept.token)  # `pti export` may follow any stage
 
 
 def _finish_once(stage: str, folder: Path, progress: Progress) -> None:

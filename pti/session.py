@@ -22,6 +22,7 @@ from clipgeom._files import write_whole
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
+from pti._folder import HEADER
 from pti.conditioning import tokenize
 from pti.config import fingerprint, toml_of
 from pti.dataset import Pictures, read_pictures
@@ -311,7 +312,7 @@ class Session:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the folder {self.folder} ({error.strerror}); give another --out") from error
-        write_whole(self.folder / "config.toml", toml_of(self.config).encode())
+        write_whole(self.folder / "config.toml", (HEADER + toml_of(self.config)).encode())
         self.record = {
             **old,  # how its stages ended, what was decided and measured
             **self.record,

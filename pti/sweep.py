@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
+from pti._folder import check_sweep_folder
 from pti._workers import Died, Workers
 from pti.sweep_plan import Point, Sweep
 
@@ -100,12 +101,13 @@ def sweep(
     Raises
     ------
     ConfigError
-        Something is wrong with the plan, the stages or the measure, or another sweep is at work in the folder. Nothing has
-        been run then.
+        Something is wrong with the plan, the stages or the measure, another sweep is at work in the folder, or a table or
+        plan of something else is there. Nothing has been run then.
     """
     points = plan.points()
     identity = _identity(stages, jobs, measure)
     folder, progress = Path(folder), Quiet() if progress is None else progress
+    check_sweep_folder(folder)
     with _alone(folder):
         tasks = [_task(folder, point, identity, measure, root) for point in points]
         _write_plan(folder, plan, points, tasks, identity)
@@ -261,7 +263,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{folder} cannot hold a sweep: there is a file of that name; take another folder") from None
+        raise ConfigError(f"{folder / 'runs'} is a file, not a folder; give another --out") from None
     lock = filelock.FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipgeom._download import cache_folder
 from clipgeom._extras import needs_extra
+from clipgeom._files import write_whole
 from clipgeom.encoder.encode import Wanted
 from clipgeom.encoder.store import VectorStore
 from clipgeom.errors import ClipGeomError
@@ -108,7 +109,7 @@ class EmbeddingCache:
                 notify("waiting for another process that encodes the same captions")
                 lock.acquire()
             about = {"model": encoder.name, "captions": captions, "dtype": encoder.dtype, "n": n}
-            (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            write_whole(folder / "about.json", json.dumps(about).encode())
         except OSError as error:
             lock.release()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

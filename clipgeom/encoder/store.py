@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._files import write_whole
 from clipgeom._progress import Progress, Quiet
 from clipgeom.encoder.encode import Key, Piece, Wanted, check_pack_size, encode_chunks
 from clipgeom.encoder.positions import Position
@@ -374,7 +375,4 @@ def _checksum(path: Path) -> tuple[int, int]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Atomically: under another name, then renamed."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(content, indent=1, sort_keys=True).encode())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._files import check_folder, filling, resolved
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.factors import FACTORS
 from clipgeom.miniworld.scenery import Scenes
@@ -52,31 +51,21 @@ def write_image_folder(scenes: Scenes, folder: str | os.PathLike[str], /) -> Pat
     ------
     ConfigError
         The folder is there already and not empty, or cannot be made.
+    OutputError
+        The disk is full.
     """
     from PIL import Image
 
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} is there already; give the name of a new or empty folder.")
-    try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be made: {error.strerror}.") from error
-    try:
-        width = max(4, len(str(len(scenes) - 1)))
-        with (partial / METADATA).open("w", encoding="utf-8") as lines:
-            for index, (pixels, text, scene) in enumerate(
-                zip(scenes.pictures, scenes.captions, scenes.factors, strict=True)
-            ):
-                name = f"{index:0{width}}.png"
-                Image.fromarray(pixels).save(partial / name)
-                lines.write(json.dumps({"file_name": name, "text": text, **scene}) + "\n")
-        partial.chmod(0o755)
-        if target.exists():
-            target.rmdir()
-        partial.replace(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    check_folder(resolved(target))
+    width = max(4, len(str(len(scenes) - 1)))
+    with filling(resolved(target)) as partial, (partial / METADATA).open("w", encoding="utf-8") as lines:
+        for index, (pixels, text, scene) in enumerate(
+            zip(scenes.pictures, scenes.captions, scenes.factors, strict=True)
+        ):
+            name = f"{index:0{width}}.png"
+            Image.fromarray(pixels).save(partial / name)
+            lines.write(json.dumps({"file_name": name, "text": text, **scene}) + "\n")
     return target

@@ -95,6 +95,18 @@ def test_too_much_is_refused_and_the_old_weights_stay(trained, packed, monkeypat
     assert digests(packed) == before
 
 
+def test_a_folder_of_something_else_is_not_replaced(trained, packed, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for target in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ConfigError, match="something other than packed weights"):
+            packing.pack(trained, target)
+    (packed / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="something other than packed weights"):
+        packing.pack(trained, packed)
+    (packed / "notes.txt").unlink()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_folder_that_is_not_there_is_told_from_one_that_is_not_whole(tmp_path):
     with pytest.raises(WeightsError, match="are not there"):
         checked_folder("clip", root=tmp_path / "absent")

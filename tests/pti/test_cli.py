@@ -133,15 +133,64 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     assert "leaves no noise level below the end of the schedule, 100" in refused("objective.min_timestep=100")
     assert "cannot name a LoRA file" in refused('export.name="a/b"')
     assert "see export.name" in refused('concept.token="<checkpoint>"')
+    assert "is the name of the file for diffusers" in refused('export.name="pytorch_lora_weights"')
+    assert "is the name of the file for diffusers" in refused('export.name="PyTorch_LoRA_weights"')
+    assert "has 256 bytes, more than 255" in refused(f'export.name="{"é" * 119}x"')
+    assert "control characters" in refused('export.name="a\\u001b[2J"')
+    assert "'clip_l' cannot be a token" in refused('concept.token="clip_l"')
+    assert "'clip_l' cannot be a token" in refused('concept.token="clip_l"', "tuning.steps=1")
     assert "is what stands for {token}" in refused('concept.token="{token}"')
     code, _, err = pti("invert", file, "--out", file)
-    assert (code, err) == (2, f"pti: cannot make the folder {file} (File exists); give another --out\n")
+    assert (code, err) == (2, f"pti: {file} is a file, not a folder; give another --out\n")
     code, _, err = pti("tune", file)
     assert (code, err) == (
         2,
         f"pti: {tmp_path / 'run'} holds no finished inversion; run pti invert first, or pti run\n",
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_files_of_something_else_stay(pti, file, tmp_path):
+    """In the run folder, at the picture and at the configuration."""
+    for name in ("config.toml", "record.json", "evaluation.json", "export/README.md"):
+        place = tmp_path / name.replace("/", "-")
+        (place / name).parent.mkdir(parents=True)
+        (place / name).write_text("{}")
+        code, _, err = pti("run", file, "--out", place)
+        assert code == 2
+        path = place / name.split("/")[0]
+        assert err == f"pti: {path} was not made by `pti run` and will not be replaced; give another --out\n"
+        assert [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()] == [name]
+        assert (place / name).read_text() == "{}"
+    for name in ("sweep.json", "sweep.parquet"):
+        place = tmp_path / name.replace(".", "-")
+        place.mkdir()
+        (place / name).write_text("{}")
+        code, _, err = pti("sweep", file, "--seeds", 2, "--out", place)
+        assert (code, "was not made by `pti sweep`" in err) == (2, True)
+        assert [p.name for p in place.iterdir()] == [name]
+    Image.new("RGB", (4, 4)).save(tmp_path / "mine.png")
+    before = (tmp_path / "mine.png").read_bytes()
+    code, _, err = pti("sample", "run", "--out", "mine.png")
+    assert (code, err) == (
+        2,
+        "pti: mine.png was not made by `pti sample` and will not be replaced; choose another --out\n",
+    )
+    assert (tmp_path / "mine.png").read_bytes() == before
+    (tmp_path / "ahead.toml").symlink_to("later.toml")
+    assert pti("init", "ahead.toml")[0] == 0
+    assert (tmp_path / "ahead.toml").is_symlink()
+    assert read_config(tmp_path / "later.toml") == read_config()
+
+
+def test_a_run_goes_on_in_its_own_folder_whatever_else_is_there(pti, file, tmp_path):
+    changes = ("--until", "invert", "--set", "inversion.steps=2")
+    assert pti("run", file, *changes)[0] == 0
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    (tmp_path / "run" / "record.json").unlink()  # as the message about a damaged record recommends
+    code, _, err = pti("run", tmp_path / "run", *changes)
+    assert code == 0, err
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
 def test_a_size_that_the_autoencoder_cannot_have_is_told(pti, file):

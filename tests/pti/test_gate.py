@@ -169,7 +169,7 @@ def test_a_run_writes_down_what_was_decided_and_marks_what_was_overridden(sd, fi
     with pytest.raises(CheckpointError, match=r"locality \(its rulings\) was"):  # the same name, other centres
         execute(config, ("tune",))
     with Image.open(folder / "previews" / "tune-0000004.png") as preview:
-        assert preview.text == {"pti": "certificate overridden"}
+        assert preview.text == {"Software": "pti", "pti": "certificate overridden"}
 
 
 @pytest.mark.parametrize("mode", ["vslerp", "vslerp_norm", "aslerp"])

@@ -280,7 +280,7 @@ def test_two_sweeps_at_once_are_refused(base, tmp_path):
     ):
         sweep(Sweep(base, vary=SEEDS), tmp_path / "sweep")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="there is a file of that name"):
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
         sweep(Sweep(base, vary=SEEDS), tmp_path / "file")
 
 

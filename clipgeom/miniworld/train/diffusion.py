@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
 
+from clipgeom._files import replacing
 from clipgeom.miniworld.captions import draw_caption
 from clipgeom.miniworld.factors import Scene
 from clipgeom.miniworld.train.autoencoder import encode, latent_statistics
@@ -86,13 +87,12 @@ def prepare(pool_folder: Path, autoencoder: AutoencoderKL, clip: CLIPModel, toke
         _save(latents_path, np.concatenate(chunks))
     if not states_path.exists():
         texts = [*_captions(factors), ""]
-        partial = pool_folder / "states.partial.npy"
-        states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(texts), 77, WIDTH))
-        for i in range(0, len(texts), _ENCODED_AT_ONCE):
-            ids = tokenize(tokenizer, texts[i : i + _ENCODED_AT_ONCE], whole=True)
-            states[i : i + len(ids)] = text_states(clip, ids).numpy()
-        states.flush()
-        partial.replace(states_path)
+        with replacing(states_path) as partial:
+            states = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(texts), 77, WIDTH))
+            for i in range(0, len(texts), _ENCODED_AT_ONCE):
+                ids = tokenize(tokenizer, texts[i : i + _ENCODED_AT_ONCE], whole=True)
+                states[i : i + len(ids)] = text_states(clip, ids).numpy()
+            states.flush()
     factor = scaling_factor(pool_folder)
     return Cached(torch.from_numpy(np.load(latents_path)) * factor, np.load(states_path, mmap_mode="r"), factor)
 
@@ -165,6 +165,5 @@ def _captions(factors: list[Scene]) -> list[str]:
 
 
 def _save(path: Path, array: NDArray[np.float32]) -> None:
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, array)
-    partial.replace(path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, array)

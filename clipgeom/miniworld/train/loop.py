@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from clipgeom._files import write_whole
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.train.muon import Muon
 
@@ -187,9 +188,7 @@ class Training:
         for name, parameter in self.parameters.items():
             tensors |= {f"optimizer.{key}.{name}": value for key, value in self._states(parameter).items()}
         tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-        temporary = self.folder / (_STATE + ".partial")
-        save_file(tensors, temporary, metadata={"step": str(self.step)})
-        temporary.replace(self.folder / _STATE)
+        write_whole(self.folder / _STATE, save(tensors, {"step": str(self.step)}))
 
     def _load(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:

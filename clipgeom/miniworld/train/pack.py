@@ -46,8 +46,10 @@ def pack(folder: Path, target: Path, /) -> int:
     Raises
     ------
     ConfigError
-        A stage has not run; the weights take more room than they may.
+        A stage has not run; the weights take more room than they may; `target` contains something other than weights.
     """
+    if target.exists() and not _only_weights(target):
+        raise ConfigError(f"{target} contains something other than packed weights; choose another place.")
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     _write(folder, partial)
@@ -60,6 +62,17 @@ def pack(folder: Path, target: Path, /) -> int:
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     return size
+
+
+def _only_weights(target: Path) -> bool:
+    """Whether every file of a folder is listed in its checksums."""
+    if not target.is_dir():
+        return False
+    try:
+        listed = json.loads((target / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        listed = {}
+    return digests(target).keys() <= set(listed)
 
 
 def _write(folder: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._files import replacing, write_whole
 from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.characters import draw_character
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
@@ -29,16 +30,14 @@ def kept_pool(folder: Path, name: str, n: int, drawn: Iterable[tuple[Scene, NDAr
     """`n` scenes and their pictures under a name in `folder`; drawn only where they are not there yet."""
     pictures_path, factors_path = folder / f"{name}.npy", folder / f"{name}.json"
     if not factors_path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{name}.npy.partial"
-        pictures = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(n, SIZE, SIZE, 3))
         factors = []
-        for index, (scene, picture) in enumerate(drawn):
-            pictures[index] = picture
-            factors.append(list(scene.values()))
-        pictures.flush()
-        partial.replace(pictures_path)
-        factors_path.write_text(json.dumps(factors), encoding="utf-8")
+        with replacing(pictures_path) as partial:
+            pictures = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(n, SIZE, SIZE, 3))
+            for index, (scene, picture) in enumerate(drawn):
+                pictures[index] = picture
+                factors.append(list(scene.values()))
+            pictures.flush()
+        write_whole(factors_path, json.dumps(factors).encode())
     rows = json.loads(factors_path.read_text(encoding="utf-8"))
     return np.load(pictures_path, mmap_mode="r"), [dict(zip(FACTORS, row, strict=True)) for row in rows]
 

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
+from clipgeom._files import replacing
 from clipgeom.miniworld.readers import READ, apply_network, build_network
 from clipgeom.miniworld.train.autoencoder import decode, encode
 from clipgeom.miniworld.train.loop import Plan, Record, Training, generator_of
@@ -73,7 +74,6 @@ def _disturbed(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def _rebuilt(folder: Path, pictures: NDArray[np.uint8], autoencoder: AutoencoderKL) -> NDArray[np.uint8]:
     path = folder / f"rebuilt-{_SEED}-{len(pictures)}.npy"
     if not path.exists():
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, decode(autoencoder, encode(autoencoder, pictures)))
-        partial.replace(path)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, decode(autoencoder, encode(autoencoder, pictures)))
     return np.load(path, mmap_mode="r")

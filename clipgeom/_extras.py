@@ -70,18 +70,19 @@ def install_command(extra: str = "", *options: str) -> str:
     try:
         origin = json.loads(metadata.distribution("clipgeom").read_text("direct_url.json") or "{}")
     except metadata.PackageNotFoundError:
-        origin = {"url": "file:///"}  # copied without pip: there is no place to install it from
+        origin = {"url": "file:///", "dir_info": {}}  # copied without pip: there is no place to install it from
     url = origin.get("url", "")
     if not url:  # from an index
         return pip_install(*options, f"clipgeom{suffix}")
-    path = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
-    if path is not None and not (path / "pyproject.toml" if "dir_info" in origin else path).is_file():
-        return f"install clipgeom{suffix} again, from a clone of its repository"
-    if path is not None and "vcs_info" not in origin:
-        return pip_install(*options, f"{path}{suffix}")
     if "vcs_info" in origin:
         vcs = origin["vcs_info"]
+        url = url.replace("file:///", "file://localhost/")  # a requirement's URL needs a host
         url = f"{vcs['vcs']}+{url}@{vcs.get('requested_revision') or vcs['commit_id']}"
+    elif url.startswith("file:"):
+        path = Path(url2pathname(urlsplit(url).path))
+        if not (path / "pyproject.toml" if "dir_info" in origin else path).is_file():
+            return f"install clipgeom{suffix} again, from a clone of its repository"
+        return pip_install(*options, f"{path}{suffix}")
     if origin.get("subdirectory"):
         url += f"#subdirectory={origin['subdirectory']}"
     return pip_install(*options, f"clipgeom{suffix} @ {url}")

@@ -74,6 +74,10 @@ def test_a_wheel_is_installed_from_its_file(installed, tmp_path):
             },
             "clipgeom[pti] @ git+https://host/all.git@main#subdirectory=part",
         ),
+        (
+            {"url": "file:///a/clone", "vcs_info": {"vcs": "git", "commit_id": "c0ffee"}},
+            "clipgeom[pti] @ git+file://localhost/a/clone@c0ffee",
+        ),
         ({"url": "https://host/c.tar.gz", "archive_info": {}}, "clipgeom[pti] @ https://host/c.tar.gz"),
         (None, "clipgeom[pti]"),
     ],

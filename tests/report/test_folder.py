@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, mo
     (tmp_path / "report").mkdir()
     monkeypatch.setattr(Path, "open", refused)
     for path in (tmp_path / "report", tmp_path / "new", tmp_path / "new" / "er"):
-        with pytest.raises(ConfigError, match=r"cannot write to .* \(Read-only file system\); choose another --out"):
+        with pytest.raises(ConfigError, match=r"cannot write to .* \(Read-only file system\); choose another place"):
             check_output_folder(path)
 
 

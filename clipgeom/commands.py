@@ -272,8 +272,9 @@ def _list() -> None:
     sets = cache.sets()
     for entry in sets:
         state = "" if entry.complete else "  cut off; goes on when asked again"
+        n = "?" if entry.n is None else f"{entry.n:,}"
         line = (
-            f"{entry.used:%Y-%m-%d %H:%M}  {entry.size / 1e6:>8,.1f} MB  {entry.n:>9,} captions  {entry.dtype:<8}  "
+            f"{entry.used:%Y-%m-%d %H:%M}  {entry.size / 1e6:>8,.1f} MB  {n:>9} captions  {entry.dtype:<8}  "
             f"{entry.model}  {entry.captions}{state}"
         )
         print(printable(line))  # the names come from a file in the cache
@@ -286,8 +287,10 @@ def _clear() -> None:
     from clipgeom.encoder.cache import EmbeddingCache
 
     cache = EmbeddingCache()
-    deleted, left = cache.clear()
-    print(f"deleted {len(deleted)} caption set(s) from {cache.root}" + (f"; {len(left)} in use" if left else ""))
+    deleted, used, foreign = cache.clear()
+    print(f"deleted {len(deleted)} caption set(s) from {cache.root}" + (f"; {len(used)} in use" if used else ""))
+    for name in foreign:
+        print(f"left {cache.root / name}: it contains files that clipgeom did not write")
 
 
 def _is_certificate(path: Path) -> bool:

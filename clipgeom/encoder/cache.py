@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from clipgeom._download import cache_folder
 from clipgeom._extras import needs_extra
-from clipgeom._files import write_whole
+from clipgeom._files import STAGING
 from clipgeom.encoder.encode import Wanted
+from clipgeom.encoder.sealed import read_sealed, write_sealed
 from clipgeom.encoder.store import VectorStore
 from clipgeom.errors import ClipGeomError
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CacheError", "CachedSet", "EmbeddingCache"]
 
+_NAME = re.compile("[0-9a-f]{32}")
+_OWN = re.compile(r"about\.json|store\.json|partial|tokens\.npz|[\w.-]+\.f32|" + re.escape(STAGING) + ".*", re.ASCII)
+
 
 class CacheError(ClipGeomError):
     """The cache cannot take what is to be kept."""
@@ -32,13 +37,13 @@ class CacheError(ClipGeomError):
 
 @dataclass(frozen=True, slots=True)
 class CachedSet:
-    """One kept caption set; `complete` is False where an encoding run was cut off."""
+    """One kept caption set; `complete` is False where an encoding run was cut off, `n` is None where it is not known."""
 
     name: str
     model: str
     captions: str
     dtype: str
-    n: int
+    n: int | None
     size: int
     used: datetime
     complete: bool
@@ -109,7 +114,7 @@ class EmbeddingCache:
                 notify("waiting for another process that encodes the same captions")
                 lock.acquire()
             about = {"model": encoder.name, "captions": captions, "dtype": encoder.dtype, "n": n}
-            write_whole(folder / "about.json", json.dumps(about).encode())
+            write_sealed(folder / "about.json", about)
         except OSError as error:
             lock.release()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -136,7 +141,7 @@ class EmbeddingCache:
         """What is kept, the most recently used first."""
         found = []
         for folder in self._folders():
-            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()]
             about = _about(folder)
             found.append(
                 CachedSet(
@@ -144,7 +149,7 @@ class EmbeddingCache:
                     model=str(about.get("model", "?")),
                     captions=str(about.get("captions", "?")),
                     dtype=str(about.get("dtype", "?")),
-                    n=int(about.get("n", 0)),
+                    n=about.get("n"),
                     size=sum(sizes),
                     used=datetime.fromtimestamp(folder.stat().st_mtime, UTC),
                     complete=(folder / "store.json").exists() and not (folder / "partial").exists(),
@@ -152,25 +157,37 @@ class EmbeddingCache:
             )
         return sorted(found, key=lambda entry: entry.used, reverse=True)
 
-    def clear(self) -> tuple[list[str], list[str]]:
-        """Delete everything that is not in use; the names of what was deleted and of what was left."""
+    def clear(self) -> tuple[list[str], list[str], list[str]]:
+        """Delete the folders that the cache made and that are not in use.
+
+        Returns
+        -------
+        tuple of lists of str
+            Names of the folders that were deleted, that are in use, and that contain files of something else.
+        """
         with needs_extra("report", "the cache"):
             import filelock
 
-        deleted, left = [], []
+        deleted: list[str] = []
+        used: list[str] = []
+        foreign: list[str] = []
         for folder in self._folders():
             lock = filelock.FileLock(self.root / f"{folder.name}.lock")
             try:
                 with lock.acquire(timeout=0):
-                    shutil.rmtree(folder)
-                    deleted.append(folder.name)
+                    own = all(_OWN.fullmatch(path.name) for path in folder.iterdir())
+                    if own:
+                        shutil.rmtree(folder)
+                    (deleted if own else foreign).append(folder.name)
             except filelock.Timeout:
-                left.append(folder.name)
+                used.append(folder.name)
         # lock files stay: to delete one that another process has open would let two hold it
-        return deleted, left
+        return deleted, used, foreign
 
     def _folders(self) -> list[Path]:
-        return [path for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        if not self.root.is_dir():
+            return []
+        return [p for p in self.root.iterdir() if _NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
     def _full(self, error: OSError) -> CacheError:
         free = shutil.disk_usage(self.root).free / 1e6
@@ -182,7 +199,6 @@ class EmbeddingCache:
 
 def _about(folder: Path) -> dict[str, Any]:
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        return read_sealed(folder / "about.json")
     except (OSError, ValueError):
         return {}
-    return about if isinstance(about, dict) else {}

@@ -24,15 +24,15 @@ from clipgeom.errors import ConfigError, DomainError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Chunk", "Key", "Piece", "Wanted", "check_pack_size", "encode", "encode_chunks"]
+__all__ = ["Chunk", "Key", "Piece", "There", "Wanted", "check_pack_size", "encode", "encode_chunks"]
 
 Key = tuple[str, Position]
+_Ints = NDArray[np.int64]
+There = Callable[[int, Mapping[Position, _Ints]], bool]
 T = TypeVar("T")
 
 CHUNK = 32_768  # captions whose prefixes are shared; what is held of them in memory is their tokens
 _BATCH = 32  # sequences a forward pass where a tower takes no packs
-
-_Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Piece:
 
     `values[representation, position]`, shape (m, dim) in float32, belong into the rows `slots[position]`, shape (m,),
     of what the chunk gives for that position. `captions` is how many captions this completes. `skipped` says that the
-    piece was not computed, as the caller has it.
+    piece was not computed, because the caller has it.
     """
 
     slots: dict[Position, _Ints]
@@ -70,11 +70,17 @@ class Chunk:
     start: int
     tokens: TokenizedBatch
     present: dict[Position, NDArray[np.bool_]]
-    _run: Callable[[int], Iterator[Piece]]
+    _run: Callable[[There], Iterator[Piece]]
 
-    def pieces(self, skip: int = 0) -> Iterator[Piece]:
-        """Encode it piece by piece; the first `skip` pieces are left out and only counted."""
-        return self._run(skip)
+    def pieces(self, there: There = lambda _number, _slots: False) -> Iterator[Piece]:
+        """Encode it piece by piece.
+
+        Parameters
+        ----------
+        there : callable
+            Called with the number and the slots of each piece before it is computed; returns whether to skip it.
+        """
+        return self._run(there)
 
 
 def encode_chunks(
@@ -224,13 +230,13 @@ def _prepare(
         present[entry.position] = here
         readings.append(_Reading(entry, captions, depths))
     if encoder.tower is None:
-        return Chunk(start, tokens, present, lambda skip: _batches(encoder, tokens.ids, readings, skip))
+        return Chunk(start, tokens, present, lambda there: _batches(encoder, tokens.ids, readings, there))
     # a row sees no further than itself, so that nothing after the last one asked for is run
     sequences = [
         _continued(encoder, ids, end + 1)[: end + 1] for ids, end in zip(tokens.ids, last.tolist(), strict=True)
     ]
     tree = PrefixTree(sequences)
-    return Chunk(start, tokens, present, lambda skip: _packs(encoder, tree, last, readings, pack_size, skip))
+    return Chunk(start, tokens, present, lambda there: _packs(encoder, tree, last, readings, pack_size, there))
 
 
 def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
@@ -240,7 +246,7 @@ def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
 
 
 def _packs(
-    encoder: TextEncoder, tree: PrefixTree, last: _Ints, readings: Sequence[_Reading], pack_size: int, skip: int
+    encoder: TextEncoder, tree: PrefixTree, last: _Ints, readings: Sequence[_Reading], pack_size: int, there: There
 ) -> Iterator[Piece]:
     """One piece a pack: what is asked of the nodes that the pack is the first to run."""
     assert encoder.tower is not None
@@ -258,23 +264,23 @@ def _packs(
         window = (pack.first, pack.first + pack.n)
         low, high = np.searchsorted(ends, window)
         captions = int(high - low) + (idle if number == 0 else 0)
-        if number < skip:
+        spans = [slice(*np.searchsorted(nodes, window)) for nodes, _ in asked]
+        slots = {r.position: places[span] for r, (_, places), span in zip(readings, asked, spans, strict=True)}
+        if there(number, slots):
             yield Piece({}, {}, captions, skipped=True)
             continue
-        spans = [slice(*np.searchsorted(nodes, window)) for nodes, _ in asked]
         unique = np.unique(np.concatenate([nodes[span] for (nodes, _), span in zip(asked, spans, strict=True)]))
         names = {name for reading in readings for name in reading.wanted.representations}
         states = _values(encoder, encoder.tower.run(pack, unique - pack.first + pack.offset, names), readings)
-        slots, values = {}, {}
-        for reading, (nodes, places), span in zip(readings, asked, spans, strict=True):
+        values = {}
+        for reading, (nodes, _), span in zip(readings, asked, spans, strict=True):
             picked = np.searchsorted(unique, nodes[span])
-            slots[reading.position] = places[span]
             for name in reading.wanted.representations:
                 values[name, reading.position] = states[name][picked]
         yield Piece(slots, values, captions)
 
 
-def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Reading], skip: int) -> Iterator[Piece]:
+def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Reading], there: There) -> Iterator[Piece]:
     """For a tower that takes no packs: whole sequences of one length together, so that whatever it looks at is there.
 
     Captions in their own length come first, then those of padded positions in full length.
@@ -290,24 +296,24 @@ def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Rea
         members = _captions(group)
         lengths = np.array([len(sequences[member]) for member in members.tolist()], dtype=np.int64)
         for batch in _equal_lengths(members, lengths):
-            number += 1
             captions = len(batch) if group is padded else int((~np.isin(batch, continued)).sum())
             completed += captions
-            if number <= skip:
+            rows = {reading.position: np.flatnonzero(np.isin(batch, reading.captions)) for reading in group}
+            slots = {r.position: np.searchsorted(r.captions, batch[rows[r.position]]) for r in group}
+            number += 1
+            if there(number - 1, slots):
                 yield Piece({}, {}, captions, skipped=True)
                 continue
             names = tuple({name: None for reading in group for name in reading.wanted.representations})
             stacked = torch.from_numpy(np.stack([sequences[member] for member in batch.tolist()]))
             states = _values(encoder, encoder.forward(stacked, names), group)
-            slots, values = {}, {}
+            values = {}
             for reading in group:
-                rows = np.flatnonzero(np.isin(batch, reading.captions))
-                slots[reading.position] = np.searchsorted(reading.captions, batch[rows])
+                depths = reading.depths[slots[reading.position]]
                 for name in reading.wanted.representations:
-                    depths = reading.depths[slots[reading.position]]
-                    values[name, reading.position] = states[name][rows, depths]
+                    values[name, reading.position] = states[name][rows[reading.position], depths]
             yield Piece(slots, values, captions)
-    yield Piece({}, {}, len(ids) - completed, skipped=number < skip)
+    yield Piece({}, {}, len(ids) - completed, skipped=there(number, {}))
 
 
 def _captions(readings: Sequence[_Reading]) -> _Ints:

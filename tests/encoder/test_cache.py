@@ -114,7 +114,7 @@ def test_a_full_cache_is_one_line_and_leaves_no_half(run, own_cache, tower_folde
     def full(*_arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("clipgeom.encoder.store._allocate", full)
+    monkeypatch.setattr("clipgeom.encoder.partial._allocate", full)
     code, _, err = run("encode", "--model", tower_folder, "--captions", captions, "--out", "v.safetensors")
     assert code == 2
     [line] = err.strip().splitlines()
@@ -123,6 +123,58 @@ def test_a_full_cache_is_one_line_and_leaves_no_half(run, own_cache, tower_folde
     assert "--no-cache" in line
     assert not (tmp_path / "v.safetensors").exists()
     assert list(own_cache.rglob("*.f32")) == []
+
+
+def test_clear_leaves_what_clipgeom_did_not_make(run, own_cache, tower_folder, captions):
+    run("encode", "--model", tower_folder, "--captions", captions, "--out", "v.safetensors")
+    root = own_cache / "encodings"
+    [made] = [path for path in root.iterdir() if path.is_dir()]
+    outside = own_cache / "outside"
+    for folder in (root / "photos", root / ("a" * 32), outside):
+        folder.mkdir()
+        (folder / "mine.txt").write_text("mine")
+    (root / ("b" * 32)).symlink_to(outside)
+    code, out, _ = run("cache", "clear")
+    assert code == 0
+    assert out.splitlines() == [
+        f"deleted 1 caption set(s) from {root}",
+        f"left {root / ('a' * 32)}: it contains files that clipgeom did not write",
+    ]
+    assert not made.exists()
+    assert all((folder / "mine.txt").exists() for folder in (root / "photos", root / ("a" * 32), outside))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"n": "many"}', '{"model": "m", "captions": "c", "dtype": "float32", "n": 61}', "[" * 100_000],
+)
+def test_a_damaged_description_is_listed_as_unknown(run, own_cache, tower_folder, captions, content):
+    run("encode", "--model", tower_folder, "--captions", captions, "--out", "v.safetensors")
+    [path] = (own_cache / "encodings").glob("*/about.json")
+    path.write_text(content)
+    code, out, err = run("cache", "list")
+    assert (code, err) == (0, "")
+    assert re.search(r"MB +\? captions +\? +\?  \?\n", out)
+
+
+@pytest.mark.parametrize("name", ["about.json", "store.json", "store.json.new", "partial", "hidden.eos.f32"])
+def test_links_in_the_cache_are_not_followed(run, own_cache, tmp_path, tower_folder, captions, name):
+    command = ["encode", "--model", tower_folder, "--captions", captions, "--out"]
+    assert run(*command, "a.safetensors")[0] == 0
+    [folder] = [path for path in (own_cache / "encodings").iterdir() if path.is_dir()]
+    outside = tmp_path / "outside"
+    if name == "partial":
+        outside.mkdir()
+        (outside / "mine").write_text("mine")
+        (folder / "store.json").unlink()
+    else:
+        outside.write_text("mine")
+        (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    code, _, _ = run(*command, "b.safetensors")
+    assert code == 0
+    assert (outside / "mine" if name == "partial" else outside).read_text() == "mine"
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -11,12 +13,15 @@ import pytest
 
 from clipgeom import encode
 from clipgeom.encoder import Wanted, parse_positions
+from clipgeom.encoder.partial import Partial
+from clipgeom.encoder.sealed import read_sealed, write_sealed
 from clipgeom.encoder.store import VectorStore
 
 TEXTS = [f"the cat and {'a dog ' * (i % 7)}on mat {i}" for i in range(300)]
 WANTED = [Wanted(place, ("hidden", "projected")) for place in parse_positions("eos,5")]
 IDENTITY = {"of": "a test"}
 EOS, FIVE = parse_positions("eos,5")
+CHUNKING = sys.modules["clipgeom.encoder.encode"]  # a function of the package has the module's name
 
 
 def contents(folder):
@@ -89,23 +94,74 @@ def test_a_damaged_array_is_encoded_anew_and_told(tower, tmp_path, told, damage)
     assert "is damaged" in told[0]
 
 
+def resealed(path, change):
+    """Change a JSON file as somebody would who also mends its digest."""
+    content = read_sealed(path)
+    change(content)
+    write_sealed(path, content)
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    "change",
     [
-        ('{"schema": "clipgeom.vectors/0", "identity": {"of": "a test"}, "arrays": {}}', "another version"),
-        ('{"schema": "clipgeom.vectors/1", "identity": {"of": "something else"}, "arrays": {}}', "another version"),
-        ('{"schema": "clipgeom.vec', "damaged"),
-        ("[]", "damaged"),
+        lambda text: text.replace('"dim": 32', '"dim": 16'),
+        lambda text: text.replace('"rows": 300', '"rows": 301'),
+        lambda text: text.replace("hidden.eos.f32", "hidden.5.f32"),
+        lambda text: text.replace('"dim": 32,', ""),
+        lambda text: text.replace("a test", "a text"),
+        lambda text: text.replace("clipgeom.vectors/2", "clipgeom.vectors/1"),
+        lambda text: text[:40],
+        lambda text: text + "}",
+        lambda _text: "[]",
+        lambda _text: "[" * 100_000,
+        lambda _text: '{"schema": "clipgeom.vectors/2"}',
     ],
 )
-def test_a_store_of_another_version_or_a_cut_one_is_encoded_anew(tower, tmp_path, told, content, message):
+def test_a_changed_description_is_not_believed(tower, tmp_path, told, change):
     filled(tmp_path, tower, told)
     whole = contents(tmp_path)
-    (tmp_path / "store.json").write_text(content)
+    path = tmp_path / "store.json"
+    before = path.read_text()
+    path.write_text(change(before))
+    assert path.read_text() != before
     filled(tmp_path, tower, told)
     assert contents(tmp_path) == whole
-    assert len(told) == 1
-    assert message in told[0]
+    assert path.read_text() == before
+    [line] = told
+    assert "store.json is damaged, or another version of clipgeom wrote it" in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["arrays"]["hidden.eos.f32"].update(dim=16),
+        lambda content: content["arrays"]["hidden.eos.f32"].update(dim=32.0),
+        lambda content: content["arrays"]["hidden.eos.f32"].update(rows=-300, dim=-32),
+        lambda content: content["arrays"]["hidden.eos.f32"].pop("rows"),
+        lambda content: content["arrays"]["tokens.npz"].update(rows=1),
+        lambda content: content["arrays"].update({"../hidden.eos.f32": content["arrays"]["hidden.eos.f32"]}),
+        lambda content: content["arrays"].update({"hidden.eos.f32": 5}),
+        lambda content: content.update(arrays=7),
+        lambda content: content.pop("identity"),
+    ],
+)
+def test_a_description_that_no_store_writes_is_not_believed(tower, tmp_path, told, change):
+    filled(tmp_path, tower, told)
+    whole = contents(tmp_path)
+    resealed(tmp_path / "store.json", change)
+    filled(tmp_path, tower, told)
+    assert contents(tmp_path) == whole
+    assert "encoding anew" in told[0]
+
+
+@pytest.mark.parametrize("name", ["hidden.5.f32", "store.json", "tokens.npz"])
+def test_a_folder_in_place_of_a_file_is_replaced(tower, tmp_path, told, name):
+    filled(tmp_path, tower, told)
+    whole = contents(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    filled(tmp_path, tower, told)
+    assert contents(tmp_path) == whole
 
 
 @pytest.mark.parametrize("journal", ["", "{}", '{"chunk": 99}', "\x00\x01"])
@@ -127,25 +183,96 @@ def test_a_full_disk_leaves_nothing(tower, tmp_path, told, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_goes_on(tower, tmp_path, told, monkeypatch, runs):
+@pytest.fixture
+def interrupted(tower, monkeypatch, runs):
+    """A function that encodes into a folder until so many packs were run, then is interrupted."""
+
+    def fill(folder, told, packs):
+        run = type(tower.tower).run
+        runs.clear()
+
+        def stopping(self, *arguments):
+            if len(runs) == packs:
+                raise KeyboardInterrupt
+            return run(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(tower.tower), "run", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                filled(folder, tower, told)
+        runs.clear()
+
+    return fill
+
+
+def test_an_interrupted_run_goes_on(tower, tmp_path, told, runs, interrupted):
     expected = contents(filled(tmp_path / "a", tower, told).folder)
     whole = len(runs)
-    assert whole > 2
-    run = type(tower.tower).run
-
-    def interrupted(self, *arguments):
-        if len(runs) == whole + 2:
-            raise KeyboardInterrupt
-        return run(self, *arguments)
-
-    monkeypatch.setattr(type(tower.tower), "run", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        filled(tmp_path / "b", tower, told)
+    interrupted(tmp_path / "b", told, 2)
     assert (tmp_path / "b" / "partial" / "journal.json").exists()
-    monkeypatch.setattr(type(tower.tower), "run", run)
-    runs.clear()
     assert contents(filled(tmp_path / "b", tower, told).folder) == expected
-    assert 0 < len(runs) < whole  # what the first run had was not run again
+    assert len(runs) == whole - 2  # what the first run had was not run again
+    assert told == []
+
+
+def damages(folder):
+    """Each damage of one file of an interrupted run, by what it does."""
+    vectors = folder / "hidden.eos.f32"
+    data = bytearray(vectors.read_bytes())
+    [row] = np.flatnonzero(np.frombuffer(data, "<f4").reshape(-1, 32).any(1))[:1]
+    flipped = bytearray(data)
+    flipped[int(row) * 128 + 5] ^= 1
+    journal = (folder / "journal.json").read_text()
+    yield "a bit", lambda: vectors.write_bytes(flipped), "damaged vectors"
+    yield "cut", lambda: vectors.write_bytes(data[: int(row) * 128 + 64]), "damaged vectors"
+    yield "gone", lambda: vectors.unlink(), "damaged vectors"
+    yield "swapped", lambda: shutil.copy(folder / "hidden.5.f32", vectors), "damaged vectors"
+    yield "longer", lambda: vectors.write_bytes(data + bytes(900)), None
+    claims = journal.replace('"pieces": {', '"pieces": {"1": {"0": 0},')
+    yield "claims", lambda: (folder / "journal.json").write_text(claims), "journal.json is damaged"
+    other = re.sub(r'"pieces": {\s*"\d+"', '"pieces": { "7"', journal)
+    yield "another chunk", lambda: (folder / "journal.json").write_text(other), "journal.json is damaged"
+    yield "no journal", lambda: (folder / "journal.json").unlink(), None
+
+
+@pytest.mark.parametrize("chunk", [64, 32_768])
+def test_damage_to_an_interrupted_run_is_encoded_anew(
+    tower, tmp_path, told, runs, interrupted, monkeypatch, subtests, chunk
+):
+    monkeypatch.setattr(CHUNKING, "CHUNK", chunk)
+    expected = contents(filled(tmp_path / "whole", tower, told).folder)
+    total = len(runs)
+    interrupted(tmp_path / "cut", told, total - 2)
+    for name, _, _ in damages(tmp_path / "cut" / "partial"):
+        with subtests.test(name):
+            copy = tmp_path / f"{name}, damaged"
+            shutil.copytree(tmp_path / "cut", copy)
+            [(damage, message)] = [(d, m) for n, d, m in damages(copy / "partial") if n == name]
+            damage()
+            told.clear()
+            runs.clear()
+            assert contents(filled(copy, tower, told).folder) == expected
+            assert len(told) == (message is not None)
+            assert message is None or message in told[0]
+            if name == "a bit":
+                assert len(runs) < total  # only what was damaged
+
+
+def test_an_interruption_while_a_run_is_resumed_costs_nothing(tower, tmp_path, told, runs, interrupted, monkeypatch):
+    monkeypatch.setattr(CHUNKING, "CHUNK", 64)
+    expected = contents(filled(tmp_path / "whole", tower, told).folder)
+    total = len(runs)
+    interrupted(tmp_path / "cut", told, total - 2)
+    chunks = read_sealed(tmp_path / "cut" / "partial" / "journal.json")["chunks"]
+    assert len(chunks) > 2
+    monkeypatch.setattr(Partial, "_is_there", lambda *_arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        filled(tmp_path / "cut", tower, told)
+    monkeypatch.undo()
+    monkeypatch.setattr(CHUNKING, "CHUNK", 64)
+    assert read_sealed(tmp_path / "cut" / "partial" / "journal.json")["chunks"] == chunks
+    assert contents(filled(tmp_path / "cut", tower, told).folder) == expected
+    assert told == []
 
 
 _KILLED = """
@@ -153,13 +280,13 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
 from clipgeom import load_text_encoder
-from clipgeom.encoder import Wanted, parse_positions, store
+from clipgeom.encoder import Wanted, parse_positions, partial, store
 from clipgeom.encoder.tower import Tower
 
 torch.set_num_threads(1)  # a process with a pool of threads cannot be forked
 run = Tower.run
 Tower.run = lambda *arguments: (time.sleep(0.01), run(*arguments))[1]
-store._JOURNAL_EVERY = 0.05
+partial._JOURNAL_EVERY = 0.05
 encoder = load_text_encoder(sys.argv[1])
 texts = [f"{k} the cat and {'a dog ' * (k % 7)}on mat {k}" for k in range(600)]
 wanted = [Wanted(place, ("hidden", "projected")) for place in parse_positions("eos,5,padded:60")]
@@ -183,7 +310,8 @@ for _ in range(10):
     os.kill(child, signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     journal = killed / "partial" / "journal.json"
-    pieces.append(json.loads(journal.read_text())["piece"] if journal.exists() else 0)
+    kept = json.loads(journal.read_text())["pieces"] if journal.exists() else {}
+    pieces.append(len(kept.get("0", {})))
 assert os.waitpid(start(killed), 0)[1] == 0
 print(json.dumps(pieces))
 """

@@ -13,14 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipgeom._networks import read_json
 from clipgeom.errors import EncoderError, first_line
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MINIWORLD", "EncoderFiles", "find_files", "read_config", "read_tensors"]
+__all__ = [
+    "MINIWORLD",
+    "EncoderFiles",
+    "find_files",
+    "read_config",
+    "read_projection",
+    "section",
+    "tower_name",
+    "weight_files",
+]
 
 MINIWORLD = "miniworld"
+_PROJECTION = "text_projection.weight"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("pytorch_model*.bin", "*.ckpt", "*.pt", "*.pth", "flax_model.msgpack", "tf_model.h5")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -129,25 +140,38 @@ def read_config(folder: Path) -> dict[str, Any]:
         Not JSON, or not the configuration of a CLIP model.
     """
     path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"{path} cannot be read as JSON: {error}") from error
+    config = read_json(path)
     kind = config.get("model_type")
-    if kind not in _MODEL_TYPES:
+    if not isinstance(kind, str) or kind not in _MODEL_TYPES:
         raise EncoderError(f"{path} describes a {kind!r} model; expected one of {', '.join(_MODEL_TYPES)}")
     if kind == "clip":
-        text = dict(config.get("text_config") or {})
+        text = section(config, "text_config", path)
         # the full model's projection has the outer dimension; the inner one may be a left-over default
         text["projection_dim"] = config.get("projection_dim", text.get("projection_dim", 512))
         return text
     return config
 
 
-def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Tensors of the text tower by canonical name (``embeddings.…``, ``encoder.…``, ``text_projection.weight``).
+def section(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """Copy one tower's settings out of a full model's; with a section ``…_dict``, which wins, as in transformers.
 
-    Stored dtypes are kept. The vision tower of a full model is never read.
+    Raises
+    ------
+    EncoderError
+        A section is no JSON object.
+    """
+    inner, later = (config.get(key) for key in (name, f"{name}_dict"))
+    for key, value in ((name, inner), (f"{name}_dict", later)):
+        if value is not None and not isinstance(value, dict):
+            raise EncoderError(
+                f"{path}: expected {key} to be an object, got {str(value)[:40]!r}; fetch or save the model again"
+            )
+    # transformers completes the later section by defaults, which then win as well: nothing of the first is left
+    return dict(later if later is not None else inner or {})
+
+
+def read_projection(folder: Path) -> torch.Tensor | None:
+    """Read the text projection, in its stored dtype; None where the model has none.
 
     Raises
     ------
@@ -156,27 +180,39 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """
     from safetensors import SafetensorError, safe_open
 
-    tensors: dict[str, torch.Tensor] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                    name = _canonical(key)
-                    if name is not None:
-                        tensors[name] = file.get_tensor(key)
+                    if _canonical(key) == _PROJECTION:
+                        tensor: torch.Tensor = file.get_tensor(key)
+                        return tensor
         except (SafetensorError, OSError) as error:
             raise EncoderError(f"{path} cannot be read as safetensors ({error}); fetch or save it again") from error
-    return tensors
+    return None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def tower_name(key: str) -> str | None:
+    """Canonical name of a text tower's tensor without the projection, or None for what is not the tower's."""
+    name = _canonical(key)
+    return None if name == _PROJECTION else name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List a model's safetensors: one, or the shards of its index.
+
+    Raises
+    ------
+    EncoderError
+        There are none, or one is missing.
+    """
     whole, index = folder / "model.safetensors", folder / _INDEX
     if whole.is_file():
         return [whole]
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise EncoderError(f"{index} is not an index of shards: {error}") from error
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
@@ -199,4 +235,4 @@ def _canonical(key: str) -> str | None:
     wanted = name.startswith(("embeddings.", "encoder.", "final_layer_norm."))
     if wanted and "vision_model" not in key:
         return name
-    return name if name == "text_projection.weight" else None
+    return name if name == _PROJECTION else None

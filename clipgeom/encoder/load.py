@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._networks import build, settings_of
 from clipgeom._repr import short_repr
-from clipgeom.encoder.checkpoint import find_files, read_config, read_tensors
+from clipgeom.encoder.checkpoint import find_files, read_config, read_projection, tower_name, weight_files
+from clipgeom.encoder.settings import ATTENTION, TEXT
 from clipgeom.encoder.tokens import Tokens
-from clipgeom.errors import ConfigError, EncoderError
+from clipgeom.errors import ConfigError, EncoderError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -221,28 +223,22 @@ def load_text_encoder(
     """
     with needs_extra("report", "loading an encoder"):
         import torch
-        from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+        from transformers import AutoTokenizer, CLIPTextModel  # noqa: F401 - both missed here, in one place
 
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; use one of {', '.join(_DTYPES)}")
     device = _device(device)
     computed, reason = _native_dtype(device) if dtype == "auto" else (dtype, "")
     files = find_files(model, subfolder=subfolder, revision=revision)
-    settings = read_config(files.weights)
-    tensors = read_tensors(files.weights)
-    config = CLIPTextConfig(**{k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype", "architectures")})
+    core, projection = _tower(files.weights)
+    config = core.config
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, use_fast=True, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
-        raise EncoderError(f"the tokenizer in {files.tokenizer} cannot be loaded: {error}") from error
+        raise EncoderError(f"the tokenizer in {files.tokenizer} cannot be loaded: {first_line(error)}") from error
 
     max_positions = int(config.max_position_embeddings)
     tokens = Tokens(tokenizer, max_positions=int(min(tokenizer.model_max_length, max_positions)))
-    projection = tensors.pop("text_projection.weight", None)
-    model_ = CLIPTextModel._from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    # transformers 5 made the tower the model itself; before, and in the classes with a head, it is an attribute
-    core: torch.nn.Module = getattr(model_, "text_model", model_)
-    _fill(core, tensors, files.weights)
     _check_vocabulary(core, tokens, files.tokenizer)
     return TextEncoder(
         name=str(model) if subfolder is None else f"{model}/{subfolder}",
@@ -312,23 +308,31 @@ def _native_dtype(device: str) -> tuple[str, str]:
     return "float32", f"bfloat16 has not been tried on {kind}"
 
 
-def _fill(core: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    """Put the tensors into the tower; every parameter must be there, in its shape."""
-    wanted = core.state_dict()
-    absent = sorted(set(wanted) - set(tensors))
-    if absent:
-        raise EncoderError(f"{folder} lacks {len(absent)} tensor(s) of a text tower, first {absent[0]}; is it whole?")
-    extra = sorted(set(tensors) - set(wanted))
-    if extra:
-        raise EncoderError(
-            f"{folder} holds {len(extra)} tensor(s) that its config.json has no place for, first {extra[0]}"
+def _tower(folder: Path) -> tuple[Any, torch.Tensor | None]:
+    """Build the text tower in a folder, and read its projection where it has one."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    path = folder / "config.json"
+    settings = settings_of(read_config(folder), TEXT, path)
+
+    def make() -> torch.nn.Module:
+        model = CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
+            CLIPTextConfig(**settings), attn_implementation=ATTENTION, dtype=torch.float32
         )
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise EncoderError(
-                f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json asks for {tuple(wanted[name].shape)}"
-            )
-    core.load_state_dict(tensors)  # copies into float32
+        # transformers 5 made the tower the model itself; before, it was an attribute
+        core: torch.nn.Module = getattr(model, "text_model", model)
+        return core
+
+    import torch
+
+    core = build(make, weight_files(folder), path, rename=tower_name)
+    projection = read_projection(folder)
+    if projection is not None and (projection.ndim != 2 or projection.shape[1] != core.config.hidden_size):
+        raise EncoderError(
+            f"{folder}: text_projection.weight has shape {tuple(projection.shape)}, config.json asks for "
+            f"(any, {core.config.hidden_size}); fetch or save the model again"
+        )
+    return core, projection
 
 
 def _check_vocabulary(core: torch.nn.Module, tokens: Tokens, folder: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_fingerprint_sees_everything_that_changes_ids(tower_folder, tmp_path
     for one in prints.values():
         for other in prints.values():
             assert one[1] == other[1] or one[0] != other[0]
-    assert len({ids for _, ids in prints.values()}) >= 5
+    assert len({ids for _, ids in prints.values()}) >= 4
 
 
 def test_storage_in_half_precision_keeps_the_fingerprint_of_its_values(tmp_path):

@@ -8,7 +8,8 @@ only what fits is allocated and read. No tensor keeps a random value, and no set
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,9 @@ __all__ = [
     "number",
     "optional",
     "read_json",
+    "require_whole",
     "settings_of",
+    "stored",
 ]
 
 _SHOWN = 3  # names in a message
@@ -160,7 +163,7 @@ def build(
     wanted = network.state_dict()
     with torch.no_grad():
         try:
-            opened = [safe_open(path, framework="pt") for path in files]
+            opened: list[Any] = [safe_open(path, framework="pt") for path in files]
             stored = {
                 name: (file, key)
                 for file in opened
@@ -195,19 +198,50 @@ def _compare(
     wanted: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]], config: Path, spare: Sequence[str]
 ) -> None:
     folder = config.parent
-    if absent := sorted(set(wanted) - set(shapes) - set(spare)):
-        raise EncoderError(f"{folder} lacks {len(absent)} tensor(s): {_named(absent)}; fetch or save the model again")
-    if extra := sorted(set(shapes) - set(wanted)):
-        raise EncoderError(
-            f"{folder} has {len(extra)} tensor(s) that {config.name} has no place for: {_named(extra)}; "
-            "fetch or save the model again"
-        )
+    require_whole(folder, set(wanted) - set(shapes) - set(spare), set(shapes) - set(wanted))
     for name, shape in shapes.items():
         if shape != tuple(wanted[name].shape):
             raise EncoderError(
                 f"{folder}: {name} has shape {shape}, {config.name} asks for {tuple(wanted[name].shape)}; "
                 "fetch or save the model again"
             )
+
+
+def require_whole(folder: Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse weights that lack tensors of the network, or have others.
+
+    Raises
+    ------
+    EncoderError
+        Naming a few of them.
+    """
+    if absent := sorted(missing):
+        raise EncoderError(f"{folder} lacks {len(absent)} tensor(s): {_named(absent)}; fetch or save the model again")
+    if extra := sorted(unexpected):
+        raise EncoderError(
+            f"{folder} has {len(extra)} tensor(s) that config.json has no place for: {_named(extra)}; "
+            "fetch or save the model again"
+        )
+
+
+def stored(files: Sequence[Path]) -> int:
+    """Count the numbers that some safetensors contain, from their headers alone.
+
+    Raises
+    ------
+    EncoderError
+        A file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise EncoderError(f"{path} cannot be read as safetensors ({error}); fetch or save it again") from error
+    return total
 
 
 def _named(names: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
+from clipgeom._networks import FLAG, build, integer, number, read_json, require_whole, settings_of, stored
+from clipgeom.encoder.checkpoint import section, weight_files
+from clipgeom.encoder.settings import ATTENTION, TEXT, VISION
 from clipgeom.errors import ConfigError, EncoderError, ShapeError, first_line
 from clipgeom.miniworld.characters import NewCharacter
 from pti.metrics import zero_shot
@@ -39,6 +42,19 @@ Pictures = NDArray[np.uint8]
 _Preprocess = Callable[[Pictures], Any]  # to a tensor
 _Items = TypeVar("_Items", Pictures, Sequence[str])
 _BATCH = 32
+_DINO = {
+    "dinov2": ("Dinov2Config", "Dinov2Model"),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
+}
+_DINO_SETTINGS = {
+    **{key: value for key, value in VISION.items() if key not in ("intermediate_size", "projection_dim")},
+    "mlp_ratio": integer(1, 64),
+    "qkv_bias": FLAG,
+    "layerscale_value": number(-1e3, 1e3),  # the initial value of what is read
+    "use_swiglu_ffn": FLAG,
+    "use_mask_token": FLAG,
+    "num_register_tokens": integer(0, 1024),
+}
 
 
 @runtime_checkable
@@ -96,13 +112,13 @@ class ClipJudge:
             transformers is not installed.
         """
         with needs_extra("report", "judging pictures by CLIP"):
-            from transformers import AutoTokenizer, CLIPModel
+            from transformers import AutoTokenizer
 
         folder = _fetched(model, revision)
-        network, preprocess = _load(CLIPModel, folder, device)
+        network, preprocess = _clip(folder).to(device), _preprocess(folder)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=network.config, trust_remote_code=False)
+        except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
             raise _unloadable(model, error) from error
         return cls(network, tokenizer, preprocess, name=name)
 
@@ -179,9 +195,10 @@ class DinoJudge:
             transformers is not installed.
         """
         with needs_extra("report", "judging pictures by DINOv2"):
-            from transformers import AutoModel
+            import transformers  # noqa: F401 - missed here
 
-        return cls(*_load(AutoModel, _fetched(model, revision), device), name=name)
+        folder = _fetched(model, revision)
+        return cls(_dino(folder).to(device), _preprocess(folder), name=name)
 
     def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
         """Embeddings of pictures, un-normalised."""
@@ -301,24 +318,90 @@ def _unloadable(model: str | Path, error: Exception) -> EncoderError:
     return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first_line(error)}")
 
 
-def _load(kind: Any, model: Path, device: str) -> tuple[Any, _Preprocess]:
-    import torch
+def _preprocess(folder: Path) -> _Preprocess:
     from transformers import AutoImageProcessor
 
     try:
-        network = kind.from_pretrained(model, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
         # Pillow's resampling everywhere, so that a machine with torchvision measures the same
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            model, backend="pil", trust_remote_code=False
+            folder, backend="pil", trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        raise _unloadable(model, error) from error
+    except Exception as error:  # whatever it raises comes from the settings
+        raise _unloadable(folder, error) from error
 
     def preprocess(pictures: Pictures) -> torch.Tensor:
         pixels: torch.Tensor = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         return pixels
 
-    return network.to(device), preprocess
+    return preprocess
+
+
+def _clip(folder: Path) -> Any:
+    """Build a CLIP with both towers."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    path = folder / "config.json"
+    content = _config_of(path, "clip")
+    known = {**TEXT, "eos_token_id": integer(0, 2**24)}
+    text = settings_of(section(content, "text_config", path), known, path, inside="text_config.")
+    vision = settings_of(section(content, "vision_config", path), VISION, path, inside="vision_config.")
+    width = settings_of(content, {"projection_dim": TEXT["projection_dim"]}, path)
+
+    def make() -> Any:
+        config = CLIPConfig(text_config=text, vision_config=vision, **width)
+        return CLIPModel._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)  # type: ignore[no-untyped-call]
+
+    return build(make, weight_files(folder), path, rename=_without_positions, spare=("logit_scale",))
+
+
+def _dino(folder: Path) -> Any:
+    """Build a DINOv2, with registers or without."""
+    import torch
+    import transformers
+
+    path = folder / "config.json"
+    content = _config_of(path, *_DINO)
+    settings = settings_of(content, _DINO_SETTINGS, path)
+    config_name, model_name = _DINO[content["model_type"]]
+
+    try:
+        config = getattr(transformers, config_name)(**settings)
+        kind = getattr(transformers, model_name)
+        with torch.device("meta"):
+            wanted = sum(parameter.numel() for parameter in kind(config).parameters())
+        if wanted > 2 * (there := stored(weight_files(folder))):  # before anything of that size is allocated
+            raise EncoderError(
+                f"{path} asks for {wanted:,} parameters, the weights have {there:,}; fetch or save the model again"
+            )
+        # transformers knows the names that this architecture has had
+        network, found = kind.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation=ATTENTION,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever it raises comes from the folder's files
+        raise _unloadable(folder, error) from error
+    require_whole(folder, set(found["missing_keys"]) - {"embeddings.mask_token"}, found["unexpected_keys"])
+    return network
+
+
+def _config_of(path: Path, *kinds: str) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("model_type") not in kinds:
+        given = str(content.get("model_type"))[:60]
+        raise EncoderError(f"{path} describes a {given!r} model; expected {' or '.join(kinds)}")
+    return content
+
+
+def _without_positions(key: str) -> str | None:
+    return None if key.endswith("position_ids") else key  # buffers that old versions stored
 
 
 def _plain(pictures: Pictures) -> torch.Tensor:

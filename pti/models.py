@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from clipgeom._extras import needs_extra
+from clipgeom._networks import FLAG, read_json, settings_of
+from clipgeom._networks import optional as nullable
 from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError, EncoderError, first_line
+from pti.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
 
 if TYPE_CHECKING:
     from pti.pivot import Pivot
@@ -152,23 +155,13 @@ def load_model(
         miniworld's weights are missing or damaged.
     """
     with needs_extra("pti", "loading a pipeline"):
-        import diffusers
         import peft  # noqa: F401 - missed here rather than an hour later
 
     folder = _folder(name, revision, variant, root)
     kind = _kind(folder)
     _require_safetensors(folder, kind)
-    optional: dict[str, Any] = {"safety_checker": None, "requires_safety_checker": False} if kind == "sd" else {}
     with needs_extra("pti", "loading a pipeline"):  # its classes are imported lazily
-        pipeline_class = getattr(diffusers, "StableDiffusionPipeline" if kind == "sd" else "StableDiffusionXLPipeline")
-        try:
-            pipeline = pipeline_class.from_pretrained(
-                folder, variant=variant, use_safetensors=True, local_files_only=True, **optional
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error.__cause__, ImportError):
-                raise
-            raise EncoderError(f"{folder} cannot be loaded as a pipeline: {first_line(error)}") from error
+        pipeline = _assemble(folder, kind, variant)
     pipeline.set_progress_bar_config(disable=True)
     prediction = str(pipeline.scheduler.config.get("prediction_type", "epsilon"))
     if prediction not in ("epsilon", "v_prediction"):
@@ -191,6 +184,41 @@ def load_model(
         # not diffusers' own `to`, which warns of what it does
         torch.nn.Module.to(network, dtype=torch.float32).requires_grad_(False).eval()
     return model
+
+
+def _assemble(folder: Path, kind: Literal["sd", "sdxl"], variant: str | None) -> Any:
+    """Put the pipeline together from its parts, each of them checked."""
+    import diffusers
+    from transformers import CLIPTokenizer
+
+    def tokenizer(name: str) -> Any:
+        try:
+            return CLIPTokenizer.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
+            raise EncoderError(f"the tokenizer in {folder / name} cannot be loaded: {first_line(error)}") from error
+
+    def weights(name: str) -> tuple[Path, list[Path]]:
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        return folder / name, weights_of(folder / name, stem, variant)
+
+    parts: dict[str, Any] = {
+        "scheduler": load_scheduler(folder / "scheduler"),
+        "tokenizer": tokenizer("tokenizer"),
+        "text_encoder": load_text_network(*weights("text_encoder"), projected=False),
+        "vae": load_autoencoder(*weights("vae")),
+        "unet": load_unet(*weights("unet")),
+    }
+    if kind == "sd":
+        optional: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return diffusers.StableDiffusionPipeline(**parts, **optional)
+    index = folder / "model_index.json"
+    flags = {"force_zeros_for_empty_prompt": FLAG, "add_watermarker": nullable(FLAG)}
+    return diffusers.StableDiffusionXLPipeline(
+        **parts,
+        text_encoder_2=load_text_network(*weights("text_encoder_2"), projected=True),
+        tokenizer_2=tokenizer("tokenizer_2"),
+        **settings_of(read_json(index), flags, index),
+    )
 
 
 def _folder(name: str, revision: str | None, variant: str | None, root: Path | None) -> Path:

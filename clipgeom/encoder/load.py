@@ -233,7 +233,9 @@ def load_text_encoder(
     core, projection = _tower(files.weights)
     config = core.config
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.tokenizer, use_fast=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            files.tokenizer, config=config, use_fast=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
         raise EncoderError(f"the tokenizer in {files.tokenizer} cannot be loaded: {first_line(error)}") from error
 

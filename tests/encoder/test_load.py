@@ -1,13 +1,14 @@
 import json
 import pickle
 import shutil
+import socket
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipgeom import ConfigError, EncoderError, encode, load_text_encoder
+from clipgeom import ClipGeomError, ConfigError, EncoderError, encode, load_text_encoder
 from clipgeom.encoder import parse_representations
 
 from .towers import make_model, save_pipeline, save_projection, save_tokenizer
@@ -221,3 +222,50 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match="fetching it from the hub failed"):
         load_text_encoder("nobody/clipgeom-no-such-model")
+
+
+ODD = (None, "", -1, 0, 1e30, 2**62, [], {}, "nobody/kernel", True, {"a": [1]})
+
+
+def test_odd_settings_give_the_same_states_or_are_named(tower_folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    folder = copy(tower_folder, tmp_path / "odd")
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    expected = load_text_encoder(folder)
+    ids = torch.arange(12)[None]
+    states = expected.forward(ids, ("penultimate", "projected"))
+    extra = (
+        "attn_implementation",
+        "_attn_implementation",
+        "auto_map",
+        "quantization_config",
+        "use_kernels",
+        "return_dict",
+    )
+    loaded, refused = 0, {}
+    for key in (*config, *extra, "text_config", "kernel_config", "torch_dtype"):
+        for value in ODD:
+            path.write_text(json.dumps({**config, key: value}))
+            try:
+                found = load_text_encoder(folder)
+            except ClipGeomError as error:
+                refused[key, repr(value)] = str(error)
+                continue
+            loaded += 1
+            for name, state in found.forward(ids, ("penultimate", "projected")).items():
+                assert torch.equal(state, states[name]), (key, value)
+    assert loaded > 100
+    assert len(refused) > 80
+    for (key, _), message in refused.items():
+        assert "config.json" in message
+        assert "\n" not in message
+        assert key in message or key in (
+            "model_type",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+        )

@@ -1,10 +1,13 @@
 """Judges against transformers' own outputs, on tiny networks made on the spot."""
 
+import json
+import shutil
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipgeom.errors import ConfigError, EncoderError, ShapeError
 from clipgeom.miniworld.characters import NEW_CHARACTERS
@@ -70,7 +73,7 @@ def test_dinov2_gives_its_class_token(dino_folder):
 
 
 def test_what_is_no_judge_or_no_picture_is_refused(clip_folder, tmp_path):
-    with pytest.raises(EncoderError, match="cannot be loaded"):
+    with pytest.raises(EncoderError, match=r"config\.json cannot be read"):
         ClipJudge.load(tmp_path)
     judge = ClipJudge.load(clip_folder)
     for wrong in (PICTURES[0], PICTURES.astype(np.float32), PICTURES[:0], PICTURES[..., :2]):
@@ -78,6 +81,32 @@ def test_what_is_no_judge_or_no_picture_is_refused(clip_folder, tmp_path):
             judge.embed_pictures(wrong)
     with pytest.raises(ConfigError, match="no texts"):
         judge.embed_texts([])
+
+
+def test_a_judge_that_lacks_tensors_is_refused_by_their_names(clip_folder, dino_folder, tmp_path):
+    for kind, folder, part in ((ClipJudge, clip_folder, "visual_projection"), (DinoJudge, dino_folder, "layernorm")):
+        broken = shutil.copytree(folder, tmp_path / part)
+        tensors = load_file(broken / "model.safetensors")
+        save_file({k: v for k, v in tensors.items() if not k.startswith(part)}, broken / "model.safetensors")
+        with pytest.raises(EncoderError, match=rf"lacks \d tensor\(s\): {part}"):
+            kind.load(broken)
+        config = json.loads((broken / "config.json").read_text())
+        inner = config.get("vision_config", config)
+        inner["hidden_size"] = 2**19
+        (broken / "config.json").write_text(json.dumps(config))
+        with pytest.raises(EncoderError, match=r"config\.json asks for|lacks"):  # and not gigabytes
+            kind.load(broken)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_a_judge_cannot_choose_its_attention(clip_folder, dino_folder, tmp_path, key):
+    for kind, folder in ((ClipJudge, clip_folder), (DinoJudge, dino_folder)):
+        changed = shutil.copytree(folder, tmp_path / kind.__name__)
+        config = json.loads((changed / "config.json").read_text())
+        (changed / "config.json").write_text(json.dumps({**config, key: "nobody/kernel", "quantization_config": {}}))
+        np.testing.assert_array_equal(
+            kind.load(changed).embed_pictures(PICTURES[:2]), kind.load(folder).embed_pictures(PICTURES[:2])
+        )
 
 
 class Colors:

@@ -4,7 +4,6 @@ import doctest
 import math
 import subprocess
 import sys
-import time
 
 import array_api_compat
 import array_api_strict
@@ -446,19 +445,12 @@ def test_aslerp_keeps_both_norms(a, b, c, t, across, along, length):
 # --- the price of the import ---
 
 
-def _seconds(statement):
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", statement], check=True)
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def test_import_is_light():
-    heavy = "{'torch', 'transformers', 'scipy', 'jaxtyping'} & set(sys.modules)"
-    statement = f"import sys; from clipgeom import slerp; assert not {heavy}, {heavy}"
-    assert _seconds(statement) < 3 * _seconds("import numpy")
+    code = "import sys, numpy; before = set(sys.modules); from clipgeom import slerp; print(*set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    added = run.stdout.split()
+    assert not {"torch", "transformers", "scipy", "jaxtyping"} & set(added)
+    assert len(added) < 40
 
 
 def test_use_with_numpy_loads_no_torch():

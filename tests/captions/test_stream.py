@@ -142,7 +142,7 @@ UNBROKEN = st.text(st.characters(codec="utf-8", exclude_characters="\n\x00"))
 @given(
     lines=st.lists(UNBROKEN, min_size=1), mark=st.booleans(), end=st.sampled_from(["\n", "\r\n"]), last=st.booleans()
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_text_lines_come_back(lines: list[str], mark: bool, end: str, last: bool, tmp_path: Path) -> None:
     lines[0] = lines[0].removeprefix("\ufeff")
     path = tmp_path / "captions.txt"

@@ -176,7 +176,7 @@ def structure(tokens):
         yield from (child.type for child in token.children or () if child.type not in ("text", "code_inline"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(text=NASTY)
 def test_no_text_has_markup_in_the_card(folder, text):
     written = card(folder, text)

@@ -15,7 +15,14 @@ import clipgeom
 from clipgeom._files import check_output_file, resolved, workspace
 from clipgeom._progress import Progress
 from clipgeom._text import printable
-from clipgeom.embeddings import check_embeddings_path, load_embeddings, save_embeddings
+from clipgeom.embeddings import (
+    check_embeddings_path,
+    embeddings_label,
+    embeddings_metadata,
+    load_embeddings,
+    save_embeddings,
+)
+from clipgeom.errors import ConfigError
 from clipgeom.groups import consecutive, grouping_note
 from clipgeom.options import (
     OUTPUT_PANEL,
@@ -81,7 +88,9 @@ def _report(
 
     target = check_output_folder(out)
     if embeddings is not None:
-        name, place = labels(context, options)
+        name, place = labels(context, options, embeddings)
+        if image_embeddings is not None and embeddings_label(image_embeddings) is not None:
+            raise ConfigError(f"--image-embeddings {image_embeddings} names vectors of captions, not of images")
         measured = measure_embeddings(
             load_embeddings(embeddings, unit=name == "normalized"),
             source=embeddings,
@@ -97,7 +106,7 @@ def _report(
     else:
         refuse(context, ("image_embeddings",), "needs --embeddings, the texts to compare with")
         with Progress("encoded", "captions") as progress:
-            inputs = options.load(progress)
+            inputs = options.load(context, progress)
             with workspace(target) as folder:
                 measured = measure_captions(
                     inputs.encoder,
@@ -115,6 +124,8 @@ def _report(
                     images=inputs.images,
                 )
     write_report(measured, target)
+    provenance = measured.report["provenance"]
+    _print_inputs(provenance["model"], provenance["captions"], provenance.get("embeddings"))
     _summarize(measured.report)
     _note(report_grouping(measured.report))
     print(f"report: {out / 'report.html'}")
@@ -138,23 +149,26 @@ def _check(
 
     target = check_output_file(out, _is_certificate, maker="clipgeom check")
     if embeddings is not None:
-        name, place = labels(context, options)
+        name, place = labels(context, options, embeddings)
         vectors = load_embeddings(embeddings, unit=name == "normalized")
         size, source = options.group_size, None
         groups = None if size is None else consecutive(vectors.n, size)
         checks = [(name, str(place), check_centering(vectors, groups=groups, seed=options.seed))]
+        about = embeddings_metadata(embeddings)
         certificate = Certificate.of(
             checks,
-            encoder_fingerprint=None,
-            captions_sha256=None,
+            encoder_fingerprint=about.get("fingerprint"),
+            captions_sha256=about.get("captions_sha256"),
             seed=options.seed,
+            model=about.get("model"),
+            captions=about.get("captions"),
             groups=None if size is None else f"each {size} consecutive vectors",
         )
     else:
         from clipgeom.report.build import check_captions
 
         with Progress("encoded", "captions") as progress:
-            inputs = options.load(progress)
+            inputs = options.load(context, progress)
             with workspace(target) as folder:
                 checks = check_captions(
                     inputs.encoder,
@@ -178,6 +192,7 @@ def _check(
         )
         source = inputs.captions.source
     certificate.save(target)
+    _print_inputs(certificate.model, certificate.captions, embeddings)
     for entry in certificate.entries:
         print(f"{entry.representation} at {entry.position} (n = {entry.n}): {entry.figures['verdict']}")
         for mode, on in entry.figures["on_shell"].items():
@@ -193,6 +208,7 @@ def _check(
 @app.command("encode")
 @takes_encoding_options
 def _encode(
+    context: typer.Context,
     options: EncodingOptions,
     out: Annotated[
         Path, typer.Option(help="File: .npz, .safetensors, .parquet or .npy.", rich_help_panel=OUTPUT_PANEL)
@@ -215,7 +231,7 @@ def _encode(
 
     check_embeddings_path(out, overwrite=overwrite)
     with Progress("encoded", "captions") as progress:
-        inputs = options.load(progress)
+        inputs = options.load(context, progress)
         matrices = len(inputs.representations) * len(inputs.positions)
         check_embeddings_path(out, matrices=matrices, overwrite=overwrite)
         with (
@@ -244,6 +260,7 @@ def _encode(
         "captions_sha256": inputs.captions.counts.sha256,
     }
     save_embeddings(out, arrays, metadata=metadata)
+    _print_inputs(inputs.encoder.name, inputs.captions.source)
     for name, array in arrays.items():
         if array.ndim == 2:
             print(f"{name}: {array.shape[0]} vectors of dimension {array.shape[1]}")
@@ -259,7 +276,8 @@ def _compare(
     """Put two reports side by side on one page."""
     from clipgeom.report.compare import write_comparison
 
-    write_comparison(first, second, out)
+    provenances = write_comparison(first, second, out)
+    print("; ".join(f"{letter}: {_inputs(**about)}" for letter, about in zip("AB", provenances, strict=True)))
     print(f"comparison: {out}")
 
 
@@ -315,6 +333,17 @@ def _command() -> str:
 def _note(sentence: str) -> None:
     if sentence:
         print(sentence)
+
+
+def _inputs(model: str | None, captions: str | None, embeddings: str | None = None) -> str:
+    """Name what was measured: model and captions, or the file with vectors."""
+    parts = [f"vectors {embeddings}"] if embeddings is not None else []
+    parts += [f"model {model or 'unknown'}", f"captions {captions or 'unknown'}"]
+    return printable(", ".join(parts))
+
+
+def _print_inputs(model: str | None, captions: str | None, embeddings: str | None = None) -> None:
+    print(_inputs(model, captions, embeddings))
 
 
 def _summarize(report: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,10 +19,12 @@ from clipgeom._safetensors import save_tensors
 from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
 from clipgeom.vectors import ArrayVectors, FileVectors, Vectors
 
-__all__ = ["check_embeddings_path", "load_embeddings", "save_embeddings"]
+__all__ = ["check_embeddings_path", "embeddings_label", "embeddings_metadata", "load_embeddings", "save_embeddings"]
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _SEPARATOR = "::"
+_LABEL = re.compile(r"(token|penultimate|prenorm|hidden|projected|normalized)\.(eos|(?:padded:)?\d+)", re.ASCII)
+_TOKEN = re.compile(r"\[:, ?(\d+)\]", re.ASCII)  # one index of the second axis
 _SCHEMA = "clipgeom.embeddings/1"
 _OVERWRITE = "choose another --out, or add --overwrite"
 _ONE_MATRIX = (
@@ -38,7 +41,7 @@ def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
     ----------
     source : str or Path
         ``FILE`` or ``FILE::KEY``, where KEY names one of several arrays (.npz, .safetensors), a column of lists
-        (.parquet), or the index of a matrix in a stack of shape (k, n, d) (.npy).
+        (.parquet), or, in a .npy file of three axes, one matrix: ``5`` for the first axis, ``[:, 5]`` for the second.
     unit : bool
         The vectors are said to be of unit length: check it.
 
@@ -118,25 +121,67 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
             raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
 
 
-def _saved_here(path: Path, suffix: str) -> bool:
-    """Whether `save_embeddings` wrote an existing file; unknown for .npy, which has no place for metadata."""
+def embeddings_label(source: str | Path) -> tuple[str, str] | None:
+    """Return representation and position of vectors whose name gives them, such as hidden.5; None for other names."""
+    path, key = _split(source)
+    if key is None and path.suffix in SUFFIXES and path.is_file():
+        key = _only_name(path)
+    match = _LABEL.fullmatch(key or "")
+    return None if match is None else (match[1], match[2])
+
+
+def embeddings_metadata(source: str | Path) -> dict[str, str]:
+    """Return model, fingerprint, captions and captions_sha256 of vectors that `clipgeom encode` wrote, else nothing."""
+    path, _ = _split(source)
+    return _metadata(path, path.suffix) if embeddings_label(source) and _saved_here(path, path.suffix) else {}
+
+
+def _only_name(path: Path) -> str | None:
+    """Return the name of the only array in a file that can be read, None for .npy."""
     from safetensors import SafetensorError, safe_open
 
-    schema: object = None
+    names: list[str] = []
+    try:
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                names = [name.removesuffix(".npy") for name in archive.namelist()]
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="np") as file:
+                names = list(file.keys())
+        elif path.suffix == ".parquet":
+            with needs_extra("report", "reading parquet"):
+                import pyarrow.parquet as pq
+            names = [name for name in pq.read_schema(path).names if not name.endswith(".captions")]
+    except (SafetensorError, OSError, ValueError, zipfile.BadZipFile):
+        return None  # reading the vectors then explains the damage
+    return names[0] if len(names) == 1 else None
+
+
+def _saved_here(path: Path, suffix: str) -> bool:
+    """Whether `save_embeddings` wrote an existing file; unknown for .npy, which has no place for metadata."""
+    return _metadata(path, suffix).get("schema", "").startswith("clipgeom.embeddings/")
+
+
+def _metadata(path: Path, suffix: str) -> dict[str, str]:
+    """Return the metadata that a file carries, as text; nothing for .npy and for what cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    found: object = None
     try:
         if suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                schema = json.loads(archive.comment)["schema"]
+                found = json.loads(archive.comment)
         elif suffix == ".safetensors":
             with safe_open(path, framework="np") as file:
-                schema = (file.metadata() or {}).get("schema")
+                found = file.metadata()
         elif suffix == ".parquet":
-            with needs_extra("report", "writing parquet"):
+            with needs_extra("report", "reading parquet"):
                 import pyarrow.parquet as pq
-            schema = (pq.read_schema(path).metadata or {}).get(b"schema", b"").decode(errors="replace")
+            pairs = (pq.read_schema(path).metadata or {}).items()
+            found = {key.decode(errors="replace"): value.decode(errors="replace") for key, value in pairs}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, RecursionError):
-        return False
-    return str(schema).startswith("clipgeom.embeddings/")
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
 
 
 def _split(source: str | Path) -> tuple[Path, str | None]:
@@ -156,10 +201,15 @@ def _npy(path: Path, key: str | None) -> Vectors:
     if not isinstance(array, np.memmap):
         raise DomainError(f"{path} {_NOT_PLAIN}")
     if array.ndim == 3:
-        if key is None or not key.isdigit() or int(key) >= len(array):
+        token = _TOKEN.fullmatch(key or "")
+        if token is not None and int(token[1]) < array.shape[1]:
+            return _matrix(np.array(array[:, int(token[1])]), path)
+        if key is None or not (key.isascii() and key.isdigit()) or int(key) >= len(array):
+            first, second, _ = array.shape
             raise ShapeError(
-                f"{path} has shape {array.shape}, a stack of {len(array)} sets; "
-                f"choose one by its index: {path}{_SEPARATOR}0 … {path}{_SEPARATOR}{len(array) - 1}"
+                f"{path} has shape {array.shape}, not (n, d); if the second axis is the token position, choose one of "
+                f"0 to {second - 1}, such as '{path}{_SEPARATOR}[:, {min(5, second - 1)}]'; if the first axis counts "
+                f"sets of vectors, choose one of 0 to {first - 1}, such as '{path}{_SEPARATOR}0'"
             )
         return _matrix(np.array(array[int(key)]), path)
     if key is not None:

@@ -101,7 +101,12 @@ Cache = Annotated[
 ]
 Positions = Annotated[
     str,
-    typer.Option(help="Token positions: eos, an index, padded:INDEX; with commas.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option(
+        "--positions",
+        "--position",
+        help="Token positions: eos, an index, padded:INDEX; with commas.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
 ]
 Representation = Annotated[
     str | None,
@@ -140,7 +145,7 @@ class EncodingOptions:
     representation: Representation = None
     seed: Seed = 0
 
-    def load(self, progress: Progress) -> Inputs:
+    def load(self, context: typer.Context, progress: Progress) -> Inputs:
         """Check every option that can be checked cheaply, then load the encoder.
 
         Raises
@@ -152,6 +157,7 @@ class EncodingOptions:
         from clipgeom.encoder.cache import EmbeddingCache
         from clipgeom.encoder.encode import check_pack_size
 
+        self._require_both(context)
         names = None if self.representation is None else parse_representations(self.representation)
         parse_positions(self.positions)
         stream = open_captions(
@@ -178,6 +184,20 @@ class EncodingOptions:
         positions = parse_positions(self.positions, max_positions=encoder.max_positions)
         cache = EmbeddingCache() if self.cache else None
         return Inputs(encoder, stream, names, positions, cache, self._images())
+
+    def _require_both(self, context: typer.Context) -> None:
+        """Refuse a model without captions and the reverse: the defaults of both belong together."""
+        for name, value, other, example in (
+            (
+                "model",
+                self.model,
+                "captions",
+                "FILE, or --captions miniworld for the captions of the bundled toy world",
+            ),
+            ("captions", self.captions, "model", "DIRECTORY, or --model miniworld for the bundled toy encoder"),
+        ):
+            if value != "miniworld" and not _given(context, other):
+                raise ConfigError(f"--{name} {value} needs --{other}: add --{other} {example}")
 
     def _images(self) -> ImageEmbedder | None:
         """The pictures of the captions, where both are the embedded world's."""
@@ -224,36 +244,56 @@ def takes_encoding_options(command: Callable[..., None]) -> Callable[..., None]:
     return gathering
 
 
-def labels(context: typer.Context, options: EncodingOptions) -> tuple[str, Position]:
-    """What vectors from a file are said to be: one representation, one position (EOS unless said otherwise).
+def labels(context: typer.Context, options: EncodingOptions, embeddings: str) -> tuple[str, Position]:
+    """Read the representation and position of vectors in a file from their name, else from the options.
 
     Raises
     ------
     ConfigError
-        None or several are named, or an option is given that applies to captions.
+        Neither gives them, they contradict each other, the options name several, or an option is given that applies to
+        captions.
     """
+    from clipgeom.embeddings import embeddings_label
     from clipgeom.encoder import parse_positions, parse_representations
 
     about_vectors = ("positions", "representation", "seed", "group_size")
     about_captions = [f.name for f in fields(EncodingOptions) if f.name not in about_vectors]
     refuse(context, (*about_captions, "padded"), "applies to captions, not to --embeddings")
-    if options.representation is None:
-        raise ConfigError("say what the vectors are with --representation, such as projected, normalized or hidden")
     if options.group_size is not None and options.group_size < 1:
         raise ConfigError(f"--group-size must be at least 1, not {options.group_size}")
-    names = parse_representations(options.representation)
-    if len(names) != 1:
-        raise ConfigError(f"--embeddings holds one representation, --representation names {len(names)}")
-    given = context.get_parameter_source("positions")
-    places = parse_positions("eos" if given is None or given.name == "DEFAULT" else options.positions)
-    if len(places) != 1:
-        raise ConfigError(f"--embeddings holds one position, --positions names {len(places)}")
-    return names[0], places[0]
+    named = embeddings_label(embeddings)
+    names = None if options.representation is None else parse_representations(options.representation)
+    places = parse_positions(options.positions) if _given(context, "positions") else None
+    for option, noun, values, value in (
+        ("--representation", "representation", names, named and named[0]),
+        ("--positions", "position", places, named and named[1]),
+    ):
+        if values is None and value is None:
+            example = (
+                "hidden, projected or normalized" if noun == "representation" else "eos, or the index of the token"
+            )
+            raise ConfigError(
+                f"the name of the vectors {embeddings} does not give their {noun}: add {option} {example}"
+            )
+        if values is not None and len(values) != 1:
+            raise ConfigError(f"--embeddings has one {noun}, {option} names {len(values)}")
+        if values is not None and value is not None and str(values[0]) != value:
+            raise ConfigError(
+                f"{embeddings} has the {noun} {value} by its name, {option} is {values[0]}; leave {option} out, or "
+                "choose another array"
+            )
+    representation = names[0] if names else named[0] if named else ""
+    place = places[0] if places else parse_positions(named[1] if named else "eos")[0]
+    return representation, place
 
 
 def refuse(context: typer.Context, options: tuple[str, ...], reason: str) -> None:
-    """Options that were given but have nothing to act on are an error, not ignored."""
+    """Refuse options that were given but have nothing to act on."""
     for name in options:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
+        if _given(context, name):
             raise ConfigError(f"--{name.replace('_', '-')} {reason}")
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

@@ -113,7 +113,17 @@ def test_texts_against_images(run, tmp_path):
     np.save(tmp_path / "t.npy", rng.normal(size=(60, 8)) + 1)
     np.save(tmp_path / "i.npy", rng.normal(size=(50, 8)) - 1)
     code, _, _ = run(
-        "report", "--embeddings", "t.npy", "--image-embeddings", "i.npy", "--representation", "projected", "--out", "r"
+        "report",
+        "--embeddings",
+        "t.npy",
+        "--image-embeddings",
+        "i.npy",
+        "--representation",
+        "projected",
+        "--positions",
+        "eos",
+        "--out",
+        "r",
     )
     assert code == 0
     modality = json.loads((tmp_path / "r" / "report.json").read_text())["modality"]
@@ -141,7 +151,7 @@ def bad_inputs(tmp_path, model):
         (tmp_path / "pickled" / file).write_bytes((model / file).read_bytes())
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
     base = ["report", "--model", model, "--captions"]
-    vectors = ["report", "--representation", "projected", "--embeddings"]
+    vectors = ["report", "--representation", "projected", "--positions", "eos", "--embeddings"]
     return [
         ("missing file", [*base, "absent.txt"], "no file absent.txt"),
         ("empty set", [*base, "empty.txt"], "holds no captions"),
@@ -224,7 +234,7 @@ def test_encode_keeps_a_file_that_it_did_not_make(run, tmp_path, model):
         assert run(*command, "--out", name, "--overwrite")[0] == 0
     assert run(*command, "--out", "notes.npz")[0] == 0  # now it is one of its own
     assert run(*command, "--out", "v.npy")[0] == 2  # such a file says nothing about who made it
-    code, _, err = run("encode", "--captions", path, "--out", "w.npy")
+    code, _, err = run("encode", "--model", "miniworld", "--captions", path, "--out", "w.npy")
     assert (code, "one matrix, not 4" in err) == (2, True)
     assert not (tmp_path / "w.npy").exists()
 
@@ -272,7 +282,7 @@ def test_a_folder_that_vanishes_during_the_work_is_one_line(run, tmp_path, model
 
 def test_control_characters_in_names_do_not_reach_the_terminal(run, tmp_path):
     for name in ("\x1b]0;owned\x07.txt", "\x9b31m.txt", "a\u202etxt.exe"):
-        code, _, err = run("report", "--captions", name)
+        code, _, err = run("report", "--model", "miniworld", "--captions", name)
         assert code == 2
         assert not set(err) & set("\x1b\x07\x9b\u202e")
         assert err.count("\n") == 1
@@ -292,7 +302,7 @@ def test_the_command_in_a_fresh_process(tmp_path):
         [sys.executable, "-m", "clipgeom", "--version"], capture_output=True, text=True, check=True
     )
     assert version.stdout.startswith("clipgeom ")
-    command = [sys.executable, "-m", "clipgeom", "report", "--model", "absent/"]
+    command = [sys.executable, "-m", "clipgeom", "report", "--model", "absent/", "--captions", "miniworld"]
     wrong = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
@@ -304,3 +314,81 @@ def test_importing_the_package_loads_neither_torch_nor_transformers():
         "heavy = {'torch', 'transformers', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["report", "check", "encode"])
+def test_a_model_needs_captions_and_captions_need_a_model(run, tmp_path, name):
+    out = ["--out", "v.npz"]
+    code, stdout, err = run(name, "--model", "m", *out)
+    assert (code, stdout) == (2, "")
+    assert err.startswith("clipgeom: --model m needs --captions: add --captions FILE, or --captions miniworld")
+    code, stdout, err = run(name, "--captions", "c.txt", *out)
+    assert (code, stdout) == (2, "")
+    assert err.startswith("clipgeom: --captions c.txt needs --model: add --model DIRECTORY, or --model miniworld")
+    assert list(tmp_path.iterdir()) == []
+    write_captions(tmp_path / "c.txt")
+    options = ["--representation", "hidden", "--positions", "eos", "--no-cache"]
+    code, stdout, err = run(name, "--captions", "c.txt", "--model", "miniworld", *options, *out)
+    assert code == 0, err
+    assert stdout.splitlines()[0] == "model miniworld, captions c.txt"
+
+
+def test_the_miniworld_is_measured_by_another_model_when_asked(run, tmp_path, model):
+    options = ["--representation", "hidden", "--positions", "eos", "--limit", 40, "--no-cache"]
+    code, out, err = run("encode", "--model", model, "--captions", "miniworld", *options, "--out", "v.npz")
+    assert code == 0, err
+    assert out.splitlines()[0] == f"model {model}, captions miniworld"
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_vectors_have_the_position_and_provenance_of_their_name(run, tmp_path, model, suffix):
+    from clipgeom.centering import Certificate
+
+    path, file = write_captions(tmp_path / "c.txt", 80), f"v.{suffix}"
+    about = ["--model", model, "--captions", path]
+    assert run("encode", *about, "--representation", "hidden", "--out", file)[0] == 0
+    assert run("check", *about, "--representation", "hidden", "--positions", "5", "--out", "own")[0] == 0
+    code, out, err = run("check", "--embeddings", f"{file}::hidden.5", "--out", "given")
+    assert code == 0, err
+    assert out.splitlines()[0] == f"vectors {file}::hidden.5, model {model}, captions {path}"
+    own, given = (Certificate.load(name) for name in ("own", "given"))
+    assert [(e.representation, e.position) for e in given.entries] == [("hidden", "5")]
+    assert given.encoder_fingerprint == own.encoder_fingerprint is not None
+    assert given.captions_sha256 == own.captions_sha256 is not None
+    assert (given.model, given.captions) == (own.model, own.captions)
+    np.testing.assert_array_equal(given.entries[0].center, own.entries[0].center)
+    code, _, err = run("report", "--embeddings", f"{file}::hidden.5", "--no-check", "--out", "r")
+    assert code == 0, err
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["statistics"][0]["position"] == "5"
+    assert report["provenance"]["fingerprint"] == own.encoder_fingerprint
+    assert "hidden.5" in load_file(tmp_path / "r" / "centers.safetensors")
+    assert f"vectors from {file}::hidden.5" in (tmp_path / "r" / "report.html").read_text()
+    code, out, _ = run("compare", "r", "r", "--out", "c.html")
+    one = f"vectors {file}::hidden.5, model {model}, captions {path}"
+    assert out.splitlines()[0] == f"A: {one}; B: {one}"
+    for wrong, message in (
+        (["--positions", "eos"], "has the position 5 by its name, --positions is eos"),
+        (["--representation", "projected"], "has the representation hidden by its name"),
+        (["--positions", "5,6"], "has one position, --positions names 2"),
+        (["--image-embeddings", f"{file}::hidden.eos"], "names vectors of captions, not of images"),
+    ):
+        code, _, err = run("report", "--embeddings", f"{file}::hidden.5", *wrong, "--out", "x")
+        assert code == 2
+        assert message in err
+
+
+def test_vectors_without_such_a_name_need_both_labels(run, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 8)))
+    for given, missing in (
+        ([], "representation: add --representation"),
+        (["--representation", "hidden"], "position: add --positions"),
+        (["--positions", "eos"], "representation: add --representation"),
+    ):
+        code, _, err = run("check", "--embeddings", "x.npy", *given)
+        assert code == 2
+        assert f"the name of the vectors x.npy does not give their {missing}" in err
+    code, out, _ = run("check", "--embeddings", "x.npy", "--representation", "hidden", "--position", "7")
+    assert code == 0
+    assert out.splitlines()[0] == "vectors x.npy, model unknown, captions unknown"
+    assert out.splitlines()[1].startswith("hidden at 7 (n = 60)")

@@ -41,10 +41,21 @@ def test_one_of_a_stack_is_chosen_by_its_index(tmp_path, rows):
     path = tmp_path / "stack.npy"
     np.save(path, np.stack([rows, rows + 1]))
     np.testing.assert_array_equal(whole(load_embeddings(f"{path}::1")), (rows + 1).astype(float))
-    with pytest.raises(ShapeError, match="a stack of 2 sets"):
+    for wrong in (path, f"{path}::2", f"{path}::\u00b2", f"{path}::[:, 30]"):
+        with pytest.raises(ShapeError, match="one of 0 to 1, such as"):
+            load_embeddings(wrong)
+
+
+def test_a_token_position_is_one_index_of_the_second_axis(tmp_path):
+    path = tmp_path / "tokens.npy"
+    states = np.random.default_rng(0).normal(size=(30, 77, 4))
+    np.save(path, states)
+    with pytest.raises(ShapeError, match="second axis is the token position") as caught:
         load_embeddings(path)
-    with pytest.raises(ShapeError, match="a stack of 2 sets"):
-        load_embeddings(f"{path}::2")
+    advice = f"{path}::[:, 5]"
+    assert f"'{advice}'" in str(caught.value)
+    np.testing.assert_array_equal(whole(load_embeddings(advice)), states[:, 5])
+    np.testing.assert_array_equal(whole(load_embeddings(f"{path}::[:,76]")), states[:, 76])
 
 
 @settings(max_examples=25)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import clipgeom
 from clipgeom._progress import Progress, Quiet
 from clipgeom.centering import CenteringCheck, check_centering
+from clipgeom.embeddings import embeddings_metadata
 from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.positions import Position
 from clipgeom.errors import DomainError
@@ -230,19 +231,20 @@ def measure_embeddings(
 
         rows.append(_given(images, representation, "image", seed, check, groups if images.n == vectors.n else None))
         modality = asdict(compare_modalities(_whole(images), _whole(vectors), groups=groups, seed=seed))
+    about = embeddings_metadata(source)
     report = _report(
         provenance={
-            "model": None,
+            "model": about.get("model"),
             "revision": None,
-            "fingerprint": None,
+            "fingerprint": about.get("fingerprint"),
             "dtype": None,
             "device": None,
-            "captions": None,
+            "captions": about.get("captions"),
             "embeddings": str(source),
             "embeddings_sha256": _vectors_digest(vectors),
             "image_embeddings": None if images is None else str(image_source),
             "image_embeddings_sha256": None if images is None else _vectors_digest(images),
-            "captions_sha256": None,
+            "captions_sha256": about.get("captions_sha256"),
             "group_size": group_size,
             "seed": seed,
             "command": command,

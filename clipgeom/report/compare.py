@@ -126,7 +126,7 @@ def compare_reports(first: dict[str, Any], second: dict[str, Any]) -> Comparison
     )
 
 
-def write_comparison(first: Path, second: Path, out: Path) -> None:
+def write_comparison(first: Path, second: Path, out: Path) -> list[dict[str, str | None]]:
     """Write one self-contained HTML file that shows two report folders side by side.
 
     Parameters
@@ -135,6 +135,11 @@ def write_comparison(first: Path, second: Path, out: Path) -> None:
         Report folders.
     out : Path
         The file to write, ending in .html; an earlier comparison there is replaced.
+
+    Returns
+    -------
+    list of dict
+        Model, captions and embeddings of each report.
 
     Raises
     ------
@@ -168,6 +173,7 @@ def write_comparison(first: Path, second: Path, out: Path) -> None:
         pictures=_pictures(comparison),
     )
     write_whole(target, text.encode("utf-8", errors="replace"))
+    return [{key: report["provenance"].get(key) for key in ("model", "captions", "embeddings")} for report in reports]
 
 
 def _is_comparison(path: Path) -> bool:

@@ -113,7 +113,10 @@ def report_subtitle(report: dict[str, Any]) -> list[str]:
     elif modality is not None:
         parts.append(f"{modality['n_texts_given']:,} texts and {modality['n_images_given']:,} images")
     else:
-        parts.append(f"{rows[0]['n']:,} vectors" if rows else "no vectors")
+        given = f" from {_short(provenance['embeddings'])}" if provenance.get("embeddings") else ""
+        parts.append((f"{rows[0]['n']:,} vectors" if rows else "no vectors") + given)
+    if captions is None and provenance.get("captions"):
+        parts.append(f"captions {_short(str(provenance['captions']))}")
     parts.append(f"{len(rows)} rows" if len(rows) != 1 else "1 row")
     parts.append(_day(provenance["created"]))
     return parts

@@ -183,14 +183,16 @@ def test_the_command_prints_a_verdict_and_writes_the_same_bytes_again(run, tmp_p
 
 def test_too_few_is_a_verdict_and_not_a_failure(run, tmp_path):
     np.save(tmp_path / "x.npy", populations.shell(40, 0, d=8))
-    code, out, _ = run("check", "--embeddings", "x.npy", "--representation", "projected")
+    code, out, _ = run("check", "--embeddings", "x.npy", "--representation", "projected", "--positions", "eos")
     assert code == 0
     assert "No verdict: 40 distinct vectors are too few" in out
 
 
 def test_another_file_is_never_replaced(run, tmp_path):
     np.save(tmp_path / "x.npy", populations.shell(100, 0, d=8))
-    code, _, err = run("check", "--embeddings", "x.npy", "--representation", "projected", "--out", "x.npy")
+    code, _, err = run(
+        "check", "--embeddings", "x.npy", "--representation", "projected", "--positions", "eos", "--out", "x.npy"
+    )
     assert code == 2
     assert "was not made by `clipgeom check`" in err
     assert np.load(tmp_path / "x.npy").shape == (100, 8)

@@ -264,6 +264,8 @@ def labels(context: typer.Context, options: EncodingOptions, embeddings: str) ->
     named = embeddings_label(embeddings)
     names = None if options.representation is None else parse_representations(options.representation)
     places = parse_positions(options.positions) if _given(context, "positions") else None
+    if places is None and named is None and names in (("projected",), ("normalized",)):
+        places = parse_positions("eos")  # a model projects one state of a text, that at EOS
     for option, noun, values, value in (
         ("--representation", "representation", names, named and named[0]),
         ("--positions", "position", places, named and named[1]),

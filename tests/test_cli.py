@@ -378,7 +378,7 @@ def test_vectors_have_the_position_and_provenance_of_their_name(run, tmp_path, m
         assert message in err
 
 
-def test_vectors_without_such_a_name_need_both_labels(run, tmp_path):
+def test_vectors_without_such_a_name_need_their_labels(run, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 8)))
     for given, missing in (
         ([], "representation: add --representation"),
@@ -392,3 +392,6 @@ def test_vectors_without_such_a_name_need_both_labels(run, tmp_path):
     assert code == 0
     assert out.splitlines()[0] == "vectors x.npy, model unknown, captions unknown"
     assert out.splitlines()[1].startswith("hidden at 7 (n = 60)")
+    code, out, _ = run("check", "--embeddings", "x.npy", "--representation", "projected", "--out", "p.safetensors")
+    assert code == 0
+    assert out.splitlines()[1].startswith("projected at eos (n = 60)")  # the one state that a model projects

@@ -8,6 +8,7 @@ import sys
 from clipgeom._extras import needs_extra
 from clipgeom._files import explain
 from clipgeom._text import one_line
+from clipgeom._threads import limit_libraries
 from clipgeom.errors import ClipGeomError
 
 __all__ = ["main"]
@@ -15,6 +16,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that the process's arguments name."""
+    limit_libraries()
     try:
         with needs_extra("report", "the command line"):
             from clipgeom.commands import app

@@ -21,6 +21,7 @@ import torch
 
 from clipgeom._files import replacing
 from clipgeom._progress import Quiet
+from clipgeom._threads import available_cpus
 from clipgeom.errors import ClipGeomError, ConfigError
 from pti import checkpoint
 from pti._quiet import silence
@@ -102,8 +103,7 @@ class _Clock(Quiet):
 
 def set_up(jobs: int) -> None:
     """Prepare a process that is one of several: its share of the processors, and no bars."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, there // jobs))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cpus()) // jobs))
     silence()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._repr import short_repr
+from clipgeom._threads import run_in_threads, single_threaded_blas
 from clipgeom.centering.design import PairedRates, halves, paired_replicates
 from clipgeom.centering.judging import CENTERED_MODES, MODES, TIMES, Judged
 from clipgeom.centering.shells import TOLERANCE
@@ -174,7 +176,9 @@ def check_centering(
     reason = _undecidable(known, n_distinct, codes)
     if reason:
         return _undecided(known, n_distinct, seed, tolerance, reason)
-    parts = [Judged.of(x, fold, tolerance, codes) for fold in halves(len(x), rng, codes)]
+    folds = halves(len(x), rng, codes)
+    with single_threaded_blas():
+        parts = run_in_threads([partial(Judged.of, x, fold, tolerance, codes) for fold in folds])
     return _verdict(known, n_distinct, len(x), seed, tolerance, parts)
 
 

@@ -1,0 +1,136 @@
+"""CPUs that a process may use, and threads that do not wait for each other.
+
+Threads of a library (OpenMP in torch, OpenBLAS in numpy and scipy) meet after every small operation and spin while they
+wait. Beside other busy processes each meeting costs a time slice of the scheduler, and a command takes ten times as
+long as with one thread. Two rules follow: the commands use no more threads than there are free CPUs, and independent
+parts of the statistics run in threads of their own, with one library thread each.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+__all__ = ["available_cpus", "free_cpus", "limit_libraries", "run_in_threads", "single_threaded_blas"]
+
+T = TypeVar("T")
+
+# variables by which a user sets the threads of torch, oneDNN, OpenBLAS and MKL
+SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SAMPLES, _PAUSE = 20, 0.005  # readings of the number of running tasks, and the seconds between them
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """Count the CPUs that this process may use: its affinity and the CPU quota of its cgroup; at least 1.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are mounted.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([float(count), *_quotas(root)])))
+
+
+def free_cpus(root: Path = Path("/")) -> int:
+    """Count the CPUs of `available_cpus` that no other process computes on at the moment; at least 1.
+
+    Takes a tenth of a second. Where the system does not list running tasks, all available CPUs count as free.
+    """
+    available = available_cpus(root)
+    if available == 1:
+        return 1
+    running = []
+    for _ in range(_SAMPLES):
+        try:
+            tasks = (root / "proc/loadavg").read_text().split()[3]  # running/all, this task among them
+            running.append(int(tasks.split("/")[0]) - 1)
+        except (OSError, IndexError, ValueError):
+            return available
+        time.sleep(_PAUSE)
+    busy = round(sum(running) / len(running))
+    return max(1, min(available, (os.cpu_count() or available) - busy))
+
+
+def limit_libraries(root: Path = Path("/")) -> None:
+    """Let libraries that are loaded from now on use the free CPUs only, here and in child processes.
+
+    For commands, before torch and numpy are imported. A thread count that the user has set stays.
+    """
+    if not any(os.environ.get(name) for name in SETTINGS):
+        os.environ["OMP_NUM_THREADS"] = str(free_cpus(root))
+
+
+def run_in_threads(parts: Sequence[Callable[[], T]]) -> list[T]:
+    """Run functions side by side, at most one a CPU or as many as ``OMP_NUM_THREADS`` allows; results in order."""
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    count = min(len(parts), int(told) if told.isdecimal() and int(told) else available_cpus())
+    if count <= 1:
+        return [part() for part in parts]
+    with ThreadPoolExecutor(count, thread_name_prefix="clipgeom") as pool:
+        return list(pool.map(lambda part: part(), parts))
+
+
+_lock = Lock()
+_users = 0
+_limits: Any = None
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Limit numpy's and scipy's BLAS to one thread; restored when the last of several users leaves."""
+    global _users, _limits
+    import scipy.linalg  # noqa: F401  # loads its BLAS: a library that is loaded later would not be limited
+    from threadpoolctl import threadpool_limits
+
+    with _lock:
+        if _users == 0:
+            _limits = threadpool_limits(1, user_api="blas")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                _limits.restore_original_limits()
+
+
+def _quotas(root: Path) -> list[float]:
+    """CPU quotas of this process's cgroup and those above it, in CPUs."""
+    found = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / ("" if not controllers else "cpu")
+        own = mounted / path.lstrip("/")
+        # a container may see its own group as the root of the mount
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(mounted):
+                break
+            found += _quota(folder)
+    return found
+
+
+def _quota(folder: Path) -> list[float]:
+    """The quota of one cgroup, of version 2 or 1; nothing where there is none."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        return [int(quota) / int(period)] if quota not in ("max", "-1") else []
+    except (OSError, ValueError, ZeroDivisionError):
+        return []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipgeom._extras import needs_extra
 from clipgeom._networks import FLAG, build, integer, number, read_json, require_whole, settings_of, stored
 from clipgeom.encoder.checkpoint import section, weight_files
-from clipgeom.encoder.settings import ATTENTION, TEXT, VISION
+from clipgeom.encoder.settings import ATTENTION, IDS, TEXT, VISION
 from clipgeom.errors import ConfigError, EncoderError, ShapeError, first_line
 from clipgeom.miniworld.characters import NewCharacter
 from pti.metrics import zero_shot
@@ -344,7 +344,7 @@ def _clip(folder: Path) -> Any:
     path = folder / "config.json"
     content = _config_of(path, "clip")
     known = {**TEXT, "eos_token_id": integer(0, 2**24)}
-    text = settings_of(section(content, "text_config", path), known, path, inside="text_config.")
+    text = {**IDS} | settings_of(section(content, "text_config", path), known, path, inside="text_config.")
     vision = settings_of(section(content, "vision_config", path), VISION, path, inside="vision_config.")
     width = settings_of(content, {"projection_dim": TEXT["projection_dim"]}, path)
 

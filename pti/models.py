@@ -257,8 +257,8 @@ def _kind(folder: Path) -> Literal["sd", "sdxl"]:
         ) from None
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{index} cannot be read: {error}") from error
-    if name not in _KINDS:
-        raise ConfigError(f"{folder} holds a {name}; Stable Diffusion 1.x, 2.x and XL can be trained")
+    if not isinstance(name, str) or name not in _KINDS:
+        raise ConfigError(f"{folder} holds a {str(name)[:60]}; Stable Diffusion 1.x, 2.x and XL can be trained")
     return _KINDS[name]
 
 

@@ -23,7 +23,7 @@ from clipgeom._networks import (
     read_json,
     settings_of,
 )
-from clipgeom.encoder.settings import ATTENTION, TEXT
+from clipgeom.encoder.settings import ATTENTION, IDS, TEXT
 from clipgeom.errors import EncoderError, first_line
 
 __all__ = ["load_autoencoder", "load_scheduler", "load_text_network", "load_unet", "weights_of"]
@@ -216,7 +216,7 @@ def load_text_network(folder: Path, files: list[Path], *, projected: bool) -> An
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     path = folder / "config.json"
-    settings = settings_of(read_json(path), {**TEXT, "eos_token_id": integer(0, 2**24)}, path)
+    settings = {**IDS} | settings_of(read_json(path), {**TEXT, "eos_token_id": integer(0, 2**24)}, path)
     kind = CLIPTextModelWithProjection if projected else CLIPTextModel
 
     def make() -> torch.nn.Module:

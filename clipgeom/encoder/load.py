@@ -14,7 +14,7 @@ from clipgeom._extras import needs_extra
 from clipgeom._networks import build, settings_of
 from clipgeom._repr import short_repr
 from clipgeom.encoder.checkpoint import find_files, read_config, read_projection, tower_name, weight_files
-from clipgeom.encoder.settings import ATTENTION, TEXT
+from clipgeom.encoder.settings import ATTENTION, IDS, TEXT
 from clipgeom.encoder.tokens import Tokens
 from clipgeom.errors import ConfigError, EncoderError, first_line
 
@@ -315,7 +315,7 @@ def _tower(folder: Path) -> tuple[Any, torch.Tensor | None]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     path = folder / "config.json"
-    settings = settings_of(read_config(folder), TEXT, path)
+    settings = {**IDS} | settings_of(read_config(folder), TEXT, path)
 
     def make() -> torch.nn.Module:
         model = CLIPTextModel._from_config(  # type: ignore[no-untyped-call]

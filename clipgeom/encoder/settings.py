@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from clipgeom._networks import WIDTH, Setting, choice, each, integer, number
 
-__all__ = ["ATTENTION", "TEXT", "VISION"]
+__all__ = ["ATTENTION", "IDS", "TEXT", "VISION"]
 
 ATTENTION = "sdpa"  # never a model's choice: its name may be one of code on the hub
+# only transformers' pooling uses them, which is not used here; its defaults lie outside a small vocabulary
+IDS: Mapping[str, Any] = MappingProxyType({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2})
 
 _TOWER: Mapping[str, Setting] = {
     "hidden_size": WIDTH,
@@ -23,7 +26,7 @@ _TOWER: Mapping[str, Setting] = {
     "layer_norm_eps": number(1e-12, 1e-2),
 }
 TEXT: Mapping[str, Setting] = MappingProxyType(
-    {**_TOWER, "vocab_size": integer(1, 2**24), "max_position_embeddings": integer(2, 2**16)}
+    {**_TOWER, "vocab_size": integer(3, 2**24), "max_position_embeddings": integer(2, 2**16)}
 )
 VISION: Mapping[str, Setting] = MappingProxyType(
     {

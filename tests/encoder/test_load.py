@@ -227,6 +227,12 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
 ODD = (None, "", -1, 0, 1e30, 2**62, [], {}, "nobody/kernel", True, {"a": [1]})
 
 
+def test_loading_prints_nothing(tower_folder, capfd):
+    load_text_encoder(tower_folder)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
 def test_odd_settings_give_the_same_states_or_are_named(tower_folder, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the network was used")

@@ -99,3 +99,11 @@ def test_settings_that_select_code_have_no_effect(copied, sd):
     found, wanted = (load_model(str(path)).encoders[0].network for path in (folder, sd))
     ids = torch.arange(8)[None]
     assert torch.equal(found(ids).last_hidden_state, wanted(ids).last_hidden_state)
+
+
+def test_a_list_as_the_class_of_a_pipeline(copied):
+    folder = copied("sd")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["StableDiffusionPipeline"]}))
+    with pytest.raises(ClipGeomError, match="and XL can be trained"):
+        load_model(str(folder))

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, written whole or not at all, that know what they belong to.
 
-A file holds what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as JSON,
-the step and the settings. Nothing random is in it: what a step draws follows from its number.
+A file contains what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as
+JSON, the step, the settings and a digest of everything. Nothing random is in it: what a step draws follows from its number.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from clipgeom._files import write_whole
+from pti._tensors import packed, unpacked
 from pti.config import differences
 from pti.errors import CheckpointError
 
 __all__ = ["Checkpoint", "latest", "load", "prune", "save"]
 
-SCHEMA = "pti.checkpoint/1"
-_KEY = "pti"
+SCHEMA = "pti.checkpoint/2"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,12 +66,9 @@ def save(
     CheckpointError
         There is no room; earlier checkpoints are as they were.
     """
-    from safetensors.torch import save as to_bytes
-
-    path = folder / f"{stage}-{int(state['step']):07d}.safetensors"
+    path = _path(folder, stage, state)
     header = {"schema": SCHEMA, "stage": stage, "state": dict(state), "belongs": dict(belongs)}
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    content = to_bytes(plain, {_KEY: json.dumps(header, sort_keys=True)})
+    content = packed(tensors, header)
     before = latest(folder, stage)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,22 +98,26 @@ def load(path: Path) -> Checkpoint:
     CheckpointError
         Damaged, or something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        tensors, header = unpacked(path)
         if header["schema"] != SCHEMA:
             raise CheckpointError(f"{path} has the schema {header['schema']!r}, this version reads {SCHEMA!r}")
-        return Checkpoint(path, header["stage"], tensors, header["state"], header["belongs"])
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        found = Checkpoint(path, header["stage"], tensors, header["state"], header["belongs"])
+        if path.name != _path(path.parent, found.stage, found.state).name:
+            raise ValueError(f"it is of step {found.state['step']} of {found.stage}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({error}); delete it to go on from the one before it"
+            f"{path} is damaged, or no checkpoint ({error}); delete it, then the same command goes on from the one "
+            "before it, or begins the stage anew"
         ) from error
+    return found
 
 
 def prune(folder: Path, stage: str, keep: int) -> None:
     """Delete all but the last `keep` checkpoints of a stage."""
     for path in sorted(folder.glob(f"{stage}-*.safetensors"))[:-keep]:
         path.unlink()
+
+
+def _path(folder: Path, stage: str, state: Mapping[str, Any]) -> Path:
+    return folder / f"{stage}-{int(state['step']):07d}.safetensors"

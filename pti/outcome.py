@@ -15,6 +15,7 @@ from clipgeom import Certificate
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ClipGeomError, ConfigError
 from pti import checkpoint
+from pti._lock import locked
 from pti.conditioning import encode
 from pti.dataset import MINIWORLD
 from pti.draws import rng_of
@@ -39,6 +40,7 @@ _CLIP = "openai/clip-vit-large-patch14"
 _LEVELS = 16  # noise levels at which held-out pictures are denoised, spread over the schedule
 
 
+@locked
 def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Progress | None = None) -> Path:
     """Draw the prompts of ``[evaluation]`` with the token and with the class word, and measure; to ``evaluation.json``.
 
@@ -115,6 +117,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     return path
 
 
+@locked
 def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     """Write ``export/``: the embedding, the LoRA in diffusers' and kohya's keys, previews, and the model card.
 

@@ -31,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
 from pti import checkpoint
 from pti._folder import check_run_folder
+from pti._lock import alone
 from pti.averaging import averages_in
 from pti.config import read_config
 from pti.dataset import Pictures, Sample, read_pictures
@@ -98,7 +100,8 @@ def execute(
     Raises
     ------
     ClipGeomError
-        Whatever is wrong with the settings, the model, the pictures, or a checkpoint; a loss that is no number.
+        Whatever is wrong with the settings, the model, the pictures, or a checkpoint; a loss that is no number; another
+        process works in the run folder.
     """
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown:
@@ -107,25 +110,34 @@ def execute(
     folder = Path(config.run.folder)
     check_run_folder(folder)
     _refuse_early(config, stages)
-    if any(stage in stages for stage in TRAINED):
-        if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
-            raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
-        session = Session(config, folder, progress, root)
-        try:
-            if "tune" in stages:
-                session.prepare_tuning()
-            session.open()
-            model = session.invert("invert" in stages)
-            if "tune" in stages:
-                session.tune(model)
-        finally:
-            session.engine.close()
-        if not session.engine.is_main:
+    with ExitStack() as locked:
+        locked.enter_context(alone(folder))
+        if any(stage in stages for stage in TRAINED) and not _train(config, stages, progress, root, locked):
             return folder
-    for stage in ("evaluate", "export"):
-        if stage in stages:
-            _finish_once(stage, folder, progress)
+        for stage in ("evaluate", "export"):
+            if stage in stages:
+                _finish_once(stage, folder, progress)
     return folder
+
+
+def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path | None, locked: ExitStack) -> bool:
+    """Train, with the run folder made and locked once nothing is refused; whether this is the main process."""
+    folder = Path(config.run.folder)
+    if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
+        raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
+    session = Session(config, folder, progress, root)
+    try:
+        if "tune" in stages:
+            session.prepare_tuning()
+        if session.engine.is_main:
+            locked.enter_context(alone(folder, make=True))
+        session.open()
+        model = session.invert("invert" in stages)
+        if "tune" in stages:
+            session.tune(model)
+    finally:
+        session.engine.close()
+    return session.engine.is_main
 
 
 def finish(stage: str, folder: Path, progress: Progress | None = None) -> Path:

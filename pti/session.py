@@ -23,6 +23,7 @@ from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti import checkpoint
 from pti._folder import HEADER
+from pti._tensors import packed, unpacked
 from pti.conditioning import tokenize
 from pti.config import fingerprint, toml_of
 from pti.dataset import Pictures, read_pictures
@@ -48,6 +49,7 @@ __all__ = ["RECORD", "TRAINED", "Session", "prepared", "read_record", "versions"
 
 TRAINED = ("invert", "tune")
 RECORD = "record.json"
+_KEPT = "pti.kept/1"
 _RULINGS = "locality (its rulings)"
 _COLUMNS = 8  # of pictures in previews/focus.png
 
@@ -82,6 +84,7 @@ class Session:
     def open(self) -> None:
         """Make the run folder. Until here nothing is written, so that nothing is left of a run that is refused."""
         if self.engine.is_main:
+            self._refuse_other_settings()  # another process may have trained here since
             self._open_folder()
         self.engine.wait()
         self.engine.start_trackers(self.config.flat())
@@ -188,15 +191,22 @@ class Session:
         self, name: str, stage: str, more: bytes, make: Callable[[], dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
         """Tensors that the main process makes and keeps, for what a stage belongs to and the bytes `more`."""
-        from safetensors.torch import load_file, save
-
         belongs = json.dumps(self._belongs(stage), sort_keys=True).encode()
-        key = hashlib.sha256(belongs + more).hexdigest()
+        header = {"schema": _KEPT, "of": hashlib.sha256(belongs + more).hexdigest()}
         path = self.folder / f"{name}.safetensors"
-        if self.engine.is_main and not (path.exists() and key in load_file(path)):
-            write_whole(path, save({**make(), key: torch.zeros(1)}))
+        if self.engine.is_main:
+            try:
+                tensors, found = unpacked(path)
+                if found == header:
+                    self.engine.wait()
+                    return tensors
+            except FileNotFoundError:
+                pass
+            except ValueError as error:
+                self.progress.note(f"{path} is damaged ({error}); made anew")
+            write_whole(path, packed(make(), header))
         self.engine.wait()
-        return load_file(path)
+        return unpacked(path)[0]
 
     def _resume(self, stage: Inversion | Finetuning) -> checkpoint.Checkpoint | None:
         path = checkpoint.latest(self.checkpoints, stage.stage)
@@ -213,7 +223,9 @@ class Session:
 
     def _cut(self, stage: str, step: int) -> None:
         if self.engine.is_main:
-            self.log.cut(stage, step)
+            damaged = self.log.cut(stage, step)
+            if damaged:
+                self.progress.note(f"{self.log.lines} has {damaged} damaged line(s), which are left out")
 
     def _drive(self, stage: Inversion | Finetuning) -> None:
         """Take the steps of a stage, and keep what has to be kept."""

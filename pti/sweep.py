@@ -31,8 +31,7 @@ import os
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti._folder import check_sweep_folder
+from pti._lock import alone
 from pti._workers import Died, Workers
 from pti.sweep_plan import Point, Sweep
 
@@ -101,14 +101,14 @@ def sweep(
     Raises
     ------
     ConfigError
-        Something is wrong with the plan, the stages or the measure, another sweep is at work in the folder, or a table or
+        Something is wrong with the plan, the stages or the measure, another process works in the folder, or a table or
         plan of something else is there. Nothing has been run then.
     """
     points = plan.points()
     identity = _identity(stages, jobs, measure)
     folder, progress = Path(folder), Quiet() if progress is None else progress
     check_sweep_folder(folder)
-    with _alone(folder):
+    with alone(folder, make=True):
         tasks = [_task(folder, point, identity, measure, root) for point in points]
         _write_plan(folder, plan, points, tasks, identity)
         try:
@@ -253,26 +253,6 @@ def _name(measure: Any) -> str:
     if room == "__main__":  # the same function, whether its module is imported or run
         room = getattr(sys.modules[room].__spec__, "name", room)
     return f"{room}.{kind.__qualname__}"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A crash of the process that holds it releases the lock."""
-    import filelock
-
-    try:
-        (folder / "runs").mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"{folder / 'runs'} is a file, not a folder; give another --out") from None
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ConfigError(f"another sweep is at work in {folder}; wait for it, or take another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write_plan(

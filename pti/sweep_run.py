@@ -24,6 +24,7 @@ from clipgeom._progress import Quiet
 from clipgeom._threads import available_cpus
 from clipgeom.errors import ClipGeomError, ConfigError
 from pti import checkpoint
+from pti._lock import alone
 from pti._quiet import silence
 from pti.metrics_log import MetricsLog
 from pti.run import execute
@@ -133,7 +134,8 @@ def run_once(task: Task) -> str:
     seconds = _seconds_before(task)
     trained = tuple(stage for stage in task.stages if stage in TRAINED)
     try:
-        _bring(task.inversion, task.folder)
+        with alone(task.folder, make=True):
+            _bring(task.inversion, task.folder)
         clock = _Clock()
         execute(task.config, trained, progress=clock, root=task.root)
         _remember(seconds, trained[-1], clock.seconds())

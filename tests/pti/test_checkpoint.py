@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from clipgeom._progress import Quiet
 from pti import checkpoint
 from pti.errors import CheckpointError, TrainingError
 from pti.inversion import Inversion
@@ -60,13 +61,70 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, numb
     assert before.read_bytes() == content
 
 
-def test_damaged_files_are_named(tmp_path):
-    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {})
+def damaged(content):
+    """Each damage of a file, by what it does."""
+    flipped = bytearray(content)
+    flipped[-20] ^= 1
+    yield "a bit of a tensor", bytes(flipped)
+    yield "the state", content.replace(b'\\"step\\": 1', b'\\"step\\": 2')
+    yield "what it belongs to", content.replace(b'\\"x.y\\": 1.5', b'\\"x.y\\": 1.6')
+    yield "a name", content.replace(b'"a":', b'"c":')
+    yield "a shape", content.replace(b"[2,3]", b"[3,2]")
+    yield "a type", content.replace(b'"F32"', b'"I32"')
+    yield "no digest", content.replace(b"sha256", b"sha257")
+    yield "cut", content[:-3]
+    yield "cut in its header", content[:60]
+    yield "empty", b""
+    yield "something else", b"x" * 40
+
+
+def test_damaged_files_are_named(tmp_path, subtests):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {"x.y": 1.5})
     content = path.read_bytes()
-    for damaged in (content[:-3], b"", b"x" * 40):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
-            checkpoint.load(path)
+    for name, damage in damaged(content):
+        with subtests.test(name):
+            assert damage != content
+            path.write_bytes(damage)
+            with pytest.raises(
+                CheckpointError, match=r"tune-0000001.safetensors is damaged, or no checkpoint .*; delete"
+            ):
+                checkpoint.load(path)
+
+
+def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path):
+    one, other = (checkpoint.save(tmp_path, "tune", TENSORS, {"step": step}, {}) for step in (1, 2))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(CheckpointError, match="it is of step 1 of tune"):
+        checkpoint.load(other)
+
+
+def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
+    notes = []
+
+    class Told(Quiet):
+        def note(self, text):
+            notes.append(text)
+
+    settings = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
+    settings += ("prior.weight=0.3", "prior.count=2", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
+    folder = execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
+    kept = {folder / f"{name}.safetensors": b"" for name in ("latents", "focus", "own", "prior")}
+    kept = {path: path.read_bytes() for path in kept}
+    [last] = (folder / "checkpoints").glob("tune-*")
+    expected = last.read_bytes()
+    for damage in (
+        lambda content: content[:-6] + bytes([content[-6] ^ 1]) + content[-5:],
+        lambda content: content[:-3],
+    ):
+        for path, content in kept.items():
+            path.write_bytes(damage(content))
+        for path in (folder / "checkpoints").iterdir():
+            path.unlink()
+        notes.clear()
+        execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"), progress=Told())
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert last.read_bytes() == expected
+        assert all(any(f"{path} is damaged" in note and "made anew" in note for note in notes) for path in kept)
 
 
 def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_path):

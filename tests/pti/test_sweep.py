@@ -270,15 +270,7 @@ def test_two_jobs_find_what_one_does_and_a_killed_process_is_a_failed_run(base, 
     pd.testing.assert_frame_equal(one.loc[:0, same], two.loc[:0, same], check_dtype=False)
 
 
-def test_two_sweeps_at_once_are_refused(base, tmp_path):
-    import filelock
-
-    (tmp_path / "sweep").mkdir()
-    with (
-        filelock.FileLock(tmp_path / "sweep" / ".lock"),
-        pytest.raises(ConfigError, match="another sweep is at work in"),
-    ):
-        sweep(Sweep(base, vary=SEEDS), tmp_path / "sweep")
+def test_a_file_is_no_folder_of_a_sweep(base, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="is a file, not a folder"):
         sweep(Sweep(base, vary=SEEDS), tmp_path / "file")

@@ -16,6 +16,7 @@ from clipgeom.encoder import Wanted, parse_positions
 from clipgeom.encoder.partial import Partial
 from clipgeom.encoder.sealed import read_sealed, write_sealed
 from clipgeom.encoder.store import VectorStore
+from tests.encoder.fuzz_store import fuzz
 
 TEXTS = [f"the cat and {'a dog ' * (i % 7)}on mat {i}" for i in range(300)]
 WANTED = [Wanted(place, ("hidden", "projected")) for place in parse_positions("eos,5")]
@@ -329,3 +330,10 @@ def test_ten_kills_leave_the_same_bytes(tower_folder, tmp_path):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     described = [json.loads((tmp_path / name / "store.json").read_text()) for name in ("whole", "killed")]
     assert described[0] == described[1]
+
+
+def test_no_random_change_gives_other_vectors_or_a_traceback(tower, tmp_path):
+    counts, wrong = fuzz(tmp_path, tower, changes=40, seed=1)
+    assert wrong == []
+    for kind in ("interrupted", "finished"):
+        assert counts[kind, "recomputed with a note"] > 10

@@ -11,6 +11,7 @@ from pti import checkpoint
 from pti.errors import CheckpointError, TrainingError
 from pti.inversion import Inversion
 from pti.run import execute, load_run
+from tests.pti.fuzz_run import fuzz
 from tests.pti.small import configuration, session
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
@@ -204,3 +205,9 @@ def test_moments_and_vectors_are_in_it(sd, tmp_path):
         "losses",
     }
     assert len(kept["losses"]) == 2
+
+
+def test_no_random_change_to_an_interrupted_run_gives_another_result(sd, tmp_path):
+    counts, wrong = fuzz(tmp_path, sd, changes=6, seed=0)
+    assert wrong == []
+    assert counts["refused"] + counts["made anew with a note"] > 3

@@ -34,13 +34,13 @@ from analysis import reading  # noqa: E402
 from clipgeom import Certificate  # noqa: E402
 from clipgeom._progress import Progress  # noqa: E402
 from clipgeom.miniworld import FACTORS, load_clip  # noqa: E402
-from pti._quiet import silence  # noqa: E402
-from pti.conditioning import Conditions, concatenate, encode, tokenize  # noqa: E402
-from pti.gate import CENTERED, Decision, Place, decide  # noqa: E402
-from pti.locality import Route, midpoint, places_of  # noqa: E402
-from pti.models import Model, load_model  # noqa: E402
-from pti.sampling import decode, draw_latents, starting_noise  # noqa: E402
-from pti.sections import LocalitySection  # noqa: E402
+from pti._logging import silence  # noqa: E402
+from pti.config.schema import LocalitySection  # noqa: E402
+from pti.locality.certification import CENTERED, Decision, Place, decide  # noqa: E402
+from pti.locality.midpoint import Route, midpoint, places_of  # noqa: E402
+from pti.models.pipeline import Model, load_model  # noqa: E402
+from pti.models.prompt_embeds import Conditions, concatenate, encode, tokenize  # noqa: E402
+from pti.models.sampling import decode, draw_latents, starting_noise  # noqa: E402
 
 OUT = ROOT / "reports" / "interpolation"
 CERTIFICATE = ROOT / "reports" / "miniworld" / "certificate.safetensors"

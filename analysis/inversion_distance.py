@@ -30,12 +30,12 @@ from analysis.studies import PAIRS, THEN  # noqa: E402
 from clipgeom.centering.shells import FittedShells, Whitening  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, scenes  # noqa: E402
 from clipgeom.miniworld.readers import entropy  # noqa: E402
-from pti import checkpoint  # noqa: E402
-from pti.conditioning import encode, tokenize  # noqa: E402
-from pti.metrics_log import MetricsLog  # noqa: E402
-from pti.models import Model  # noqa: E402
-from pti.run import load_run  # noqa: E402
-from pti.sweep import Sweep  # noqa: E402
+from pti.models.pipeline import Model  # noqa: E402
+from pti.models.prompt_embeds import encode, tokenize  # noqa: E402
+from pti.runs import checkpoint  # noqa: E402
+from pti.runs.metrics_log import MetricsLog  # noqa: E402
+from pti.sweeps.sweep import Sweep  # noqa: E402
+from pti.workflow import load_run  # noqa: E402
 
 OUT = ROOT / "reports" / "inversion-distance"
 STEPS = (0, 10, 30, 100, 300, 1000)

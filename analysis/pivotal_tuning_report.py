@@ -15,7 +15,7 @@ from analysis import pivotal_tuning_pilots
 from analysis.factors import FREE, LOOKS
 from clipgeom.miniworld import FACTORS
 from clipgeom.miniworld.readers import entropy
-from pti.sections import EARLIER
+from pti.config.schema import EARLIER
 
 __all__ = ["write"]
 

@@ -14,16 +14,16 @@ import PIL.Image
 import torch
 
 from clipgeom.miniworld import FACTORS, FactorReaders, load_readers, scenes
-from pti import checkpoint
-from pti.conditioning import encode
-from pti.dataset import Sample
-from pti.draws import rng_of
-from pti.latents import Latents, View
-from pti.models import Model
-from pti.objective import denoising_loss, noised, predict, target_of
-from pti.run import Run
-from pti.sampling import draw
-from pti.sections import DataSection
+from pti.config.schema import DataSection
+from pti.data.dataset import Sample
+from pti.data.latent_cache import Latents, View
+from pti.losses import denoising_loss, noised, predict, target_of
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import encode
+from pti.models.sampling import draw
+from pti.runs import checkpoint
+from pti.training.batches import rng_of
+from pti.workflow import Run
 
 __all__ = [
     "GUIDANCE",

@@ -28,7 +28,7 @@ from clipgeom.encoder import load_text_encoder, parse_positions  # noqa: E402
 from clipgeom.miniworld import FACTORS, checked_folder  # noqa: E402
 from clipgeom.miniworld.captions import draw_caption  # noqa: E402
 from clipgeom.miniworld.factors import draw_factors  # noqa: E402
-from clipgeom.report.build import check_captions  # noqa: E402
+from clipgeom.report.measure.build import check_captions  # noqa: E402
 
 __all__ = ["CAPTIONS", "PATH", "POSITIONS", "evenly_said", "make"]
 

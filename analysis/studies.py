@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipgeom._progress import Progress
-from pti.sweep import PLAN, RESULT, TABLE, Measure, Sweep, sweep
+from pti.sweeps.sweep import PLAN, RESULT, TABLE, Measure, Sweep, sweep
 
 __all__ = ["BEST_PIVOT", "PAIRS", "THEN", "UNHELD", "main"]
 
@@ -60,7 +60,7 @@ def main(
     plan : Sweep or callable
         Or what makes it, given the folder of the runs, once it has written there what they read.
     measure : callable
-        Of `pti.sweep`.
+        Of `pti.sweeps.sweep`.
     stages : sequence of str
     out : Path
         The report's folder.

@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     arguments = parser.parse_args()
     from clipgeom import check_centering, encode, load_text_encoder
-    from clipgeom.conforming import conformity
-    from clipgeom.shells import measure_shells
+    from clipgeom.geometry._conformity import conformity
+    from clipgeom.geometry.norms import measure_shells
 
     vectors = (np.random.default_rng(0).normal(size=(5000, 768)) + 0.5).astype(np.float32)
     small = vectors[:200]

@@ -18,7 +18,7 @@ from pathlib import Path
 def measure(model: str, captions: str, limit: int) -> None:
     from clipgeom import load_text_encoder, open_captions
     from clipgeom.encoder import parse_positions
-    from clipgeom.report.build import measure_captions
+    from clipgeom.report.measure.build import measure_captions
 
     encoder = load_text_encoder(model)
     names = tuple(name for name in ("hidden", "projected") if name in encoder.representations)

@@ -18,11 +18,11 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from clipgeom._progress import Quiet
-from pti.config import read_config
-from pti.finetune import Finetuning
-from pti.models import load_model
-from pti.sections import TuningSection
-from pti.session import Session
+from pti.config.schema import TuningSection
+from pti.config.toml_io import read_config
+from pti.models.pipeline import load_model
+from pti.training.lora_tuning import Finetuning
+from pti.training.trainer import Session
 
 
 def minimal(model, batch, rank, text):

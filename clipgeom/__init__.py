@@ -12,7 +12,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from clipgeom.captions import open_captions
     from clipgeom.centering import Certificate, check_centering
-    from clipgeom.conforming import conformity
     from clipgeom.encoder import encode, load_text_encoder
     from clipgeom.errors import (
         CaptionError,
@@ -24,11 +23,12 @@ if TYPE_CHECKING:
         MissingExtraError,
         ShapeError,
     )
-    from clipgeom.interpolate import aslerp, lerp, slerp, vslerp
-    from clipgeom.modality import compare_modalities
-    from clipgeom.moments import Moments
-    from clipgeom.shells import measure_shells, radial_terms
-    from clipgeom.spectrum import measure_spectrum
+    from clipgeom.geometry._conformity import conformity
+    from clipgeom.geometry.modality import compare_modalities
+    from clipgeom.geometry.moments import Moments
+    from clipgeom.geometry.norms import measure_shells, radial_terms
+    from clipgeom.geometry.spectrum import measure_spectrum
+    from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
 
 __all__ = [
     "CaptionError",
@@ -56,11 +56,11 @@ __all__ = [
     "vslerp",
 ]
 
-# The room of each name. No room may bear the name of a public function: importing the room would hide the function.
-_ROOMS = {
+# The module of each public name.
+_MODULES = {
     "captions": ("open_captions",),
     "centering": ("Certificate", "check_centering"),
-    "conforming": ("conformity",),
+    "geometry._conformity": ("conformity",),
     "encoder": ("encode", "load_text_encoder"),
     "errors": (
         "CaptionError",
@@ -72,13 +72,13 @@ _ROOMS = {
         "MissingExtraError",
         "ShapeError",
     ),
-    "interpolate": ("aslerp", "lerp", "slerp", "vslerp"),
-    "modality": ("compare_modalities",),
-    "moments": ("Moments",),
-    "shells": ("measure_shells", "radial_terms"),
-    "spectrum": ("measure_spectrum",),
+    "interpolation._slerp": ("aslerp", "lerp", "slerp", "vslerp"),
+    "geometry.modality": ("compare_modalities",),
+    "geometry.moments": ("Moments",),
+    "geometry.norms": ("measure_shells", "radial_terms"),
+    "geometry.spectrum": ("measure_spectrum",),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

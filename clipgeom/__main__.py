@@ -1,5 +1,5 @@
 """`python -m clipgeom` is the `clipgeom` command."""
 
-from clipgeom.cli import main
+from clipgeom.cli.main import main
 
 main()

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Config", "Run", "Sweep", "draw", "execute", "load_run", "read_config"]
 
 if TYPE_CHECKING:
-    from pti.config import read_config
-    from pti.run import Run, execute, load_run
-    from pti.sampling import draw
-    from pti.sections import Config
-    from pti.sweep import Sweep
+    from pti.config.schema import Config
+    from pti.config.toml_io import read_config
+    from pti.models.sampling import draw
+    from pti.sweeps.sweep import Sweep
+    from pti.workflow import Run, execute, load_run
 
-_ROOMS = {
-    "Config": "pti.sections",
-    "Run": "pti.run",
-    "Sweep": "pti.sweep",
-    "draw": "pti.sampling",
-    "execute": "pti.run",
-    "load_run": "pti.run",
-    "read_config": "pti.config",
+_MODULES = {
+    "Config": "pti.config.schema",
+    "Run": "pti.workflow",
+    "Sweep": "pti.sweeps.sweep",
+    "draw": "pti.models.sampling",
+    "execute": "pti.workflow",
+    "load_run": "pti.workflow",
+    "read_config": "pti.config.toml_io",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: reading a configuration needs no torch."""
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'pti' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_ROOMS[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,5 +1,5 @@
 """`python -m pti` is the `pti` command, for launchers that take a module."""
 
-from pti.cli import main
+from pti.cli.main import main
 
 main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from clipgeom._files import check_folder, resolved
+from clipgeom._io.files import check_folder, resolved
 from clipgeom.errors import ConfigError
 
 __all__ = ["HEADER", "check_run_folder", "check_sweep_folder"]
@@ -39,7 +39,7 @@ def check_sweep_folder(folder: Path) -> None:
     ConfigError
     """
     _check_folder(folder)
-    if not _has_schema(folder / "sweep.json", "pti.sweep/"):
+    if not _has_schema(folder / "sweep.json", "pti.sweeps.sweep/"):
         _refuse_any(folder, _SWEEP, "pti sweep")
 
 

@@ -16,18 +16,20 @@ settings.register_profile("clipgeom", deadline=None, suppress_health_check=[Heal
 settings.load_profile("clipgeom")
 
 # Modules of array code: the shapes in their annotations are enforced while the tests run. Before they are imported.
-ARRAY_ROOMS = (
-    "_leave_out",
-    "conforming",
+ARRAY_MODULES = (
     "encoder.positions",
-    "intervals",
-    "modality",
-    "moments",
-    "shells",
-    "spectrum",
-    "vectors",
+    "geometry._conformity",
+    "geometry._leave_out",
+    "geometry.bootstrap",
+    "geometry.modality",
+    "geometry.moments",
+    "geometry.norms",
+    "geometry.spectrum",
+    "geometry.vectors",
 )
-install_import_hook([*(f"clipgeom.{room}" for room in ARRAY_ROOMS), "pti.metrics"], "tests.shapes.enforced")
+install_import_hook(
+    [*(f"clipgeom.{name}" for name in ARRAY_MODULES), "pti.evaluation.metrics"], "tests.shapes.enforced"
+)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +84,7 @@ def command(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def run(command):
     """The command clipgeom."""
-    from clipgeom.cli import main
+    from clipgeom.cli.main import main
 
     return partial(command, "clipgeom", main)
 
@@ -90,6 +92,6 @@ def run(command):
 @pytest.fixture
 def pti(command):
     """The command pti."""
-    from pti.cli import main
+    from pti.cli.main import main
 
     return partial(command, "pti", main)

@@ -292,7 +292,7 @@ def test_a_defect_of_ours_is_not_hidden(run, monkeypatch, tmp_path, model):
     def broken(*_args, **_kwargs):
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("clipgeom.report.build.measure_captions", broken)
+    monkeypatch.setattr("clipgeom.report.measure.build.measure_captions", broken)
     with pytest.raises(ZeroDivisionError):
         run("report", "--model", model, "--captions", write_captions(tmp_path / "c.txt"))
 

@@ -59,7 +59,7 @@ def test_sums_of_groups_are_taken_in_parts(monkeypatch):
     x = np.random.default_rng(0).normal(size=(50, 7)) + 1
     groups = np.random.default_rng(1).integers(0, 20, 50)
     whole = conformity(x, groups=groups)
-    monkeypatch.setattr("clipgeom.conforming._HELD", 7 * 6)
+    monkeypatch.setattr("clipgeom.geometry._conformity._HELD", 7 * 6)
     assert conformity(x, groups=groups).ci95["mean"] == pytest.approx(whole.ci95["mean"], rel=1e-12)
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from clipgeom import _download
-from clipgeom._download import DownloadError, cache_folder, fetch
+from clipgeom._io import download as _download
+from clipgeom._io.download import DownloadError, cache_folder, fetch
 
 pytest.importorskip("httpx2", reason="downloads need httpx2 (the extra `report`)")
 pytest.importorskip("filelock", reason="downloads need filelock (the extra `report`)")

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgeom import ClipGeomError, ConfigError, DomainError, ShapeError
-from clipgeom.embeddings import check_embeddings_path, load_embeddings, save_embeddings
+from clipgeom.geometry.embedding_files import check_embeddings_path, load_embeddings, save_embeddings
 
 
 def whole(vectors):

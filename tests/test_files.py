@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from clipgeom import ConfigError
-from clipgeom._files import check_output_file, filling, replacing, resolved, workspace, write_whole
+from clipgeom._io.files import check_output_file, filling, replacing, resolved, workspace, write_whole
 from clipgeom.errors import OutputError
 
 
@@ -71,9 +71,9 @@ def test_the_longest_name_of_a_file_can_be_written(tmp_path):
 
 @pytest.mark.parametrize("mask", [0o077, 0o002])
 def test_modes_follow_the_umask(tmp_path, mask):
-    from clipgeom.embeddings import save_embeddings
+    from clipgeom.geometry.embedding_files import save_embeddings
     from clipgeom.report.write import write_report
-    from pti.export import save_embedding
+    from pti.export.files import save_embedding
     from tests.pti.test_model_card import certificate
     from tests.report.samples import tiny
 
@@ -89,7 +89,7 @@ def test_modes_follow_the_umask(tmp_path, mask):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])
 def test_a_full_disk_is_one_error_for_every_format(tmp_path, suffix):
-    from clipgeom.embeddings import save_embeddings
+    from clipgeom.geometry.embedding_files import save_embeddings
 
     path = tmp_path / f"v{suffix}"
     rng = np.random.default_rng(0)

@@ -228,10 +228,10 @@ def test_a_plan_names_no_machine(tmp_path, monkeypatch):
 def test_the_command_for_stable_diffusion_is_a_plan(monkeypatch):
     from typer.testing import CliRunner
 
-    import pti.sweep
-    from pti.commands import app
+    import pti.sweeps.sweep
+    from pti.cli.commands import app
 
     plans = []
-    monkeypatch.setattr(pti.sweep, "sweep", lambda plan, *_args, **_kwargs: plans.append(plan) or 1 / 0)
+    monkeypatch.setattr(pti.sweeps.sweep, "sweep", lambda plan, *_args, **_kwargs: plans.append(plan) or 1 / 0)
     CliRunner().invoke(app, shlex.split(STABLE_DIFFUSION.replace("\\\n", " "))[1:])
     assert len(plans[0].points()) == 60

@@ -13,8 +13,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import clipgeom.interpolate
-from clipgeom import ClipGeomError, DomainError, ShapeError, _arrays, aslerp, lerp, slerp, vslerp
+import clipgeom.interpolation._slerp
+from clipgeom import ClipGeomError, DomainError, ShapeError, aslerp, lerp, slerp, vslerp
+from clipgeom.interpolation import _backend as _arrays
 
 CENTER = np.linspace(-1.0, 2.0, 8)
 ALL = {
@@ -460,6 +461,6 @@ def test_use_with_numpy_loads_no_torch():
 
 
 def test_examples():
-    failed, attempted = doctest.testmod(clipgeom.interpolate)
+    failed, attempted = doctest.testmod(clipgeom.interpolation._slerp)
     assert attempted > 0
     assert failed == 0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipgeom import _arrays, aslerp, slerp, vslerp
+from clipgeom import aslerp, slerp, vslerp
+from clipgeom.interpolation import _backend as _arrays
 
 DIGITS = 50
 SMALL_ANGLES = ["1e-12", "1e-9", "1e-7", "1e-5", "1e-3", "1e-2", "0.1", "0.2", "0.3", "1", "1.57", "2.09", "2.1", "2.8"]

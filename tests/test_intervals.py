@@ -3,8 +3,7 @@ import pytest
 from scipy.stats import norm
 
 from clipgeom import DomainError, ShapeError
-from clipgeom.groups import consecutive, group_codes, merge_groups
-from clipgeom.intervals import (
+from clipgeom.geometry.bootstrap import (
     MAX_UNITS,
     Features,
     bootstrap_means,
@@ -14,6 +13,7 @@ from clipgeom.intervals import (
     mean_intervals,
     quantile_interval,
 )
+from clipgeom.geometry.groups import consecutive, group_codes, merge_groups
 
 
 def test_the_spread_of_resampled_means_is_the_standard_error():
@@ -87,7 +87,7 @@ def test_groups_are_drawn_as_a_whole():
 
 
 def test_many_groups_are_joined_as_a_whole(monkeypatch):
-    monkeypatch.setattr("clipgeom.intervals.MAX_UNITS", 150)
+    monkeypatch.setattr("clipgeom.geometry.bootstrap.MAX_UNITS", 150)
     values, codes = clustered(1, groups=400)
     joined = merge_groups(codes, 150)
     assert len(np.unique(joined)) <= 150

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clipgeom import DomainError, ShapeError, compare_modalities
-from clipgeom.modality import _split
+from clipgeom.geometry.modality import _split
 
 
 def two_clouds(n=200, d=12, gap=3.0, seed=0):

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from pti.config import read_config
-from pti.run import execute, load_run
+from pti.config.toml_io import read_config
+from pti.workflow import execute, load_run
 from tests.conftest import ROOT
 from tests.pti.small import save_sd
 

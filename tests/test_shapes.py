@@ -7,10 +7,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from clipgeom import modality
-from clipgeom.intervals import quantile_interval
-from clipgeom.moments import Moments
-from pti.metrics import image_similarity
+from clipgeom.geometry import modality
+from clipgeom.geometry.bootstrap import quantile_interval
+from clipgeom.geometry.moments import Moments
+from pti.evaluation.metrics import image_similarity
 
 
 @pytest.mark.parametrize(

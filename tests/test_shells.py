@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
-from clipgeom.intervals import jackknife_interval
-from clipgeom.vectors import FileVectors, as_vectors, row_hashes
+from clipgeom.geometry.bootstrap import jackknife_interval
+from clipgeom.geometry.vectors import FileVectors, as_vectors, row_hashes
 
 
 def sample(n=300, d=10, offset=2.0, seed=0):
@@ -74,7 +74,7 @@ def test_the_best_sphere_is_found_where_there_is_one():
 
 
 def test_blocks_from_a_file_give_the_same_as_an_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipgeom.vectors.BLOCK_BYTES", 8 * 10 * 17)  # 17 rows a block
+    monkeypatch.setattr("clipgeom.geometry.vectors.BLOCK_BYTES", 8 * 10 * 17)  # 17 rows a block
     x = sample().astype(np.float32)
     x.tofile(tmp_path / "x.f32")
     stored = FileVectors(tmp_path / "x.f32", n=len(x), dim=10, dtype=np.float32)
@@ -153,7 +153,7 @@ def left_out_intervals(x, image):
 
 
 def test_intervals_by_image_are_those_of_leaving_each_image_out(monkeypatch):
-    monkeypatch.setattr("clipgeom._leave_out._ENTRIES", 200)  # several pieces a block
+    monkeypatch.setattr("clipgeom.geometry._leave_out._ENTRIES", 200)  # several pieces a block
     x, image = images_of_captions(30, 0)
     by_image = statistics(measure_shells(x, groups=image))
     for name, expected in left_out_intervals(x, image).items():

@@ -12,8 +12,8 @@ from analysis.resampling import Fact, draws, estimate
 from analysis.studies import main
 from analysis.telling import tell, untold
 from analysis.two_segments import fit
-from pti.sweep import Sweep
-from pti.sweep_run import Task
+from pti.sweeps.sweep import Sweep
+from pti.sweeps.worker import Task
 
 FACTS = {"rate": Fact(0.4321, 0.4, 0.46, 5), "runs": Fact(50)}
 
@@ -116,8 +116,8 @@ def test_a_sweep_goes_on_on_another_machine(
     def invert_once(task: Task) -> None:
         task.inversion.mkdir(parents=True)
 
-    monkeypatch.setattr("pti.sweep_run.run_once", run_once)
-    monkeypatch.setattr("pti.sweep_run.invert_once", invert_once)
+    monkeypatch.setattr("pti.sweeps.worker.run_once", run_once)
+    monkeypatch.setattr("pti.sweeps.worker.invert_once", invert_once)
     plan, out = Sweep(vary={"engine.seed": [0, 1, 2]}), tmp_path / "report"
 
     def study(runs: str) -> None:

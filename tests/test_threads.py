@@ -87,7 +87,9 @@ def test_threads_that_the_user_has_set_stay(machine, monkeypatch, name):
     }
 
 
-@pytest.mark.parametrize(("command", "extra"), [("clipgeom.cli", "clipgeom.commands"), ("pti.cli", "pti.commands")])
+@pytest.mark.parametrize(
+    ("command", "extra"), [("clipgeom.cli.main", "clipgeom.cli.commands"), ("pti.cli.main", "pti.cli.commands")]
+)
 def test_commands_limit_libraries_before_they_load_them(command, extra):
     # the commands themselves are replaced; torch and numpy must not be there when the limit is set
     code = f"""
@@ -107,7 +109,7 @@ sys.modules["{extra}"] = stand_in
 
 
 def test_importing_the_library_changes_no_environment():
-    code = "import os; b = dict(os.environ); import clipgeom.centering, pti.run; assert b == dict(os.environ)"
+    code = "import os; b = dict(os.environ); import clipgeom.centering, pti.workflow; assert b == dict(os.environ)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from clipgeom._download import cache_folder, fetch
+from clipgeom._io.download import cache_folder, fetch
 from clipgeom.captions.json_text import JsonFault, JsonText
 from clipgeom.captions.lines import checked_text, open_binary, usable_id
 from clipgeom.captions.stream import Caption

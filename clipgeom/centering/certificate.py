@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom._files import replacing, resolved
+from clipgeom._io.files import replacing, resolved
+from clipgeom._io.safetensors import save_tensors
 from clipgeom._repr import short_repr
-from clipgeom._safetensors import save_tensors
 from clipgeom.centering.check import CenteringCheck
 from clipgeom.centering.explain import explain, verdict
 from clipgeom.centering.judging import CENTERED_MODES, MODES

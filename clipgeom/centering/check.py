@@ -20,10 +20,10 @@ from clipgeom._threads import run_in_threads, single_threaded_blas
 from clipgeom.centering.design import PairedRates, halves, paired_replicates
 from clipgeom.centering.judging import CENTERED_MODES, MODES, TIMES, Judged
 from clipgeom.centering.shells import TOLERANCE
-from clipgeom.groups import group_codes
-from clipgeom.intervals import Codes, Interval, bootstrap_means, interval
-from clipgeom.shells import Shells, measure_shells
-from clipgeom.vectors import Vectors, as_vectors
+from clipgeom.geometry.bootstrap import Codes, Interval, bootstrap_means, interval
+from clipgeom.geometry.groups import group_codes
+from clipgeom.geometry.norms import Shells, measure_shells
+from clipgeom.geometry.vectors import Vectors, as_vectors
 
 __all__ = ["MIN_VECTORS", "CenteringCheck", "Estimate", "Preference", "check_centering"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.intervals import Codes, Interval, bootstrap_means, interval
+from clipgeom.geometry.bootstrap import Codes, Interval, bootstrap_means, interval
 
 __all__ = ["PARTNERS", "Fold", "PairedRates", "halves", "nearest_pairs", "paired_replicates", "random_pairs", "thirds"]
 

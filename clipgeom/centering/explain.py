@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipgeom.centering.check import CenteringCheck, Estimate
 from clipgeom.centering.judging import CENTERED_MODES
-from clipgeom.shells import Shells
+from clipgeom.geometry.norms import Shells
 
 __all__ = ["LABELS", "breaks", "explain", "verdict"]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from clipgeom.centering.classifier import Classifier, placements
 from clipgeom.centering.design import Fold, nearest_pairs, random_pairs, thirds
 from clipgeom.centering.shells import FittedShells, Whitening
-from clipgeom.interpolate import aslerp, lerp, slerp, vslerp
-from clipgeom.intervals import Codes
+from clipgeom.geometry.bootstrap import Codes
+from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
 
 __all__ = ["CENTERED_MODES", "MODES", "TIMES", "Judged"]
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipgeom._download import cache_folder
 from clipgeom._extras import needs_extra
-from clipgeom._files import STAGING
+from clipgeom._io.download import cache_folder
+from clipgeom._io.files import STAGING
 from clipgeom.encoder.encode import Wanted
 from clipgeom.encoder.sealed import read_sealed, write_sealed
 from clipgeom.encoder.store import VectorStore

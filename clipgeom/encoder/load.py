@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipgeom._extras import needs_extra
 from clipgeom._networks import build, settings_of
 from clipgeom._repr import short_repr
-from clipgeom.encoder.checkpoint import find_files, read_config, read_projection, tower_name, weight_files
+from clipgeom.encoder.files import find_files, read_config, read_projection, tower_name, weight_files
 from clipgeom.encoder.settings import ATTENTION, IDS, TEXT
 from clipgeom.encoder.tokens import Tokens
 from clipgeom.errors import ConfigError, EncoderError, first_line

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from clipgeom._files import write_whole
+from clipgeom._io.files import write_whole
 
 __all__ = ["checksum", "is_regular", "read_sealed", "remove", "write_sealed"]
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipgeom._files import replacing
+from clipgeom._io.files import replacing
 from clipgeom._progress import Progress, Quiet
 from clipgeom.encoder.encode import Wanted, check_pack_size
 from clipgeom.encoder.partial import Lengths, Partial, file_name
 from clipgeom.encoder.positions import Position
 from clipgeom.encoder.sealed import checksum, read_sealed, remove, write_sealed
-from clipgeom.vectors import FileVectors
+from clipgeom.geometry.vectors import FileVectors
 
 if TYPE_CHECKING:
     from clipgeom.encoder.load import TextEncoder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
-from clipgeom._files import check_folder, filling, resolved
+from clipgeom._io.files import check_folder, filling, resolved
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.factors import FACTORS
 from clipgeom.miniworld.scenery import Scenes

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
-from clipgeom._files import check_output_file, write_whole
+from clipgeom._io.files import check_output_file, write_whole
 from clipgeom.errors import ConfigError
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.summary import overlap
+from clipgeom.report.render.summary import overlap
 
 if TYPE_CHECKING:
-    from clipgeom.report.drawing import Picture
-    from clipgeom.report.tables import Table
+    from clipgeom.report.render.figures.svg import Picture
+    from clipgeom.report.render.tables import Table
 
 __all__ = ["Comparison", "Difference", "compare_reports", "read_report", "write_comparison"]
 
@@ -153,7 +153,7 @@ def write_comparison(first: Path, second: Path, out: Path) -> list[dict[str, str
     target = check_output_file(out, _is_comparison, maker=_GENERATOR)
     reports = read_report(first), read_report(second)
     with needs_extra("report", "comparing reports"):
-        from clipgeom.report.page import render, report_subtitle, report_title
+        from clipgeom.report.render.page import render, report_subtitle, report_title
     comparison = compare_reports(*reports)
     text = render(
         "compare.html.j2",
@@ -261,8 +261,8 @@ def _headline(comparison: Comparison) -> str:
 
 
 def _table(comparison: Comparison) -> Table:
-    from clipgeom.report.numbers import Cell, correlation, number, text
-    from clipgeom.report.tables import Column, Table, row_cells
+    from clipgeom.report.render.numbers import Cell, correlation, number, text
+    from clipgeom.report.render.tables import Column, Table, row_cells
 
     rows = []
     for item in comparison.differences:
@@ -294,8 +294,8 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _pictures(comparison: Comparison) -> list[Picture]:
-    from clipgeom.report.drawing import style
-    from clipgeom.report.shell_figures import side_by_side
+    from clipgeom.report.render.figures.shells import side_by_side
+    from clipgeom.report.render.figures.svg import style
 
     pictures = []
     with style():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipgeom._files import STAGING, check_folder, filling, resolved, write_whole
+from clipgeom._io.files import STAGING, check_folder, filling, resolved, write_whole
 from clipgeom.errors import ConfigError
 
 __all__ = ["SCHEMA", "check_output_folder", "files_in", "output_folder"]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
-from clipgeom._safetensors import save_tensors
+from clipgeom._io.safetensors import save_tensors
 from clipgeom.report.folder import files_in, output_folder
 
 if TYPE_CHECKING:
-    from clipgeom.report.build import Measured
+    from clipgeom.report.measure.build import Measured
 
 __all__ = ["write_report"]
 
@@ -43,8 +43,8 @@ def write_report(measured: Measured, out: Path) -> None:
         A package of the ``report`` extra is not installed.
     """
     with needs_extra("report", "writing a report"):
-        from clipgeom.report.figures import draw_report
-        from clipgeom.report.page import render_report
+        from clipgeom.report.render.figures.all import draw_report
+        from clipgeom.report.render.page import render_report
     figures = draw_report(measured.report, measured.rows)
     page = render_report(measured.report, figures)
     with output_folder(out) as folder:

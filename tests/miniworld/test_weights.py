@@ -125,7 +125,7 @@ def test_the_default_report_with_the_network_cut_off(tmp_path):
         "import socket, sys\n"
         "def refuse(*a, **k): raise OSError('the network is cut off')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from clipgeom.cli import main\n"
+        "from clipgeom.cli.main import main\n"
         "sys.argv = ['clipgeom', 'report', '--limit', '120', '--no-cache']\n"
         "sys.exit(main())\n"
     )

@@ -18,7 +18,7 @@ CUT_OFF = (
     "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
     "import clipgeom\n"
     "assert clipgeom.__file__.startswith(sys.argv[1]), clipgeom.__file__\n"
-    "from clipgeom.cli import main\n"
+    "from clipgeom.cli.main import main\n"
     "sys.argv = ['clipgeom', 'report', '--limit', '100', '--no-cache']\n"
     "main()\n"
 )

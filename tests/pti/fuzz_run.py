@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from clipgeom._progress import Quiet
 from clipgeom.errors import ClipGeomError
-from pti.run import execute
+from pti.workflow import execute
 from tests.encoder.fuzz_store import damage
 from tests.pti.small import configuration, save_sd
 

@@ -17,9 +17,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from clipgeom._progress import Quiet
 from clipgeom.miniworld.train.tokenizer import build_tokenizer
-from pti.config import read_config
-from pti.finetune import Finetuning
-from pti.session import Session
+from pti.config.toml_io import read_config
+from pti.training.lora_tuning import Finetuning
+from pti.training.trainer import Session
 
 SIDE = 8  # of a picture, whose latents are 4 × 4
 

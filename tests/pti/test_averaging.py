@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pti import checkpoint
-from pti.averaging import Averages, averages_in
 from pti.errors import CheckpointError
-from pti.run import execute, load_run
+from pti.runs import checkpoint
+from pti.training.ema import Averages, averages_in
+from pti.workflow import execute, load_run
 from tests.pti.small import configuration, tuning_of
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from clipgeom._progress import Quiet
-from pti import checkpoint
 from pti.errors import CheckpointError, TrainingError
-from pti.inversion import Inversion
-from pti.run import execute, load_run
+from pti.runs import checkpoint
+from pti.training.textual_inversion import Inversion
+from pti.workflow import execute, load_run
 from tests.pti.fuzz_run import fuzz
 from tests.pti.small import configuration, session
 
@@ -150,7 +150,7 @@ def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("pti.engine.Descent.walk", never)
+    monkeypatch.setattr("pti.training.accelerator.Descent.walk", never)
     execute(config, ("invert", "tune"))
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(AssertionError):  # it would have been noticed
@@ -166,7 +166,8 @@ def test_tuning_needs_a_finished_inversion(sd, tmp_path):
 
 @pytest.mark.parametrize("stage", ["invert", "tune"])
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, monkeypatch, stage):
-    from pti import finetune, inversion
+    from pti.training import lora_tuning as finetune
+    from pti.training import textual_inversion as inversion
 
     calls = []
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from clipgeom.miniworld.weights import CHECKSUMS, digests
-from pti.config import read_config, toml_of
-from pti.models import load_model
-from pti.run import execute
+from pti.config.toml_io import read_config, toml_of
+from pti.models.pipeline import load_model
+from pti.workflow import execute
 from tests.pti.small import configuration, save_sd, write_pictures
 
 
@@ -49,7 +49,9 @@ def test_stages_one_by_one_then_pictures(pti, file, tmp_path):
 def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
     called = []
     for stage in ("evaluate", "export"):
-        monkeypatch.setattr(f"pti.outcome.{stage}_run", lambda folder, stage=stage, **_: called.append((stage, folder)))
+        monkeypatch.setattr(
+            f"pti.evaluation.run.{stage}_run", lambda folder, stage=stage, **_: called.append((stage, folder))
+        )
     code, _, err = pti("run", file)
     assert code == 0, err
     assert called == [("evaluate", tmp_path / "run"), ("export", tmp_path / "run")]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from pti.conditioning import concatenate, encode, tokenize
-from pti.models import load_model
-from pti.pivot import add_pivot
+from pti.models.pipeline import load_model
+from pti.models.placeholder import add_pivot
+from pti.models.prompt_embeds import concatenate, encode, tokenize
 
 
 def with_word(folder, model, *, honest):

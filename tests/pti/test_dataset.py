@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from clipgeom.errors import ConfigError
-from pti import latents
-from pti.dataset import read_pictures
+from pti.config.schema import DataSection
+from pti.data import latent_cache as latents
+from pti.data.dataset import read_pictures
+from pti.data.latent_cache import Latents, View, pixels
+from pti.data.latent_refinement import fitted
 from pti.errors import DataError
-from pti.fitted import fitted
-from pti.latents import Latents, View, pixels
-from pti.models import load_model
-from pti.sampling import decode
-from pti.sections import DataSection
+from pti.models.pipeline import load_model
+from pti.models.sampling import decode
 from tests.pti.small import write_pictures
 
 CAPTIONS = ("a {token} at night", "{token}, by the sea", "a drawing of {token}")

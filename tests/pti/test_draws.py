@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pti.draws import Share, draw_part, draw_times, order
+from pti.training.batches import Share, draw_part, draw_times, order
 
 
 def drawn(step=3, part=0, share=None, **changes):

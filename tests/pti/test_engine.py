@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.engine import Engine
-from pti.sections import EngineSection
+from pti.config.schema import EngineSection
+from pti.training.accelerator import Engine
 
 SCRIPT = """
 import os
 from pathlib import Path
-from pti.engine import Engine
-from pti.sections import EngineSection
+from pti.training.accelerator import Engine
+from pti.config.schema import EngineSection
 engine = Engine(EngineSection(device="{device}"))
 told = f"{{engine.processes}} {{engine.is_main}}"
 Path(__file__).with_name(os.environ["RANK"] + ".txt").write_text(told, encoding="utf-8")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipgeom.errors import ConfigError, ShapeError
-from pti.evaluate import TOGETHER, Evaluation, Judges, evaluate_pictures
+from pti.evaluation.evaluate import TOGETHER, Evaluation, Judges, evaluate_pictures
 from tests.pti.test_judges import Colors
 
 PLAIN, SAID = "a picture of {token}", "{token} at night"

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from clipgeom.errors import ConfigError, DomainError, OutputError, ShapeError
-from pti.export import (
+from pti.export.files import (
     DIFFUSERS_FILE,
     add_embedding,
     pool_at_eos,
@@ -22,7 +22,7 @@ from pti.export import (
     save_embedding,
     save_lora,
 )
-from pti.model_card import Concept, loading_code
+from pti.export.model_card import Concept, loading_code
 from tests.pti.tiny_models import save_sd1, save_sdxl
 
 TOKEN = "<zork>"
@@ -262,7 +262,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         partial.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pti.export.save_tensors", fails)
+    monkeypatch.setattr("pti.export.files.save_tensors", fails)
     with pytest.raises(OutputError, match="no space left"):
         save_embedding(path, TOKEN, np.zeros((1, 16)))
     assert path.read_bytes() == before

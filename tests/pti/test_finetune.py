@@ -5,13 +5,13 @@ import torch
 from peft.tuners.tuners_utils import delete_adapter
 
 from clipgeom.errors import ConfigError
-from pti.conditioning import encode
 from pti.errors import TrainingError
-from pti.lora import base_digest
-from pti.models import load_model
-from pti.objective import predict
-from pti.pivot import add_pivot
-from pti.sampling import draw
+from pti.losses import predict
+from pti.models.lora import base_digest
+from pti.models.pipeline import load_model
+from pti.models.placeholder import add_pivot
+from pti.models.prompt_embeds import encode
+from pti.models.sampling import draw
 from tests.pti.small import configuration, tuning_of
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-import pti.session
+import pti.training.trainer
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
 from clipgeom.miniworld.render import middle
-from pti.config import read_config
-from pti.focus import contrast, shaded, weights_of
-from pti.latents import View
-from pti.objective import denoising_loss
-from pti.run import execute
+from pti.config.toml_io import read_config
+from pti.data.latent_cache import View
+from pti.losses import denoising_loss
+from pti.training.concept_mask import contrast, shaded, weights_of
+from pti.workflow import execute
 from tests.pti.small import configuration, session
 
 REACH = (10.0, 14.0)  # of a figure from its middle, in pixels, (x, y)
@@ -74,7 +74,7 @@ def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
 
 def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     looks = []
-    monkeypatch.setattr(pti.session, "contrast", lambda *a, **k: looks.append(a[3]) or contrast(*a, **k))
+    monkeypatch.setattr(pti.training.trainer, "contrast", lambda *a, **k: looks.append(a[3]) or contrast(*a, **k))
     few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "objective.unmasked_weight=0.1")
 
     def run(name, *changes):

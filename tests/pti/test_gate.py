@@ -9,12 +9,12 @@ import torch
 from clipgeom import Certificate, load_text_encoder
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ConfigError
+from pti.config.schema import LocalitySection
 from pti.errors import CheckpointError
-from pti.gate import Place, decide
-from pti.models import load_model
-from pti.pivot import add_pivot
-from pti.run import execute, load_run
-from pti.sections import LocalitySection
+from pti.locality.certification import Place, decide
+from pti.models.pipeline import load_model
+from pti.models.placeholder import add_pivot
+from pti.workflow import execute, load_run
 from tests.pti.small import configuration, tuning_of
 
 PLACES = (Place(0, "hidden", "2"), Place(0, "hidden", "eos"))

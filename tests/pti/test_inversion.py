@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from pti.engine import share_at
 from pti.errors import TrainingError
-from pti.inversion import Inversion, cut_to_distance, distance, project_out, retract
+from pti.training.accelerator import share_at
+from pti.training.textual_inversion import Inversion, cut_to_distance, distance, project_out, retract
 from tests.pti.small import configuration, session
 
 
@@ -42,7 +42,7 @@ def test_records_tell_distance_path_and_rate(invert):
 
 def test_everything_but_the_pivot_is_bit_identical(invert, any_pipeline):
     """Figure 2 of stage 1, with weight decay on, which moves rows of a whole table (trap 4)."""
-    from pti.models import load_model
+    from pti.models.pipeline import load_model
 
     inversion, _ = invert("inversion.weight_decay=0.1", pipeline=any_pipeline)
     fresh = load_model(str(any_pipeline))

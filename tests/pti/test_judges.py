@@ -13,7 +13,8 @@ from clipgeom.errors import ConfigError, EncoderError, ShapeError
 from clipgeom.miniworld.characters import NEW_CHARACTERS
 from clipgeom.miniworld.readers import READ, FactorReaders, build_network
 from clipgeom.miniworld.scenery import scenes
-from pti.judges import (
+from pti.evaluation.attributes import VOCABULARY, check_vocabulary, says
+from pti.evaluation.judges import (
     AttributeReader,
     ClipJudge,
     DinoJudge,
@@ -23,7 +24,6 @@ from pti.judges import (
     ZeroShotReader,
     character_values,
 )
-from pti.vocabulary import VOCABULARY, check_vocabulary, says
 from tests.pti.towers import save_clip, save_dino
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)

@@ -6,14 +6,14 @@ import torch
 
 from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.conditioning import empty, encode
-from pti.draws import Share
-from pti.gate import Decision, Place, Ruling
-from pti.latents import View
-from pti.locality import difference, interpolate, midpoint, places_of, routes_of
-from pti.models import load_model
-from pti.objective import noised, predict
-from pti.pivot import add_pivot
+from pti.data.latent_cache import View
+from pti.locality.certification import Decision, Place, Ruling
+from pti.locality.midpoint import difference, interpolate, midpoint, places_of, routes_of
+from pti.losses import noised, predict
+from pti.models.pipeline import load_model
+from pti.models.placeholder import add_pivot
+from pti.models.prompt_embeds import empty, encode
+from pti.training.batches import Share
 from tests.pti.small import configuration, tuning_of
 
 PROMPTS = ["a {token} at night", "{token}"]

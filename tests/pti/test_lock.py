@@ -9,9 +9,9 @@ import pytest
 
 from clipgeom.errors import ConfigError
 from pti._lock import alone
-from pti.outcome import evaluate_run, export_run
-from pti.run import execute
-from pti.sweep import Sweep, sweep
+from pti.evaluation.run import evaluate_run, export_run
+from pti.sweeps.sweep import Sweep, sweep
+from pti.workflow import execute
 from tests.conftest import ROOT
 from tests.pti.small import configuration
 
@@ -84,7 +84,7 @@ def test_a_folder_without_a_run_is_left_as_it_is(tmp_path):
 def test_of_two_runs_at_once_one_trains(sd, tmp_path):
     settings = ("inversion.steps=10", "tuning.steps=10", "sampling.prompts=[]")
     config = configuration(sd, tmp_path / "run", *settings)
-    from pti.config import toml_of
+    from pti.config.toml_io import toml_of
 
     (tmp_path / "pti.toml").write_text(toml_of(config))
     command = [sys.executable, "-m", "pti", "run", str(tmp_path / "pti.toml"), "--until", "tune"]

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from jaxtyping import config
 
 from clipgeom.errors import DomainError, ShapeError
-from pti.metrics import (
+from pti.evaluation.metrics import (
     attribute_distribution,
     attribute_rate,
     compare,

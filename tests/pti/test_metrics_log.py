@@ -5,8 +5,8 @@ import json
 import pytest
 
 from clipgeom._progress import Quiet
-from pti.metrics_log import MetricsLog
-from pti.run import execute
+from pti.runs.metrics_log import MetricsLog
+from pti.workflow import execute
 from tests.pti.small import configuration
 
 ROWS = [{"stage": stage, "step": step, "loss": 0.5 / step} for stage in ("invert", "tune") for step in (1, 2, 3)]

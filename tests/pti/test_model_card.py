@@ -15,9 +15,9 @@ from clipgeom import Certificate
 from clipgeom._text import printable
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import ConfigError
-from pti.export import DIFFUSERS_FILE
-from pti.metrics import Estimate
-from pti.model_card import Concept, MetricRow, Preview, loading_code, metric_rows, write_model_card
+from pti.evaluation.metrics import Estimate
+from pti.export.files import DIFFUSERS_FILE
+from pti.export.model_card import Concept, MetricRow, Preview, loading_code, metric_rows, write_model_card
 from tests.nasty import NASTY
 from tests.pti.test_evaluate import TOKEN, evaluate
 

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from clipgeom.errors import ClipGeomError, EncoderError
-from pti.models import load_model
+from pti.models.pipeline import load_model
 
 
 @pytest.fixture

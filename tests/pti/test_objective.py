@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from clipgeom.errors import ConfigError
-from pti.objective import denoising_loss, min_snr_weights, noised, offset_noise, target_of
+from pti.losses import denoising_loss, min_snr_weights, noised, offset_noise, target_of
 
 
 @pytest.fixture(params=[False, True])

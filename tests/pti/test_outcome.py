@@ -11,13 +11,13 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from clipgeom.errors import ConfigError, EncoderError
-from pti import checkpoint
-from pti.conditioning import encode
 from pti.errors import CheckpointError
-from pti.evaluate import Evaluation
-from pti.outcome import EVALUATION, evaluate_run, export_run, held_out_loss
-from pti.run import execute, load_run
-from pti.sampling import draw_latents, starting_noise
+from pti.evaluation.evaluate import Evaluation
+from pti.evaluation.run import EVALUATION, evaluate_run, export_run, held_out_loss
+from pti.models.prompt_embeds import encode
+from pti.models.sampling import draw_latents, starting_noise
+from pti.runs import checkpoint
+from pti.workflow import execute, load_run
 from tests.pti.small import configuration
 from tests.pti.towers import save_clip, save_dino
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.conditioning import encode, tokenize
-from pti.models import load_model
-from pti.pivot import add_pivot, entering
+from pti.models.pipeline import load_model
+from pti.models.placeholder import add_pivot, entering
+from pti.models.prompt_embeds import encode, tokenize
 
 
 @pytest.fixture

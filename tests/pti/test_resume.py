@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pti import checkpoint
+from pti.runs import checkpoint
 from tests.conftest import ROOT
 
 STEPS = ("inversion.steps=6", "tuning.steps=6", "run.checkpoint_every=2", "run.keep=3", "sampling.prompts=[]")

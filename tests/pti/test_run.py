@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from pti.run import execute, load_run
-from pti.sampling import draw
+from pti.models.sampling import draw
+from pti.workflow import execute, load_run
 from tests.pti.small import configuration
 
 TRAINED = ("invert", "tune")

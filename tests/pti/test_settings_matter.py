@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from clipgeom.errors import ClipGeomError, ConfigError
-from pti import checkpoint
-from pti.config import read_config
-from pti.run import execute
-from pti.sections import Config
+from pti.config.schema import Config
+from pti.config.toml_io import read_config
+from pti.runs import checkpoint
+from pti.workflow import execute
 from tests.pti.small import configuration, write_pictures
 
 # What the others are compared with: few steps, everything switched on that costs little
@@ -258,7 +258,7 @@ def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
 def test_columns_of_a_data_set(tmp_path, monkeypatch):
     import datasets
 
-    from pti.dataset import read_pictures
+    from pti.data.dataset import read_pictures
 
     table = datasets.load_dataset("imagefolder", data_dir=str(write_pictures(tmp_path, ("{token}",))), split="train")
     table = table.rename_column("image", "picture")
@@ -270,7 +270,7 @@ def test_columns_of_a_data_set(tmp_path, monkeypatch):
 def test_the_device(monkeypatch):
     import accelerate
 
-    from pti.engine import Engine
+    from pti.training.accelerator import Engine
 
     asked = []
     honest = accelerate.Accelerator
@@ -283,7 +283,7 @@ def test_the_device(monkeypatch):
 
 
 def test_half_precision_that_the_device_lacks():
-    from pti.engine import Engine
+    from pti.training.accelerator import Engine
 
     if torch.cuda.is_available():
         pytest.skip("this device has it")

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from clipgeom.errors import ConfigError
-from pti import checkpoint, metrics_log
-from pti.config import toml_of
-from pti.run import execute
-from pti.sweep import Sweep, collect, sweep
+from pti.config.toml_io import toml_of
+from pti.runs import checkpoint, metrics_log
+from pti.sweeps.sweep import Sweep, collect, sweep
+from pti.workflow import execute
 from tests.conftest import ROOT
 from tests.pti.small import configuration, write_pictures
 
@@ -30,7 +30,7 @@ SEEDS = {"engine.seed": [0, 1]}
 
 def counted(patch):
     """What is run in this process, in order: (kind of folder, stages)."""
-    from pti import sweep_run
+    from pti.sweeps import worker as sweep_run
 
     calls = []
 
@@ -141,7 +141,7 @@ def test_the_table_is_made_anew_from_the_results(swept, tmp_path):
 
 
 def test_losses_are_means_of_the_last_hundred_steps():
-    from pti.sweep_run import _flat, _last
+    from pti.sweeps.worker import _flat, _last
 
     rows = [{"stage": "tune", "step": i, "loss": float(i), "rate": 1.0 / i} for i in range(1, 251)]
     rows[199]["weight_distance"] = 3.0
@@ -192,7 +192,7 @@ def test_a_later_stage_is_done_on_top(base, executed, swept, tmp_path, monkeypat
         content = {"schema": "x", "prompts": ["a"], "recognition": {"all": {"token": estimate}}, "marks": []}
         (folder / "evaluation.json").write_text(json.dumps(content))
 
-    monkeypatch.setattr("pti.outcome.evaluate_run", evaluated)
+    monkeypatch.setattr("pti.evaluation.run.evaluate_run", evaluated)
     folder = tmp_path / "sweep"
     shutil.copytree(swept[0], folder)
     plan = Sweep(base, vary={"tuning.rate": [0.01]})
@@ -241,8 +241,8 @@ def test_a_measure_that_fails_is_a_failure_of_its_run(base, executed, tmp_path):
 
 
 def test_rows_of_other_kinds_are_told(tmp_path):
-    from pti.sweep import _uniform
-    from pti.sweep_run import _rows
+    from pti.sweeps.sweep import _uniform
+    from pti.sweeps.worker import _rows
 
     assert _rows({"a": np.float32(0.5), "b": np.int64(2), "c": float("nan")}, set()) == [{"a": 0.5, "b": 2, "c": None}]
     assert _rows([], set()) == [{}]
@@ -277,7 +277,7 @@ def test_a_file_is_no_folder_of_a_sweep(base, tmp_path):
 
 
 def test_a_stopped_sweep_has_its_table(base, tmp_path, monkeypatch):
-    from pti import sweep_run
+    from pti.sweeps import worker as sweep_run
 
     def interrupted(config, stages, **options):
         if "runs/seed=1" in config.run.folder:

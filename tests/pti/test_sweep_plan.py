@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from clipgeom.errors import ConfigError
-from pti.config import read_config
-from pti.sweep import Sweep, sweep
-from pti.sweep_plan import read_together, read_vary
+from pti.config.toml_io import read_config
+from pti.sweeps.plan import read_together, read_vary
+from pti.sweeps.sweep import Sweep, sweep
 from tests.conftest import ROOT
 
 RATES = {"tuning.rate": [0.01, 0.02]}
@@ -117,6 +117,6 @@ def test_values_of_a_command_line():
 
 
 def test_reading_a_plan_needs_no_torch():
-    code = "import sys, pti.sweep, pti.sweep_plan; pti.Sweep(vary={'engine.seed': [0]}).points()"
+    code = "import sys, pti.sweeps.sweep, pti.sweeps.plan; pti.Sweep(vary={'engine.seed': [0]}).points()"
     code += "; assert not {'torch', 'pandas', 'filelock'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})

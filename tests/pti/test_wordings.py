@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.dataset import read_pictures
-from pti.latents import Latents, View
-from pti.models import load_model
-from pti.sections import DataSection
-from pti.wordings import exchanged, wordings
+from pti.config.schema import DataSection
+from pti.data.captions import exchanged, wordings
+from pti.data.dataset import read_pictures
+from pti.data.latent_cache import Latents, View
+from pti.models.pipeline import load_model
 from tests.pti.small import write_pictures
 
 CAPTION = "ink, a {token}, facing left , at night"

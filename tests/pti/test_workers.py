@@ -9,10 +9,10 @@ import time
 import pytest
 
 from clipgeom.errors import ClipGeomError
-from pti._workers import Died, Workers
-from pti.config import read_config
-from pti.sweep import Sweep, sweep
-from pti.sweep_run import visible_devices
+from pti.config.toml_io import read_config
+from pti.sweeps.process_pool import Died, Workers
+from pti.sweeps.sweep import Sweep, sweep
+from pti.sweeps.worker import visible_devices
 from tests.conftest import ROOT
 from tests.pti import chores
 
@@ -86,7 +86,7 @@ def test_the_runs_of_a_sweep_are_given_devices(monkeypatch, tmp_path):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("pti.sweep.Workers", workers)
+    monkeypatch.setattr("pti.sweeps.sweep.Workers", workers)
     with pytest.raises(Stopped):
         sweep(
             Sweep(read_config(None, ("data.source=miniworld:ember",)), vary={"engine.seed": (0, 1)}), tmp_path, jobs=2
@@ -97,7 +97,7 @@ def test_the_runs_of_a_sweep_are_given_devices(monkeypatch, tmp_path):
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_goes_on_without_its_parent(tmp_path, by):
     code = (
-        "import signal; from pti._workers import Workers; from tests.pti import chores\n"
+        "import signal; from pti.sweeps.process_pool import Workers; from tests.pti import chores\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in a shell's background inherits it ignored
         f"with Workers(2, chores.prepare) as workers: list(workers.outcomes(chores.write, [{str(tmp_path)!r}] * 2))"
     )

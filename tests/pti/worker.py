@@ -11,9 +11,9 @@ import socket
 import sys
 from pathlib import Path
 
-from pti import checkpoint, metrics_log
-from pti.engine import Descent
-from pti.run import execute
+from pti.runs import checkpoint, metrics_log
+from pti.training.accelerator import Descent
+from pti.workflow import execute
 from tests.pti.small import configuration
 
 

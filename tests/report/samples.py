@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.encoder.positions import Position
-from clipgeom.report.build import Measured, measure_embeddings
+from clipgeom.geometry.vectors import ArrayVectors
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.measure import json_ready, measure_profile, measure_row
-from clipgeom.vectors import ArrayVectors
+from clipgeom.report.measure.build import Measured, measure_embeddings
+from clipgeom.report.measure.rows import json_ready, measure_profile, measure_row
 
 NASTY = (
     "<script>alert(1)</script>",

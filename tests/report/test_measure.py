@@ -9,8 +9,8 @@ import pytest
 
 from clipgeom import DomainError, encode, load_text_encoder, open_captions
 from clipgeom.encoder import parse_positions
-from clipgeom.report.build import measure_captions
-from clipgeom.report.measure import json_ready
+from clipgeom.report.measure.build import measure_captions
+from clipgeom.report.measure.rows import json_ready
 
 from ..encoder.towers import save_projection
 
@@ -224,7 +224,7 @@ import resource, sys
 from pathlib import Path
 from clipgeom import load_text_encoder, open_captions
 from clipgeom.encoder import parse_positions
-from clipgeom.report.build import measure_captions
+from clipgeom.report.measure.build import measure_captions
 encoder = load_text_encoder(sys.argv[1])
 for limit in (10_000, int(sys.argv[4])):
     result = measure_captions(encoder, open_captions(sys.argv[2], limit=limit), representations=("hidden", "projected"),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from clipgeom.encoder.positions import Position
-from clipgeom.report.build import measure_embeddings
-from clipgeom.report.figures import draw_report
-from clipgeom.report.numbers import correlation, number
-from clipgeom.report.page import render_report, report_grouping
-from clipgeom.report.summary import headline, overlap, read_row
-from clipgeom.vectors import ArrayVectors
+from clipgeom.geometry.vectors import ArrayVectors
+from clipgeom.report.measure.build import measure_embeddings
+from clipgeom.report.render.figures.all import draw_report
+from clipgeom.report.render.numbers import correlation, number
+from clipgeom.report.render.page import render_report, report_grouping
+from clipgeom.report.render.summary import headline, overlap, read_row
 
 from .samples import NASTY, captioned, full, paired, tiny, vectors
 

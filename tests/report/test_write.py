@@ -134,7 +134,7 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     def broken(*_arguments):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("clipgeom.report.page.render_report", broken)
+    monkeypatch.setattr("clipgeom.report.render.page.render_report", broken)
     with pytest.raises(RuntimeError, match="no ink"):
         write_report(tiny(), tmp_path / "report")
     assert list(tmp_path.iterdir()) == []

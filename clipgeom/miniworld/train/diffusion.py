@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
 
-from clipgeom._files import replacing
+from clipgeom._io.files import replacing
 from clipgeom.miniworld.captions import draw_caption
 from clipgeom.miniworld.factors import Scene
 from clipgeom.miniworld.train.autoencoder import encode, latent_statistics

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from clipgeom._files import write_whole
+from clipgeom._io.files import write_whole
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.train.muon import Muon
 

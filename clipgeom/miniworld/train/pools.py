@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom._files import replacing, write_whole
+from clipgeom._io.files import replacing, write_whole
 from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.characters import draw_character
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-from clipgeom._files import replacing
+from clipgeom._io.files import replacing
 from clipgeom.miniworld.readers import READ, apply_network, build_network
 from clipgeom.miniworld.train.autoencoder import decode, encode
 from clipgeom.miniworld.train.loop import Plan, Record, Training, generator_of

@@ -1,0 +1,1 @@
+"""Measures of a set of vectors: moments, norms, spectrum, conformity, modalities, with intervals."""

@@ -1,0 +1,1 @@
+"""Spherical interpolation for any array library."""

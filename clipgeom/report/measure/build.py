@@ -1,0 +1,392 @@
+"""One report from beginning to end: measure, then write the folder whole."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import clipgeom
+from clipgeom._progress import Progress, Quiet
+from clipgeom.centering import CenteringCheck, check_centering
+from clipgeom.encoder.cache import EmbeddingCache
+from clipgeom.encoder.encode_captions import CaptionSpool, Collected, collect
+from clipgeom.encoder.positions import Position
+from clipgeom.errors import DomainError
+from clipgeom.geometry.embedding_files import embeddings_metadata
+from clipgeom.geometry.groups import consecutive
+from clipgeom.geometry.vectors import ArrayVectors, Vectors
+from clipgeom.report.folder import SCHEMA
+from clipgeom.report.measure.rows import Row, RowArrays, json_ready, measure_profile, measure_row, require_samples
+
+if TYPE_CHECKING:
+    from clipgeom.captions import CaptionStream
+    from clipgeom.encoder.load import TextEncoder
+
+__all__ = ["ImageEmbedder", "Measured", "check_captions", "measure_captions", "measure_embeddings"]
+
+PICTURES = 2000  # that are embedded at most, where captions have pictures
+_VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
+
+
+ImageEmbedder = Callable[[Sequence[str]], NDArray[np.float64]]  # ids of captions to projected embeddings of pictures
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A report before it is written: the content of report.json, the centres, and the arrays of the figures."""
+
+    report: dict[str, Any]
+    centers: dict[str, NDArray[np.float64]]
+    rows: list[RowArrays] = field(default_factory=list)
+
+
+def measure_captions(
+    encoder: TextEncoder,
+    captions: CaptionStream,
+    *,
+    representations: tuple[str, ...],
+    positions: tuple[Position, ...],
+    profile: bool = True,
+    padded: bool = False,
+    check: bool = True,
+    seed: int = 0,
+    cache: EmbeddingCache | None = None,
+    pack_size: int | None = None,
+    workspace: Path,
+    command: str | None = None,
+    progress: Progress | None = None,
+    images: ImageEmbedder | None = None,
+) -> Measured:
+    """Encode a caption set and measure it.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+    captions : CaptionStream
+    representations, positions
+        One row of statistics for each pair, in this order.
+    profile, padded : bool
+        Whether to profile all content positions, and all padded ones too.
+    check : bool
+        Whether to run the centering check on each row.
+    seed : int
+        Of every interval.
+    cache : EmbeddingCache, optional
+        Where vectors are looked for and kept; without one they are encoded, and deleted afterwards.
+    pack_size : int, optional
+        Tokens run together; changes speed and memory only.
+    workspace : Path
+        Folder for the captions while they are needed, and for the vectors without a cache: about n·d·4 bytes a row.
+    command : str, optional
+        Recorded as the command that reproduces the report.
+    progress : Progress, optional
+        Told what is done.
+    images : ImageEmbedder, optional
+        Embeds the captions' own pictures, for a row of their own and a comparison with ``projected`` at EOS. Without
+        that row there is nothing to compare with, and no picture is embedded.
+
+    Raises
+    ------
+    ClipGeomError
+        Captions or encoder cannot be read, or too few captions have a position.
+    """
+    rows = []
+    with (
+        tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
+        collect(
+            encoder,
+            captions,
+            Path(folder),
+            representations=representations,
+            positions=positions,
+            profile=profile,
+            padded=padded,
+            cache=cache,
+            pack_size=pack_size,
+            progress=progress or Quiet(),
+        ) as collected,
+    ):
+        for representation in representations:
+            for place in positions:
+                rows.append(
+                    measure_row(
+                        collected.vectors[representation, place],
+                        representation=representation,
+                        position=str(place),
+                        n_excluded=collected.n - len(collected.rows[place]),
+                        describe=_describer(collected.captions, collected.rows[place]),
+                        seed=seed,
+                        check=check,
+                        groups=collected.images(place),
+                    )
+                )
+        profile_rows, centers = _profile(collected, representations)
+        modality = None
+        texts = collected.vectors.get(("projected", Position("eos")))
+        if images is not None and texts is not None:
+            row, modality = _pictured(images, texts, collected.captions, seed, check, progress or Quiet())
+            rows.append(row)
+        used = collected.captions.images
+    counts = asdict(captions.counts)
+    sha256 = counts.pop("sha256")
+    report = _report(
+        provenance={
+            "model": encoder.name,
+            "revision": encoder.revision,
+            "fingerprint": encoder.fingerprint,
+            "dtype": encoder.dtype,
+            "device": encoder.device,
+            "captions": captions.source,
+            "selection": asdict(captions.selection),
+            "captions_sha256": sha256,
+            "seed": seed,
+            "command": command,
+        },
+        captions={
+            **counts,
+            "groups": captions.groups_by,
+            "n_groups": None if used is None else int(used.max()) + 1,
+            "n_truncated": collected.n_truncated,
+            "token_length": _token_lengths(collected.lengths),
+            "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
+        },
+        rows=rows,
+        profile=profile_rows,
+        modality=modality,
+    )
+    return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
+
+
+def check_captions(
+    encoder: TextEncoder,
+    captions: CaptionStream,
+    *,
+    representations: tuple[str, ...],
+    positions: tuple[Position, ...],
+    seed: int = 0,
+    cache: EmbeddingCache | None = None,
+    pack_size: int | None = None,
+    workspace: Path,
+    progress: Progress | None = None,
+) -> list[tuple[str, str, CenteringCheck]]:
+    """Encode a caption set and run the centering check on each row: (representation, position, outcome).
+
+    Parameters are those of `measure_captions`.
+    """
+    checks = []
+    with (
+        tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
+        collect(
+            encoder,
+            captions,
+            Path(folder),
+            representations=representations,
+            positions=positions,
+            cache=cache,
+            pack_size=pack_size,
+            progress=progress or Quiet(),
+        ) as collected,
+    ):
+        for representation in representations:
+            for place in positions:
+                vectors, groups = collected.vectors[representation, place], collected.images(place)
+                require_samples(vectors.n, collected.n - vectors.n, str(place), groups)
+                checks.append((representation, str(place), check_centering(vectors, groups=groups, seed=seed)))
+    return checks
+
+
+def measure_embeddings(
+    vectors: Vectors,
+    *,
+    source: Path | str,
+    representation: str,
+    position: Position,
+    images: Vectors | None = None,
+    image_source: Path | str | None = None,
+    group_size: int | None = None,
+    check: bool = True,
+    seed: int = 0,
+    command: str | None = None,
+) -> Measured:
+    """Measure vectors computed elsewhere, and against `images` of the same space where those are given.
+
+    With `group_size` each that many consecutive vectors belong together, and so do their images where there is one for
+    each.
+    """
+    groups = None if group_size is None else consecutive(vectors.n, group_size)
+    rows = [_given(vectors, representation, str(position), seed, check, groups)]
+    modality = None
+    if images is not None:
+        from clipgeom.geometry.modality import compare_modalities
+
+        rows.append(_given(images, representation, "image", seed, check, groups if images.n == vectors.n else None))
+        modality = asdict(compare_modalities(_whole(images), _whole(vectors), groups=groups, seed=seed))
+    about = embeddings_metadata(source)
+    report = _report(
+        provenance={
+            "model": about.get("model"),
+            "revision": None,
+            "fingerprint": about.get("fingerprint"),
+            "dtype": None,
+            "device": None,
+            "captions": about.get("captions"),
+            "embeddings": str(source),
+            "embeddings_sha256": _vectors_digest(vectors),
+            "image_embeddings": None if images is None else str(image_source),
+            "image_embeddings_sha256": None if images is None else _vectors_digest(images),
+            "captions_sha256": about.get("captions_sha256"),
+            "group_size": group_size,
+            "seed": seed,
+            "command": command,
+        },
+        captions=None,
+        rows=rows,
+        profile=[],
+        modality=modality,
+    )
+    return Measured(report, _centers(rows), [row.arrays for row in rows])
+
+
+def _pictured(
+    images: ImageEmbedder, texts: Vectors, captions: CaptionSpool, seed: int, check: bool, progress: Progress
+) -> tuple[Row, dict[str, Any]]:
+    """The row of the pictures of the first captions, and what compares them with these."""
+    from clipgeom.geometry.modality import compare_modalities
+
+    n = min(texts.n, PICTURES)
+    described = captions.read(range(n))
+    progress.note(f"embedding the pictures of {n:,} captions")
+    vectors = images([identifier for identifier, _ in described])
+    groups = None if captions.images is None else captions.images[:n]
+    row = measure_row(
+        ArrayVectors(vectors),
+        representation="projected",
+        position="image",
+        n_excluded=0,
+        describe=lambda indices: [{"id": described[i][0], "text": described[i][1]} for i in map(int, indices)],
+        seed=seed,
+        check=check,
+        groups=groups,
+    )
+    return row, asdict(compare_modalities(vectors, _whole(texts)[:n], groups=groups, seed=seed))
+
+
+def _given(
+    vectors: Vectors, representation: str, position: str, seed: int, check: bool, groups: NDArray[np.int64] | None
+) -> Row:
+    return measure_row(
+        vectors,
+        representation=representation,
+        position=position,
+        n_excluded=0,
+        describe=lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
+        seed=seed,
+        check=check,
+        groups=groups,
+        encoded=False,
+    )
+
+
+def _describer(spool: CaptionSpool, rows: NDArray[np.int64]) -> Callable[[Iterable[int]], list[dict[str, str]]]:
+    def describe(indices: Iterable[int]) -> list[dict[str, str]]:
+        return [{"id": i, "text": text} for i, text in spool.read(int(rows[k]) for k in indices)]
+
+    return describe
+
+
+def _report(
+    *,
+    provenance: dict[str, Any],
+    captions: dict[str, Any] | None,
+    rows: list[Row],
+    profile: list[dict[str, Any]],
+    modality: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    ready: dict[str, Any] = json_ready(
+        {
+            "schema": SCHEMA,
+            "provenance": {
+                **provenance,
+                "versions": _versions(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+            "captions": captions,
+            "statistics": [row.statistics for row in rows],
+            "centering": [row.centering for row in rows if row.centering is not None],
+            "conformity": [row.conformity for row in rows if row.conformity is not None],
+            "profile": profile,
+            "modality": modality,
+        }
+    )
+    return ready
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    versions["clipgeom"] = clipgeom.__version__
+    return versions
+
+
+def _profile(
+    collected: Collected, representations: tuple[str, ...]
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.float64]]]:
+    """Rows of the profile in the order of positions, and their centres by name."""
+    rows, centers = [], {}
+    measured = {**collected.profile, **collected.vectors}
+    for representation in representations:
+        places = sorted(place for name, place in measured if name == representation and place.kind != "eos")
+        for place in places:
+            row = measure_profile(measured[representation, place])
+            if row is None:
+                continue
+            centers[f"{representation}.{place}"] = row.pop("center")
+            rows.append({"representation": representation, "population": place.kind, "position": place.index, **row})
+    return rows, centers
+
+
+def _centers(rows: list[Row]) -> dict[str, NDArray[np.float64]]:
+    return {f"{row.statistics['representation']}.{row.statistics['position']}": row.center for row in rows}
+
+
+def _token_lengths(counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Distribution of the number of tokens, BOS and EOS included, after cutting."""
+    lengths = np.flatnonzero(counts)
+    total = int(counts.sum())
+    cumulative = np.cumsum(counts)
+    return {
+        "mean": float((np.arange(len(counts)) * counts).sum() / total),
+        "min": int(lengths[0]),
+        "median": int(np.searchsorted(cumulative, total / 2)),
+        "p95": int(np.searchsorted(cumulative, 0.95 * total)),
+        "max": int(lengths[-1]),
+        "counts": {str(int(k)): int(counts[k]) for k in lengths},
+    }
+
+
+def _vectors_digest(vectors: Vectors) -> str:
+    digest = hashlib.sha256(f"{vectors.n} {vectors.dim}\n".encode())
+    for block in vectors.blocks():
+        digest.update(block.astype("<f8", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def _whole(vectors: Vectors) -> NDArray[np.float64]:
+    blocks = list(vectors.blocks())
+    if not blocks:
+        raise DomainError("expected vectors, got none")
+    return np.concatenate(blocks)

@@ -1,0 +1,1 @@
+"""How a report is drawn: page, tables, figures."""

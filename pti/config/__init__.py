@@ -1,0 +1,1 @@
+"""Settings: their schema, TOML files, and which of them a stage's checkpoints depend on."""

@@ -1,0 +1,256 @@
+"""The configuration file: read, checked, overridden from the command line, written out with comments.
+
+TOML has no null: a setting that is off is left out of the file, and ``--set model.revision=`` turns it off again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, fields, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from clipgeom.errors import ConfigError
+from pti.config.schema import EARLIER, Config
+
+__all__ = ["Config", "changed", "commented", "differences", "fingerprint", "read_config", "toml_of", "value_of"]
+
+# What a stage reads: its checkpoints belong to these settings, and to none of the others
+_SECTIONS = {
+    "invert": ("model", "concept", "data", "objective", "inversion", "engine"),
+    "tune": (
+        "model", "concept", "data", "objective", "inversion", "engine", "tuning", "locality", "prior", "sampling"
+    ),
+}  # fmt: skip
+_BATCHES = {"invert": ("inversion.batch",), "tune": ("inversion.batch", "tuning.batch")}
+# These change no weight. (Of [sampling], steps and guidance draw the frozen model's own pictures.)
+_FREE = {
+    "engine.trackers", "engine.device", "sampling.prompts", "sampling.count", "sampling.every", "sampling.seed",
+}  # fmt: skip
+
+
+def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Read a configuration, or start from the defaults.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        A TOML file, or a run folder that holds ``config.toml``.
+    overrides : iterable of str
+        ``section.key=value``, the value in TOML or, for text, plain.
+
+    Raises
+    ------
+    ConfigError
+        No such file, not TOML, an unknown section or key, or a value of the wrong type or out of range.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        file = Path(path)
+        file = file / "config.toml" if file.is_dir() else file
+        try:
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if Path(path).is_dir():
+                raise ConfigError(f"{path} is no run folder: it holds no config.toml") from None
+            raise ConfigError(
+                f"there is no configuration {file}; write a commented one with: pti init {file}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read as TOML: {error}") from error
+        if Path(path).is_dir():  # it was written with every setting that there was
+            for name, value in EARLIER.items():
+                section, _, key = name.partition(".")
+                raw.setdefault(section, {}).setdefault(key, value)
+    for text in overrides:
+        _override(raw, text)
+    return _parse(raw)
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """A configuration with other values, by full name such as ``tuning.rank``; None turns off what can be off.
+
+    Raises
+    ------
+    ConfigError
+        An unknown section or key, or a value of the wrong type or out of range.
+    """
+    raw: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, dot, key = name.partition(".")
+        if not (dot and key):
+            raise ConfigError(f"a setting is named section.key, such as tuning.rank; got {name!r}")
+        raw.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
+    parsed = _parse(raw)
+    sections = {
+        section: replace(
+            getattr(config, section), **{key: getattr(getattr(parsed, section), key) for key in values_of_it}
+        )
+        for section, values_of_it in raw.items()
+    }
+    return replace(config, **sections)
+
+
+def value_of(name: str, written: str) -> Any:
+    """The value of a setting as a command line writes it: TOML or, for text, plain; nothing at all is None."""
+    if not written.strip():
+        return None
+    try:
+        value = tomllib.loads(f"value = {written}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = written.strip()  # plain text needs no quotes on a command line
+    section, _, key = name.partition(".")
+    hints = {f.name: _hints(Config)[f.name] for f in fields(Config)}
+    if section in hints and _hints(hints[section]).get(key) in (str, str | None) and not isinstance(value, str):
+        value = written.strip()  # a name that looks like a number
+    return value
+
+
+def commented() -> str:
+    """The defaults as a TOML file in which every setting is explained."""
+    lines = ["# Pivotal tuning. Every setting stands here with its default; delete what you do not change.", ""]
+    for section in fields(Config):
+        kind = _hints(Config)[section.name]
+        lines += [f"# {(kind.__doc__ or '').strip()}", f"[{section.name}]"]
+        for key in fields(kind):
+            lines += _wrapped(_explained(key))
+            value = key.default
+            if value is None:
+                lines.append(f"# {key.name} = {_toml(key.metadata['example'])}")
+            else:
+                lines.append(f"{key.name} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def toml_of(config: Config) -> str:
+    """A configuration as TOML, every value written out."""
+    lines = []
+    for section in fields(config):
+        lines.append(f"[{section.name}]")
+        values = getattr(config, section.name)
+        lines += [
+            f"{key.name} = {_toml(value)}" for key in fields(values) if (value := getattr(values, key.name)) is not None
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, Any]:
+    """The settings that decide what a stage computes, by full name: what its checkpoints belong to.
+
+    A batch is told over all processes, since two of them with half the batch each compute the same.
+    """
+    flat = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in config.identity().items()
+        if name.split(".")[0] in _SECTIONS[stage] and name not in _FREE
+    }
+    for name in _BATCHES[stage]:
+        flat[name] *= processes
+    return flat
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, a line each."""
+    names = [*now, *(name for name in before if name not in now)]
+    told = ((name, *(side.get(name, EARLIER.get(name)) for side in (before, now))) for name in names)
+    return [f"{name} was {json.dumps(then)}, is {json.dumps(is_now)}" for name, then, is_now in told if then != is_now]
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _parse(raw: Mapping[str, Any]) -> Config:
+    sections = {section.name: _hints(Config)[section.name] for section in fields(Config)}
+    made = {}
+    for name, values in raw.items():
+        if name not in sections:
+            raise ConfigError(f"there is no section [{name}]{_close(name, sections)}; there are: {', '.join(sections)}")
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{name} is a section and holds settings, as in [{name}]; got {values!r}")
+        keys = {key.name: key for key in fields(sections[name])}
+        for key in values:
+            if key not in keys:
+                raise ConfigError(f"[{name}] has no setting {key!r}{_close(key, keys)}; it has: {', '.join(keys)}")
+        hints = _hints(sections[name])
+        made[name] = sections[name](
+            **{key: _checked(f"{name}.{key}", value, hints[key], keys[key]) for key, value in values.items()}
+        )
+    return Config(**made)
+
+
+def _checked(name: str, value: Any, kind: Any, key: Field[Any]) -> Any:
+    if get_origin(kind) is UnionType:
+        if value is None:
+            return None
+        (kind,) = (k for k in get_args(kind) if k is not NoneType)
+    if get_origin(kind) is tuple:
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f'{name} is a list of texts, such as ["a", "b"]; got {value!r}')
+        return tuple(value)
+    wrong = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {wrong[kind]}; got {value!r}")
+    if isinstance(value, str) and not value.strip():
+        raise ConfigError(f"{name} is empty; leave it out to have its default")
+    limits = key.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        known = ", ".join(limits["choices"])
+        raise ConfigError(f"{name} is one of {known}; got {value!r}{_close(str(value), limits['choices'])}")
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    fits = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    if not fits or value == math.inf:  # NaN fits nowhere
+        bounds = [f"at least {low}"] * (low is not None) + [f"more than {above}"] * (above is not None)
+        bounds += [f"at most {high}"] * (high is not None) + ["finite"] * (value == math.inf)
+        raise ConfigError(f"{name} is {' and '.join(bounds)}; got {value!r}")
+    return value
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    name, equals, written = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set takes section.key=value, such as tuning.rank=16; got {text!r}")
+    if not written.strip():
+        if isinstance(raw.get(section), dict):
+            raw[section].pop(key, None)
+        _parse({section: {key: None}}) if section in {f.name for f in fields(Config)} else _parse({section: {}})
+        return
+    raw.setdefault(section, {})[key] = value_of(name.strip(), written)
+
+
+def _explained(key: Field[Any]) -> str:
+    choices = key.metadata["choices"]
+    return key.metadata["help"] + (f" One of {', '.join(choices)}." if choices else "")
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    # hyphens are left alone, so that paths stay whole
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, float):
+        return repr(value) if "e" not in repr(value) or "." in repr(value) else repr(value).replace("e", ".0e")
+    return json.dumps(value, ensure_ascii=False)  # TOML's basic strings, numbers and booleans are JSON's
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    match = get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""

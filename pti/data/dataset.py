@@ -1,0 +1,254 @@
+"""The training pictures and their captions: a folder, a character of miniworld, or a data set.
+
+Everything is read once at the start, so that a damaged picture is named before an hour of training, and so that a
+checkpoint knows the content that it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgeom._extras import needs_extra
+from clipgeom.errors import ConfigError, first_line
+from pti.config.schema import DataSection
+from pti.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["MINIWORLD", "Pictures", "Sample", "read_pictures"]
+
+MINIWORLD = "miniworld:"
+_TOKEN = "{token}"
+_FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_MINIWORLD_PICTURES = 6
+_MINIWORLD_SEED = 77  # of a new character's pictures; no training of miniworld used it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One picture: where it came from, its caption with ``{token}``, and how to decode it (RGB, upright)."""
+
+    name: str
+    caption: str
+    decode: Callable[[], Image]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """The pictures of a run.
+
+    Attributes
+    ----------
+    samples, held_out : tuple of Sample
+        To train on, and kept from training.
+    digest : str
+        SHA-256 over the encoded pictures and captions, held-out ones included.
+    class_word : str or None
+        The class, where the source knows it.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    samples: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+    digest: str
+    class_word: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_pictures(data: DataSection, *, needs_token: bool = True) -> Pictures:
+    """Read and check every picture and caption.
+
+    Parameters
+    ----------
+    data : DataSection
+    needs_token : bool
+        Whether every caption must hold ``{token}``; pictures of the class need not.
+
+    Raises
+    ------
+    DataError
+        No pictures, one that cannot be decoded, one without a caption, a caption without ``{token}``; each is named.
+    ConfigError
+        More pictures are to be held out than there are; a template lacks ``{token}``.
+    """
+    for template in data.templates:
+        if _TOKEN not in template:
+            raise ConfigError(f"data.templates: {template!r} lacks {_TOKEN}, the place of the new word")
+    with needs_extra("pti", "reading pictures"):
+        import PIL.Image  # noqa: F401
+    class_word = None
+    if data.source.startswith(MINIWORLD):
+        found, class_word = _miniworld(data.source.removeprefix(MINIWORLD), data.limit or _MINIWORLD_PICTURES)
+    elif Path(data.source).expanduser().is_dir():
+        found = _folder(Path(data.source).expanduser(), data)
+    elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")) or "/" not in data.source:
+        # without a slash it is more likely a folder misspelt than one of the hub's oldest data sets
+        raise DataError(
+            f"there is no folder {data.source}; a source is a folder, miniworld:NAME, or the id of a data set, owner/name"
+        )
+    else:
+        found = _hub(data)
+    samples: list[Sample] = []
+    total = hashlib.sha256()
+    for name, content, caption in found:
+        if len(samples) == data.limit:
+            break
+        caption = data.caption if data.caption is not None else caption
+        _check_caption(name, caption, needs_token)
+        assert caption is not None
+        _decode(name, content)
+        samples.append(Sample(name, caption, _decoder(name, content)))
+        total.update(hashlib.sha256(content).digest() + caption.encode())
+    if not samples:
+        raise DataError(f"{data.source} holds no pictures ({', '.join(_FORMATS)})")
+    kept = len(samples) - data.held_out
+    if kept < 1:
+        raise ConfigError(
+            f"data.held_out = {data.held_out} leaves nothing to train on: {data.source} holds {len(samples)} picture(s)"
+        )
+    notes = []
+    if kept == 1:
+        notes.append("training on a single picture: the concept cannot be told from its pose, place and background")
+    return Pictures(tuple(samples[:kept]), tuple(samples[kept:]), total.hexdigest(), class_word, tuple(notes))
+
+
+def _check_caption(name: str, caption: str | None, needs_token: bool) -> None:
+    if not caption or not caption.strip():
+        raise DataError(
+            f"{name} has no caption: give it a line in metadata.jsonl or a .txt file beside it, or set data.caption"
+        )
+    if needs_token and _TOKEN not in caption:
+        raise DataError(f"the caption of {name} lacks {_TOKEN}, the place of the new word: {caption[:100]!r}")
+
+
+def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _FORMATS and not p.name.startswith("."))
+    metadata = folder / "metadata.jsonl"
+    listed: dict[str, str] | None = None
+    if metadata.is_file() and data.caption is None:
+        listed = {}
+        for name, text in _metadata(metadata, data.caption_column):
+            if name in listed:
+                raise DataError(f"{metadata} has two lines for {name}; keep one")
+            listed[name] = text
+        absent = [name for name in listed if not (folder / name).is_file()]
+        if absent:
+            raise DataError(f"{metadata} names {absent[0]}, which is not there")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        caption: str | None = None
+        if listed is not None:
+            if name not in listed:
+                raise DataError(f"{metadata} has no line for {name}")
+            caption = listed[name]
+        elif path.with_suffix(".txt").is_file():
+            caption = _text(path.with_suffix(".txt")).strip()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        yield str(path), content, caption
+
+
+def _metadata(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):  # a caption may hold other ends of lines
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, caption = str(row["file_name"]), row[column]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}, line {number} is no JSON object: {error}") from error
+        except KeyError as error:
+            raise DataError(f"{path}, line {number} lacks {error}; it needs file_name and {column}") from error
+        if not isinstance(caption, str):
+            raise DataError(f"{path}, line {number}: {column} is a text in quotes; got {json.dumps(caption)}")
+        yield name, caption
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it in that encoding"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _miniworld(name: str, count: int) -> tuple[Iterable[tuple[str, bytes, str | None]], str]:
+    import PIL.Image
+
+    from clipgeom.miniworld.characters import character
+    from clipgeom.miniworld.scenery import scenes
+
+    new = character(name)
+    drawn = scenes(count, _MINIWORLD_SEED, character=new)
+    found = []
+    for index, (pixels, caption) in enumerate(zip(drawn.pictures, drawn.captions, strict=True)):
+        encoded = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(encoded, "png")
+        found.append((f"{MINIWORLD}{name}/{index}", encoded.getvalue(), caption))
+    return found, new.kind
+
+
+def _hub(data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
+    with needs_extra("pti", "reading a data set"):
+        import datasets
+
+    try:
+        table: Any = datasets.load_dataset(data.source, split=data.split)
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        raise DataError(
+            f"{data.source!r} is no folder here, and loading it as a data set failed ({first_line(error)}); check the name"
+        ) from error
+    for column in (data.image_column, *(() if data.caption is not None else (data.caption_column,))):
+        if column not in table.column_names:
+            raise DataError(f"{data.source} has no column {column!r}; it has {', '.join(table.column_names)}")
+    table = table.cast_column(data.image_column, datasets.Image(decode=False))
+    for index, row in enumerate(table):
+        image = row[data.image_column]
+        content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        yield f"{data.source}[{index}]", content, row.get(data.caption_column)
+
+
+def _decoder(name: str, content: bytes) -> Callable[[], Image]:
+    return lambda: _decode(name, content)
+
+
+def _decode(name: str, content: bytes) -> Image:
+    """RGB and upright; what is transparent is white, as on a page; of a film the first picture."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    try:
+        with PIL.Image.open(io.BytesIO(content)) as opened:
+            image = _eight_bits(PIL.ImageOps.exif_transpose(opened))
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                page = PIL.Image.new("RGBA", image.size, "white")
+                image = PIL.Image.alpha_composite(page, image)
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{name} cannot be decoded as a picture ({error}); replace it or take it out") from error
+
+
+def _eight_bits(image: Image) -> Image:
+    """Pillow would clip deeper greys to white."""
+    import numpy as np
+    import PIL.Image
+
+    if image.mode.startswith("I;16"):
+        return PIL.Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its mode is {image.mode}, with no known black and white; save it with 8 bits a channel")
+    return image

@@ -1,0 +1,220 @@
+"""Pictures as the UNet sees them, each computed once.
+
+What is kept is kept by view (which picture, which cut-out, mirrored or not), never by step: a loader that shuffles
+would pair a cached latent with another picture's caption (TRAINER.md, trap 6). A view is encoded on its own, so that
+its latent does not depend on what else was in the batch, and a resumed run has the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pti.config.schema import DataSection
+from pti.data.captions import exchanged, wordings
+from pti.data.dataset import Sample
+from pti.data.latent_refinement import fitted
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import time_ids
+from pti.scaling import scaled
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Latents", "View", "pixels"]
+
+
+_WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of cut-outs
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class View:
+    """One picture, one way of cutting it out, mirrored or not, and one wording of its caption."""
+
+    sample: int
+    crop: int = 0
+    mirrored: bool = False
+    wording: int = 0
+
+
+class Latents:
+    """Latents and sizes of views.
+
+    Parameters
+    ----------
+    model : Model
+    samples : sequence of Sample
+    data : DataSection
+        How pictures are cut.
+    seed : int
+        Of the random cut-outs.
+    """
+
+    def __init__(self, model: Model, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
+        self._model, self._samples, self._data, self._seed = model, samples, data, seed
+        self.size = data.size or model.size
+        self.size -= self.size % model.factor
+        self.crops = data.crops if data.crop == "random" else 1
+        self.wordings = data.wordings if data.tag_dropout else 1
+        said = [sample.caption for sample in samples]
+        self._wordings = [self._worded(caption, self.wordings, (seed, i, _WORDINGS)) for i, caption in enumerate(said)]
+        exchanges = [exchanged(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
+        self._exchanged = [
+            [self._worded(texts[i], 2, (seed, i, _EXCHANGED, k))[k > 0] for k, texts in enumerate(exchanges)]
+            for i in range(len(said))
+        ]
+        self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._cells: dict[tuple[int, int], torch.Tensor] = {}
+        self._means: dict[View, torch.Tensor] = {}
+
+    def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
+        dropout, templates = self._data.tag_dropout, self._data.templates
+        return wordings(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def flips(self) -> bool:
+        """Whether views may be mirrored."""
+        return self._data.flip
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one latent."""
+        side = self.size // self._model.factor
+        return int(self._model.vae.config.latent_channels), side, side
+
+    def caption(self, view: View) -> str:
+        """The caption of a view's picture in the view's wording, with ``{token}``."""
+        return self._wordings[view.sample][view.wording]
+
+    def exchanged(self, view: View) -> str:
+        """A caption in whose place another was put, part by part from those of all pictures; the first wording is whole."""
+        return self._exchanged[view.sample][view.wording]
+
+    def captions(self, *, exchanged: bool = False) -> list[str]:
+        """Every caption in every wording, each once, sorted; or those whose parts were exchanged."""
+        return sorted({text for texts in (self._exchanged if exchanged else self._wordings) for text in texts})
+
+    def of(self, views: Sequence[View], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents of some views, scaled as the UNet takes them.
+
+        Parameters
+        ----------
+        views : sequence of View
+        noise : Tensor, shape (n, channels, side, side)
+            Standard normal: which latent of the autoencoder's distribution is taken. Ignored where its mean is.
+
+        Returns
+        -------
+        latents : Tensor, shape (n, channels, side, side)
+        sizes : Tensor, shape (n, 6)
+            For SDXL; see `time_ids`.
+        """
+        moments = [self._moments(view) for view in views]
+        latents = torch.stack([mean for mean, _, _ in moments])
+        if self._data.latents == "sample":
+            latents = latents + torch.stack([deviation for _, deviation, _ in moments]) * noise.to(latents)
+        return scaled(self._model.vae, latents), torch.cat([sizes for _, _, sizes in moments])
+
+    def pixels(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """A view's picture and its sizes, as the function `pixels` makes them."""
+        rng = np.random.default_rng((self._seed, view.sample, view.crop))
+        image = self._samples[view.sample].decode()
+        return pixels(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+
+    @property
+    def cut_outs(self) -> list[View]:
+        """Every picture in every cut-out, not mirrored."""
+        return [View(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
+
+    def means(self) -> torch.Tensor:
+        """Means of the latents of all views, unscaled, shape (n, channels, side, side)."""
+        return torch.stack([self._moments(view)[0] for view in self._views()])
+
+    def take(self, means: torch.Tensor) -> None:
+        """Use such means, which were made before, in place of fitting them again."""
+        self._means = dict(zip(self._views(), means, strict=True))
+
+    def _views(self) -> list[View]:
+        ways = (False, True) if self.flips else (False,)
+        return [replace(view, mirrored=mirrored) for view in self.cut_outs for mirrored in ways]
+
+    def weigh(self, view: View, cells: torch.Tensor) -> None:
+        """Let places in a picture's cut-out count by weights of shape (1, side, side)."""
+        self._cells[view.sample, view.crop] = cells
+
+    def cells(self, views: Sequence[View]) -> torch.Tensor | None:
+        """Weights of places, shape (n, 1, side, side), mirrored with the pictures; None where none were given."""
+        if not self._cells:
+            return None
+        found = [(self._cells[view.sample, view.crop], view.mirrored) for view in views]
+        return torch.stack([cells.flip(-1) if mirrored else cells for cells, mirrored in found])
+
+    @torch.no_grad()
+    def _moments(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        view = replace(view, wording=0)  # they share the picture
+        if view not in self._kept:
+            array, sizes = self.pixels(view)
+            vae = self._model.vae
+            posterior = vae.encode(array[None].to(vae.device, vae.dtype)).latent_dist
+            device = self._model.device
+            mean = self._means.get(view)
+            if mean is None:
+                mean = fitted(vae, posterior.mean, array[None].to(vae.device), self._data.fit_steps)[0]
+            self._kept[view] = (
+                mean.to(device),
+                posterior.std[0].float().to(device),
+                sizes.to(device),
+            )
+        return self._kept[view]
+
+
+def pixels(
+    image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture as a square of numbers.
+
+    Parameters
+    ----------
+    image : Image
+        RGB.
+    size : int
+        Side of the square in pixels.
+    crop : {"center", "random", "squeeze"}
+    rng : Generator
+        Places a random cut-out.
+    mirrored : bool
+
+    Returns
+    -------
+    pixels : Tensor, shape (3, size, size), in −1 … 1
+    sizes : Tensor, shape (1, 6)
+        See `time_ids`; the corner is that of the cut-out in the resized picture, mirrored with it.
+    """
+    from PIL import Image as Pictures
+    from PIL import ImageOps
+
+    width, height = image.size
+    if crop == "squeeze":
+        scaled = image.resize((size, size), Pictures.Resampling.LANCZOS)
+    else:
+        ratio = size / min(width, height)
+        scaled = image.resize(
+            (max(size, round(width * ratio)), max(size, round(height * ratio))), Pictures.Resampling.LANCZOS
+        )
+    spare_x, spare_y = scaled.width - size, scaled.height - size
+    if mirrored:
+        scaled = ImageOps.mirror(scaled)
+    if crop == "random":
+        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
+    else:
+        left, top = spare_x // 2, spare_y // 2
+    cut = scaled.crop((left, top, left + size, top + size))
+    array = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(array), time_ids((height, width), (top, left), size)

@@ -1,0 +1,447 @@
+"""Networks that look at pictures: CLIP and DINOv2 give embeddings, readers tell attributes.
+
+Measures know them by three small protocols alone. Pictures are uint8 of shape (n, height, width, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgeom._extras import needs_extra
+from clipgeom._networks import FLAG, build, integer, number, read_json, require_whole, settings_of, stored
+from clipgeom.encoder.files import section, weight_files
+from clipgeom.encoder.settings import ATTENTION, IDS, TEXT, VISION
+from clipgeom.errors import ConfigError, EncoderError, ShapeError, first_line
+from clipgeom.miniworld.characters import NewCharacter
+from pti.evaluation.attributes import VOCABULARY, Vocabulary, check_vocabulary, says
+from pti.evaluation.metrics import zero_shot
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipgeom.miniworld.readers import FactorReaders
+
+__all__ = [
+    "AttributeReader",
+    "ClipJudge",
+    "DinoJudge",
+    "FactorReader",
+    "PictureJudge",
+    "Pictures",
+    "TextJudge",
+    "ZeroShotReader",
+    "character_values",
+]
+
+Pictures = NDArray[np.uint8]
+_Preprocess = Callable[[Pictures], Any]  # to a tensor
+_Items = TypeVar("_Items", Pictures, Sequence[str])
+_BATCH = 32
+_DINO = {
+    "dinov2": ("Dinov2Config", "Dinov2Model"),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel"),
+}
+_DINO_SETTINGS = {
+    **{key: value for key, value in VISION.items() if key not in ("intermediate_size", "projection_dim")},
+    "mlp_ratio": integer(1, 64),
+    "qkv_bias": FLAG,
+    "layerscale_value": number(-1e3, 1e3),  # the initial value of what is read
+    "use_swiglu_ffn": FLAG,
+    "use_mask_token": FLAG,
+    "num_register_tokens": integer(0, 1024),
+}
+
+
+@runtime_checkable
+class PictureJudge(Protocol):
+    """Gives an embedding, shape (n, d), of pictures; `name` is what tables call it."""
+
+    name: str
+
+    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+@runtime_checkable
+class TextJudge(PictureJudge, Protocol):
+    """Also gives embeddings of texts, in the same space."""
+
+    def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]: ...  # noqa: D102
+
+
+@runtime_checkable
+class AttributeReader(Protocol):
+    """Tells the value of every attribute of its vocabulary, picture by picture."""
+
+    vocabulary: Vocabulary
+
+    def read(self, pictures: Pictures, /) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
+
+
+class ClipJudge:
+    """A CLIP model with both towers.
+
+    Parameters
+    ----------
+    model : CLIPModel
+    tokenizer : CLIPTokenizer
+    preprocess : callable
+        From pictures to the model's pixel values.
+    name : str
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, preprocess: _Preprocess, *, name: str = "CLIP") -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
+
+    @classmethod
+    def load(
+        cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "CLIP"
+    ) -> Self:
+        """From a hub id or a directory, in float32 and safetensors.
+
+        Raises
+        ------
+        EncoderError
+            It cannot be loaded.
+        MissingExtraError
+            transformers is not installed.
+        """
+        with needs_extra("report", "judging pictures by CLIP"):
+            from transformers import AutoTokenizer
+
+        folder = _fetched(model, revision)
+        network, preprocess = _clip(folder).to(device), _preprocess(folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=network.config, trust_remote_code=False)
+        except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
+            raise _unloadable(model, error) from error
+        return cls(network, tokenizer, preprocess, name=name)
+
+    @classmethod
+    def miniworld(cls, *, root: Path | None = None) -> Self:
+        """The drawn world's own.
+
+        Raises
+        ------
+        WeightsError
+            Its weights are missing or damaged.
+        """
+        from clipgeom.miniworld.weights import load_clip
+
+        model, tokenizer = load_clip(root=root)
+        return cls(model, tokenizer, _plain)
+
+    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
+        """Projected embeddings of pictures, un-normalised."""
+        return _embed(
+            pictures,
+            self.preprocess,
+            lambda pixels: self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output),
+            self.model.device,
+        )
+
+    def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]:
+        """Projected embeddings of texts at the tokenizer's end of text; what exceeds the longest text is cut."""
+        import torch
+
+        # the configuration's id may be the legacy 2, which means the highest id; nothing is added here, so both agree
+        if not texts:
+            raise ConfigError("there are no texts to embed")
+        length = self.model.config.text_config.max_position_embeddings
+        parts = []
+        with torch.inference_mode():
+            for batch in _batches(texts):
+                encoded = self.tokenizer(
+                    list(batch), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+                )
+                ids = encoded.input_ids.to(self.model.device)
+                states = self.model.text_model(input_ids=ids).last_hidden_state
+                ends = (ids == self.tokenizer.eos_token_id).int().argmax(dim=-1)
+                pooled = states[torch.arange(len(ids), device=ids.device), ends]
+                parts.append(self.model.text_projection(pooled).double().cpu().numpy())
+        return np.concatenate(parts)
+
+
+class DinoJudge:
+    """A DINOv2 model: its embedding is the class token after the last norm.
+
+    Parameters
+    ----------
+    model : Dinov2Model
+    preprocess : callable
+        From pictures to the model's pixel values.
+    name : str
+    """
+
+    def __init__(self, model: Any, preprocess: _Preprocess, *, name: str = "DINOv2") -> None:
+        self.model, self.preprocess, self.name = model.eval().requires_grad_(False), preprocess, name
+
+    @classmethod
+    def load(
+        cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "DINOv2"
+    ) -> Self:
+        """From a hub id or a directory, in float32 and safetensors.
+
+        Raises
+        ------
+        EncoderError
+            It cannot be loaded.
+        MissingExtraError
+            transformers is not installed.
+        """
+        with needs_extra("report", "judging pictures by DINOv2"):
+            import transformers  # noqa: F401 - missed here
+
+        folder = _fetched(model, revision)
+        return cls(_dino(folder).to(device), _preprocess(folder), name=name)
+
+    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
+        """Embeddings of pictures, un-normalised."""
+        return _embed(
+            pictures,
+            self.preprocess,
+            lambda pixels: self.model(pixel_values=pixels).last_hidden_state[:, 0],
+            self.model.device,
+        )
+
+
+class ZeroShotReader:
+    """Reads attributes by the nearest of several captions' embeddings.
+
+    Parameters
+    ----------
+    judge : TextJudge
+    vocabulary : mapping
+        Attribute → value → phrases; the embedding of a value is the mean of its phrases' unit embeddings.
+    subject : str
+        What captions speak of: the class word.
+    """
+
+    def __init__(self, judge: TextJudge, vocabulary: Vocabulary = VOCABULARY, *, subject: str) -> None:
+        check_vocabulary(vocabulary)
+        self.judge, self.vocabulary = judge, vocabulary
+        self._texts = {
+            attribute: {
+                value: _mean_direction(judge.embed_texts([f"{subject}, {phrase}" for phrase in phrases]))
+                for value, phrases in values.items()
+            }
+            for attribute, values in vocabulary.items()
+        }
+
+    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
+        """The value of every attribute that is nearest to each picture."""
+        return zero_shot(self.judge.embed_pictures(pictures), self._texts)
+
+
+class FactorReader:
+    """The drawn world's factor readers.
+
+    Parameters
+    ----------
+    readers : FactorReaders
+    """
+
+    def __init__(self, readers: FactorReaders) -> None:
+        from clipgeom.miniworld.captions import FACING
+        from clipgeom.miniworld.readers import READ
+
+        self.readers = readers
+        # "top left" says a position: what a figure faces is said by a verb alone
+        facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
+        vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
+        self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
+
+    @classmethod
+    def load(cls, folder: Path | None = None, /) -> Self:
+        """Those of the package, or in a folder.
+
+        Raises
+        ------
+        WeightsError
+            They are missing or damaged.
+        """
+        from clipgeom.miniworld.readers import load_readers
+
+        return cls(load_readers(folder))
+
+    def said(self, prompt: str, /) -> set[str]:
+        """The attributes that a prompt says, by the world's own phrases: "left" alone may be a position."""
+        return {
+            attribute
+            for attribute, values in self.vocabulary.items()
+            if says(prompt, {phrase: () for phrases in values.values() for phrase in phrases})
+        }
+
+    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
+        """The likeliest value of everything that is read, for every picture."""
+        return self.readers.read(pictures)
+
+
+def character_values(character: NewCharacter, /) -> dict[str, str]:
+    """What the factor readers should see in every picture of one of the drawn world's new characters."""
+    return {
+        **character.factors,
+        "pattern": character.pattern or "plain",
+        "emblem": character.emblem or "none",
+        "two_tone": "yes" if character.headgear_second else "no",
+    }
+
+
+def _fetched(model: str | Path, revision: str | None) -> Path:
+    """The folder of a judge. Told to load a hub id, transformers would ask an absent network for a minute."""
+    local = Path(model).expanduser()
+    if local.exists():
+        return local
+    if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
+        raise EncoderError(f"there is no folder {model}; a judge of pictures is a folder or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                str(model),
+                revision=revision,
+                allow_patterns=["*.json", "*.txt", "model*.safetensors"],
+                ignore_patterns=["*/*"],
+            )
+        )
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        raise _unloadable(model, error) from error
+
+
+def _unloadable(model: str | Path, error: Exception) -> EncoderError:
+    return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first_line(error)}")
+
+
+def _preprocess(folder: Path) -> _Preprocess:
+    from transformers import AutoImageProcessor
+
+    try:
+        # Pillow's resampling everywhere, so that a machine with torchvision measures the same
+        processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, backend="pil", trust_remote_code=False
+        )
+    except Exception as error:  # whatever it raises comes from the settings
+        raise _unloadable(folder, error) from error
+
+    def preprocess(pictures: Pictures) -> torch.Tensor:
+        pixels: torch.Tensor = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    return preprocess
+
+
+def _clip(folder: Path) -> Any:
+    """Build a CLIP with both towers."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    path = folder / "config.json"
+    content = _config_of(path, "clip")
+    known = {**TEXT, "eos_token_id": integer(0, 2**24)}
+    text = {**IDS} | settings_of(section(content, "text_config", path), known, path, inside="text_config.")
+    vision = settings_of(section(content, "vision_config", path), VISION, path, inside="vision_config.")
+    width = settings_of(content, {"projection_dim": TEXT["projection_dim"]}, path)
+
+    def make() -> Any:
+        config = CLIPConfig(text_config=text, vision_config=vision, **width)
+        return CLIPModel._from_config(config, attn_implementation=ATTENTION, dtype=torch.float32)  # type: ignore[no-untyped-call]
+
+    return build(make, weight_files(folder), path, rename=_without_positions, spare=("logit_scale",))
+
+
+def _dino(folder: Path) -> Any:
+    """Build a DINOv2, with registers or without."""
+    import torch
+    import transformers
+
+    path = folder / "config.json"
+    content = _config_of(path, *_DINO)
+    settings = settings_of(content, _DINO_SETTINGS, path)
+    config_name, model_name = _DINO[content["model_type"]]
+
+    try:
+        config = getattr(transformers, config_name)(**settings)
+        kind = getattr(transformers, model_name)
+        with torch.device("meta"):
+            wanted = sum(parameter.numel() for parameter in kind(config).parameters())
+        if wanted > 2 * (there := stored(weight_files(folder))):  # before anything of that size is allocated
+            raise EncoderError(
+                f"{path} asks for {wanted:,} parameters, the weights have {there:,}; fetch or save the model again"
+            )
+        # transformers knows the names that this architecture has had
+        network, found = kind.from_pretrained(
+            folder,
+            config=config,
+            attn_implementation=ATTENTION,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever it raises comes from the folder's files
+        raise _unloadable(folder, error) from error
+    require_whole(folder, set(found["missing_keys"]) - {"embeddings.mask_token"}, found["unexpected_keys"])
+    return network
+
+
+def _config_of(path: Path, *kinds: str) -> dict[str, Any]:
+    content = read_json(path)
+    if content.get("model_type") not in kinds:
+        given = str(content.get("model_type"))[:60]
+        raise EncoderError(f"{path} describes a {given!r} model; expected {' or '.join(kinds)}")
+    return content
+
+
+def _without_positions(key: str) -> str | None:
+    return None if key.endswith("position_ids") else key  # buffers that old versions stored
+
+
+def _plain(pictures: Pictures) -> torch.Tensor:
+    """From −1 to 1, at the size they have."""
+    import torch
+
+    return torch.from_numpy(np.moveaxis(pictures, -1, 1).astype(np.float32) / 127.5 - 1)
+
+
+def _embed(
+    pictures: Pictures, preprocess: _Preprocess, embed: Callable[[torch.Tensor], torch.Tensor], device: Any
+) -> NDArray[np.float64]:
+    import torch
+
+    check_pictures(pictures)
+    with torch.inference_mode():
+        parts = [embed(preprocess(batch).to(device)).double().cpu().numpy() for batch in _batches(pictures)]
+    return np.concatenate(parts)
+
+
+def check_pictures(pictures: Pictures, /) -> None:
+    """Refuse what is no stack of pictures.
+
+    Raises
+    ------
+    ShapeError
+        Not uint8 of shape (n, height, width, 3), or none.
+    """
+    array = np.asarray(pictures)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
+        raise ShapeError(
+            f"expected pictures as uint8 of shape (n, height, width, 3), got {array.dtype} of {array.shape}"
+        )
+
+
+def _batches(items: _Items) -> Iterator[_Items]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
+
+
+def _mean_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
+    return mean

@@ -1,0 +1,1 @@
+"""Files for other tools: embedding, LoRA, model card."""

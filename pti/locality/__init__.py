@@ -1,0 +1,1 @@
+"""Interpolated midpoints between placeholder token and class word: positions, modes, embeddings."""

@@ -1,0 +1,257 @@
+"""The gate: which interpolation each token position may be given, and by whose word.
+
+A centred mode is used only where a certificate that belongs to this very encoder says that it is validated for this
+representation at this position. `clipgeom.Certificate` is asked, and refuses by itself when it is for another encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clipgeom import Certificate, load_text_encoder
+from clipgeom.centering.certificate import Entry
+from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
+from pti.config.schema import LocalitySection
+from pti.models.pipeline import Model
+
+__all__ = ["CENTERED", "Decision", "Place", "Ruling", "decide"]
+
+CENTERED = ("vslerp", "vslerp_norm", "aslerp")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """One position of one representation of one encoder, as certificates name them (``eos``, ``5``, ``padded:20``)."""
+
+    encoder: int
+    representation: str
+    position: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ruling:
+    """How to interpolate at a place, about which centre (shape (width,), None for modes without), and why."""
+
+    mode: str
+    center: torch.Tensor | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A ruling for every place, and whether certificates were overridden."""
+
+    rulings: dict[Place, Ruling]
+    overridden: bool = False
+
+    def record(self, model: Model) -> dict[str, Any]:
+        """For the run's record: the reasons, each with the places that it holds for."""
+        grouped: dict[tuple[str, str, str, str], list[str]] = {}
+        for place, ruling in self.rulings.items():
+            key = (model.encoders[place.encoder].name, place.representation, ruling.mode, ruling.reason)
+            grouped.setdefault(key, []).append(place.position)
+        return {
+            "overridden": self.overridden,
+            "rulings": [
+                {"encoder": e, "representation": r, "mode": m, "reason": why, "positions": positions}
+                for (e, r, m, why), positions in grouped.items()
+            ],
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over all rulings, centres included: a certificate may change while its name does not."""
+        total = hashlib.sha256()
+        for place, ruling in sorted(self.rulings.items()):
+            total.update(f"{place} {ruling.mode}\n".encode())
+            if ruling.center is not None:
+                total.update(ruling.center.double().numpy().tobytes())
+        return total.hexdigest()
+
+    def notes(self, model: Model) -> list[str]:
+        """The same for the user, a line for each reason."""
+        lines = []
+        for group in self.record(model)["rulings"]:
+            n = len(group["positions"])
+            lines.append(
+                f"{group['mode']} at {n} position(s) of {group['encoder']}, {group['representation']}: {group['reason']}"
+            )
+        if self.overridden:
+            lines.append(
+                "CERTIFICATE OVERRIDDEN: a centred mode is used that no certificate validates for this encoder; "
+                "every output of this run is marked"
+            )
+        return lines
+
+
+def decide(settings: LocalitySection, model: Model, places: Iterable[Place]) -> Decision:
+    """Rule on every place.
+
+    Parameters
+    ----------
+    settings : LocalitySection
+    model : Model
+    places : iterable of Place
+        Where interpolation will take place.
+
+    Raises
+    ------
+    CertificateError
+        A certificate is damaged or for another encoder; a centred mode is asked for and not validated. The message
+        says which command makes a certificate.
+    ConfigError
+        An override is asked for that overrides nothing.
+    """
+    places = sorted(set(places))
+    centered = settings.mode in CENTERED
+    if settings.override_certificate and not centered:
+        raise ConfigError(
+            f"locality.override_certificate overrides nothing with mode {settings.mode!r}; "
+            f"it takes one of {', '.join(CENTERED)}"
+        )
+    if settings.mode in ("slerp", "lerp", "none"):
+        return Decision({p: Ruling(settings.mode, None, "as configured") for p in places})
+    certificates = [Certificate.load(path) for path in settings.certificates]
+    if not certificates:
+        if centered:
+            raise CertificateError(
+                f"locality.mode = {settings.mode!r} needs a certificate in locality.certificates that validates it; "
+                f"make one with: {_commands(model, places)}"
+            )
+        reason = "no certificate was given, and only slerp needs none"
+        return Decision({p: Ruling("slerp", None, reason) for p in places})
+    given = _given(certificates, settings, model, places)
+    if not centered:
+        return Decision({p: _recommended(given[p.encoder], p, model) for p in places})
+    return _asked(settings, given, model, places)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """The certificates that were given for one encoder, and its fingerprint."""
+
+    certificates: tuple[Certificate, ...]
+    fingerprint: str
+
+    def covering(self, place: Place) -> tuple[Certificate, Entry] | None:
+        """The first of them that says something of a place, and what."""
+        for certificate in self.certificates:
+            with suppress(CertificateError):
+                return certificate, certificate.entry(place.representation, place.position)
+        return None
+
+
+def _given(
+    certificates: Sequence[Certificate], settings: LocalitySection, model: Model, places: Sequence[Place]
+) -> dict[int, _Given]:
+    """For every encoder its certificates; one that is for none of them is an error."""
+    given = {}
+    for index in sorted({place.encoder for place in places}):
+        fingerprint = _fingerprint(model, index)
+        own = tuple(c for c in certificates if c.encoder_fingerprint == fingerprint)
+        given[index] = _Given(own, fingerprint)
+    strangers = tuple(c for c in certificates if not any(c in g.certificates for g in given.values()))
+    if strangers and not settings.override_certificate:
+        lacking = next((g for g in given.values() if not g.certificates), given[min(given)])
+        try:
+            strangers[0].require_encoder(lacking.fingerprint)
+        except CertificateError as error:
+            raise CertificateError(f"{error}. For this run: {_commands(model, places)}") from error
+    return {index: _Given((*g.certificates, *strangers), g.fingerprint) for index, g in given.items()}
+
+
+def _recommended(given: _Given, place: Place, model: Model) -> Ruling:
+    if not given.certificates:
+        return Ruling("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
+    found = given.covering(place)
+    if found is None:
+        return Ruling("slerp", None, "the certificate says nothing of this position")
+    mode = found[0].mode_for(given.fingerprint, place.representation, place.position)
+    if mode == "slerp":
+        return Ruling("slerp", None, "the certificate validates no centred mode here")
+    center = found[0].center_for(given.fingerprint, place.representation, place.position)
+    return Ruling(mode, torch.from_numpy(center.copy()), "recommended by the certificate")
+
+
+def _asked(settings: LocalitySection, given: dict[int, _Given], model: Model, places: Sequence[Place]) -> Decision:
+    """A centred mode at every place, or an error that names the places where it is not validated."""
+    mode, overridden = settings.mode, False
+    rulings: dict[Place, Ruling] = {}
+    uncovered: list[Place] = []
+    for place in places:
+        if not given[place.encoder].certificates:
+            raise CertificateError(
+                f"no certificate for {model.encoders[place.encoder].name} was given; make one with: "
+                f"{_commands(model, [p for p in places if p.encoder == place.encoder])}"
+            )
+        found = given[place.encoder].covering(place)
+        if found is None:
+            uncovered.append(place)
+            continue
+        certificate, entry = found
+        width = _width(model, place)
+        if entry.center.shape != (width,):
+            raise CertificateError(
+                f"the certificate's centre of {place.representation} at {place.position} has dimension "
+                f"{entry.center.shape[0]}, the encoder's states have {width}"
+            )
+        reason = "validated by the certificate"
+        if certificate.encoder_fingerprint != given[place.encoder].fingerprint or not entry.validated[mode]:
+            if not settings.override_certificate:
+                raise CertificateError(
+                    f"the certificate does not validate {mode} for {place.representation} at {place.position}: "
+                    f'{entry.figures.get("verdict", "see clipgeom check")}. Use locality.mode = "auto", which takes '
+                    f"{entry.recommended} there, or locality.override_certificate = true, which marks every output"
+                )
+            reason, overridden = "OVERRIDDEN: not validated by a certificate for this encoder", True
+        rulings[place] = Ruling(mode, torch.from_numpy(entry.center.copy()), reason)
+    if uncovered:
+        named = ", ".join(f"{p.representation} at {p.position}" for p in uncovered[:5])
+        more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
+        raise CertificateError(
+            f"the certificate says nothing of {named}{more}. Make one that does with: {_commands(model, places)}; or use "
+            'locality.mode = "auto", which takes slerp there, or locality.positions = "placeholder"'
+        )
+    return Decision(rulings, overridden)
+
+
+def _width(model: Model, place: Place) -> int:
+    encoder = model.encoders[place.encoder]
+    if place.representation == "projected":
+        return int(encoder.network.text_projection.weight.shape[0])
+    return encoder.width
+
+
+def _fingerprint(model: Model, index: int) -> str:
+    """Of the encoder as it lies in the pipeline's folder: the tokenizer in memory has learnt new words since."""
+    name = model.encoders[index].name
+    try:
+        return load_text_encoder(model.folder, subfolder=name, device="cpu").fingerprint
+    except ClipGeomError as error:
+        raise CertificateError(f"the fingerprint of {name} cannot be computed: {error}") from error
+
+
+def _commands(model: Model, places: Sequence[Place]) -> str:
+    captions = "miniworld" if model.source == "miniworld" else "coco2014:val"
+    source = model.folder if model.source == "miniworld" else model.source
+    commands = []
+    for index, representation in sorted({(p.encoder, p.representation) for p in places}):
+        positions = [p.position for p in places if (p.encoder, p.representation) == (index, representation)]
+        numbered = sorted(positions, key=_rank)
+        commands.append(
+            f"clipgeom check --model {source} --subfolder {model.encoders[index].name} --captions {captions} "
+            f"--representation {representation} --positions {','.join(numbered)} "
+            f"--out certificate-{index}-{representation}.safetensors"
+        )
+    return " && ".join(commands)
+
+
+def _rank(position: str) -> tuple[int, int]:
+    """EOS first, then content, then padding, each by its index."""
+    kind, _, index = position.rpartition(":")
+    return (0, 0) if position == "eos" else (2 if kind else 1, int(index))

@@ -1,0 +1,123 @@
+"""Conditions of captions in stage 2: with the token, with the class word, midway between the two, and of no prompt.
+
+Where a text encoder is frozen, a caption's conditions never change and are computed once; that is what makes the
+regulariser's midpoints cheap. Where it is tuned, they are computed with its changes while gradients are recorded, and
+kept without them for the frozen side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pti.config.schema import LocalitySection
+from pti.locality.certification import Decision
+from pti.locality.midpoint import Route, midpoint, routes_of
+from pti.models.lora import Lora
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import Conditions, concatenate, empty, encode
+
+__all__ = ["Captioned"]
+
+
+class Captioned:
+    """Conditions of captions, kept as far as they are frozen.
+
+    Parameters
+    ----------
+    model : Model
+        With a pivot, which is frozen.
+    lora : Lora
+    settings : LocalitySection
+    decision : Decision or None
+        How midpoints are interpolated; None where there are none.
+    """
+
+    def __init__(self, model: Model, lora: Lora, settings: LocalitySection, decision: Decision | None) -> None:
+        assert model.pivot is not None
+        self.model, self.pivot, self.lora = model, model.pivot, lora
+        self.settings, self.decision = settings, decision
+        self._kept: dict[tuple[str, str], Conditions] = {}
+        self._routes: dict[str, tuple[Route, ...]] = {}
+        self._empty: Conditions | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether conditions depend on what is being trained, here and now."""
+        return self.lora.in_text and torch.is_grad_enabled()
+
+    def of(self, captions: Sequence[str], word: str) -> Conditions:
+        """Conditions of captions with the ``token`` or with the ``class`` word.
+
+        With gradients, and a tuned text encoder, they are the tuned ones; otherwise the frozen model's.
+        """
+        write = self.pivot.in_prompt if word == "token" else self.pivot.in_class
+        if self.live:
+            return encode(self.model, [write(caption) for caption in captions])
+        for caption in dict.fromkeys(captions):
+            if (word, caption) not in self._kept:
+                with torch.no_grad(), self.lora.frozen():
+                    self._kept[word, caption] = encode(self.model, [write(caption)]).detached()
+        return concatenate([self._kept[word, caption] for caption in captions])
+
+    def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
+        """Conditions between captions with the token and with the class word, tuned or frozen as `of`'s are.
+
+        Parameters
+        ----------
+        captions : sequence of str
+        times : Tensor, shape (n,), optional
+            Where between them; by default where the settings say, which is computed once for each caption.
+        """
+        if times is not None or self.live:
+            return self._midpoint(captions, times)
+        for caption in dict.fromkeys(captions):
+            if ("midpoint", caption) not in self._kept:
+                self._kept["midpoint", caption] = self._midpoint([caption], None).detached()
+        return concatenate([self._kept["midpoint", caption] for caption in captions])
+
+    def held(self, captions: Sequence[str], ways: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
+        """What the regulariser holds, each caption said in a way of its own.
+
+        Parameters
+        ----------
+        captions : sequence of n str
+        ways : sequence of n {"midpoint", "token", "class", "empty"}
+            The last is no prompt at all.
+        times : Tensor, shape (n,), optional
+            Of `midpoints`.
+        """
+        parts, places = [], []
+        for way in dict.fromkeys(ways):
+            rows = [row for row, other in enumerate(ways) if other == way]
+            said = [captions[row] for row in rows]
+            if way == "empty":
+                parts.append(self.empty()[[0] * len(rows)])
+            elif way == "midpoint":
+                parts.append(self.midpoints(said, None if times is None else times[rows]))
+            else:
+                parts.append(self.of(said, way))
+            places += rows
+        return concatenate(parts)[torch.tensor(places).argsort()]
+
+    def empty(self) -> Conditions:
+        """Conditions of no prompt, one row; tuned or frozen as `of`'s are."""
+        if self.live:
+            return empty(self.model)
+        if self._empty is None:
+            with torch.no_grad(), self.lora.frozen():
+                self._empty = empty(self.model).detached()
+        return self._empty
+
+    def _midpoint(self, captions: Sequence[str], times: torch.Tensor | None) -> Conditions:
+        assert self.decision is not None
+        for caption in captions:
+            if caption not in self._routes:
+                (self._routes[caption],) = routes_of(self.model, [caption], self.settings.positions)
+        if times is None:
+            times = torch.full((len(captions),), self.settings.time, device=self.model.device)
+        routes = [self._routes[caption] for caption in captions]
+        return midpoint(
+            self.model, self.decision, routes, self.of(captions, "token"), self.of(captions, "class"), times
+        )

@@ -1,0 +1,106 @@
+"""The denoising objective: noising, targets, weights, and the prediction itself."""
+
+from __future__ import annotations
+
+import torch
+
+from clipgeom.errors import ConfigError
+from pti.config.schema import ObjectiveSection
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import Conditions
+
+__all__ = ["denoising_loss", "min_snr_weights", "noise_levels", "noised", "offset_noise", "predict", "target_of"]
+
+
+def noise_levels(settings: ObjectiveSection, n_times: int) -> range:
+    """The noise levels that training draws from.
+
+    Raises
+    ------
+    ConfigError
+        None of the schedule's is among them.
+    """
+    last = min(settings.max_timestep, n_times)
+    if settings.min_timestep >= last:
+        raise ConfigError(
+            f"objective.min_timestep = {settings.min_timestep} leaves no noise level below "
+            f"{'objective.max_timestep' if last < n_times else 'the end of the schedule'}, {last}"
+        )
+    return range(settings.min_timestep, last)
+
+
+def noised(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+    """z_t = √ᾱ_t·z + √(1 − ᾱ_t)·ε.
+
+    Parameters
+    ----------
+    alphas : Tensor, shape (n_times,)
+        ᾱ.
+    clean, noise : Tensor, shape (n, channels, side, side)
+    times : Tensor of int, shape (n,)
+    """
+    signal, spread = _coefficients(alphas, times, clean)
+    return signal * clean + spread * noise
+
+
+def target_of(
+    prediction: str, alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+) -> torch.Tensor:
+    """What the UNet should say: ε, or the velocity √ᾱ_t·ε − √(1 − ᾱ_t)·z (arXiv 2202.00512)."""
+    if prediction == "epsilon":
+        return noise
+    if prediction != "v_prediction":
+        raise ConfigError(f"a prediction is epsilon or v_prediction, not {prediction!r}")
+    signal, spread = _coefficients(alphas, times, clean)
+    return signal * noise - spread * clean
+
+
+def offset_noise(noise: torch.Tensor, offset: torch.Tensor, strength: float) -> torch.Tensor:
+    """Noise plus a constant for each channel, `offset` of shape (n, channels, 1, 1) times `strength`."""
+    return noise + strength * offset if strength else noise
+
+
+def min_snr_weights(prediction: str, alphas: torch.Tensor, times: torch.Tensor, gamma: float) -> torch.Tensor:
+    """min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for velocities (Hang et al., arXiv 2303.09556), shape (n,).
+
+    At SNR = 0, which schedules that end in pure noise have, the first is 1 by its limit.
+    """
+    level = alphas.to(times.device)[times].double()
+    if prediction == "epsilon":
+        # γ/SNR = γ·(1 − ᾱ)/ᾱ is infinite there, and the smaller of it and 1 is 1
+        return torch.clamp(gamma * (1 - level) / level, max=1.0).to(alphas.dtype)
+    # min(SNR, γ)/(SNR + 1) times (1 − ᾱ)/(1 − ᾱ): no division by 1 − ᾱ is left
+    return torch.minimum(level, gamma * (1 - level)).to(alphas.dtype)
+
+
+def denoising_loss(
+    predicted: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    cells: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean over a batch of the mean squared error of each, times its weight; computed in float32.
+
+    `weights`, shape (n,), are those of noise levels; `cells`, shape (n, 1, side, side), those of places in the picture.
+    """
+    square = (predicted.float() - target.float()).square()
+    each = (square if cells is None else square * cells).mean(dim=(1, 2, 3))
+    return each.mean() if weights is None else (each * weights.to(each)).mean()
+
+
+def predict(model: Model, noisy: torch.Tensor, times: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    """What the UNet says, shape (n, channels, side, side)."""
+    dtype = model.unet.dtype
+    added = None
+    if conditions.pooled is not None:
+        added = {"text_embeds": conditions.pooled.to(dtype), "time_ids": conditions.sizes}
+    said: torch.Tensor = model.unet(
+        noisy.to(dtype), times, encoder_hidden_states=conditions.states.to(dtype), added_cond_kwargs=added
+    ).sample
+    return said
+
+
+def _coefficients(alphas: torch.Tensor, times: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    level = alphas.to(like.device)[times.to(like.device)].to(like.dtype)
+    shape = (-1, *([1] * (like.ndim - 1)))
+    return level.sqrt().view(shape), (1 - level).sqrt().view(shape)

@@ -1,0 +1,1 @@
+"""The diffusion pipeline: networks, placeholder token, prompt embeddings, LoRA, sampling."""

@@ -1,0 +1,209 @@
+"""The new word: its tokens, and the rows that stand for them in each text encoder.
+
+The rows enter the encoder as an argument, in place of an embedding that is looked up: the table keeps its size and its
+bytes, no optimiser ever sees it, and no padding row has to be trained along (TRAINER.md, trap 4). While a row is being
+trained it is the parameter itself that enters, never a copy (trap 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from clipgeom.errors import ConfigError
+from pti.models.pipeline import Encoder, Model
+
+__all__ = ["PLACEHOLDER", "Pivot", "add_pivot", "class_tokens", "entering", "placeholders"]
+
+PLACEHOLDER = "{token}"
+CLASS = "{class}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pivot:
+    """A new word in every text encoder of a model.
+
+    Attributes
+    ----------
+    token : str
+        Its first token, as users write it.
+    tokens : tuple of str
+        All of its tokens: ``<tok>``, ``<tok>_1``, … as diffusers names them.
+    class_word : str
+    ids : tuple of tuple of int
+        Their ids, for each encoder.
+    rows : tuple of Tensor, each of shape (vectors, width)
+        Their embeddings, float32, for each encoder.
+    start : tuple of Tensor
+        What the rows were before any training, e₀.
+    table_norms : tuple of float
+        Mean norm of each encoder's embedding table.
+    """
+
+    token: str
+    tokens: tuple[str, ...]
+    class_word: str
+    ids: tuple[tuple[int, ...], ...]
+    rows: tuple[torch.Tensor, ...]
+    start: tuple[torch.Tensor, ...]
+    table_norms: tuple[float, ...]
+
+    @property
+    def written(self) -> str:
+        """All tokens, as they stand in a prompt."""
+        return " ".join(self.tokens)
+
+    def in_prompt(self, text: str) -> str:
+        """A prompt with ``{token}``, or the token itself, written out, and ``{class}`` replaced."""
+        text = text.replace(PLACEHOLDER, self.token).replace(CLASS, self.class_word)
+        if len(self.tokens) > 1 and self.tokens[1] not in text:
+            text = text.replace(self.token, self.written)
+        return text
+
+    def in_class(self, text: str) -> str:
+        """The same prompt with the class word in place of the token."""
+        for token in (*reversed(self.tokens[1:]),):
+            text = text.replace(f" {token}", "")
+        return (
+            text.replace(PLACEHOLDER, self.class_word)
+            .replace(self.token, self.class_word)
+            .replace(CLASS, self.class_word)
+        )
+
+    def with_rows(self, rows: Sequence[torch.Tensor]) -> Pivot:
+        """The same word with other embeddings."""
+        return replace(self, rows=tuple(rows))
+
+
+def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | None = None, vectors: int = 1) -> Model:
+    """Give a model a new word.
+
+    Its tokenizers learn the tokens; the encoders' tables stay as they are.
+
+    Parameters
+    ----------
+    model : Model
+    token : str
+    class_word : str
+        Of as many tokens as there are vectors, so that both prompts align (trap 12).
+    initializer : str, optional
+        Words that the rows start from: as many tokens as vectors, or one.
+    vectors : int
+
+    Raises
+    ------
+    ConfigError
+        The token exists, is blank or holds spaces; the class word or the initialiser has another number of tokens.
+    """
+    tokens = placeholders(token, vectors)
+    for encoder in model.encoders:
+        _refuse_known(encoder, tokens)
+    starts = []
+    for encoder in model.encoders:
+        class_ids = class_tokens(encoder, class_word, vectors)
+        ids = class_ids if initializer is None else _initial(encoder, initializer, vectors)
+        with torch.no_grad():
+            starts.append(encoder.table.weight[ids].detach().float().clone())
+    all_ids = []
+    for encoder in model.encoders:
+        encoder.tokenizer.add_tokens(list(tokens))
+        ids = encoder.tokenizer.convert_tokens_to_ids(list(tokens))
+        rows = encoder.table.num_embeddings
+        if min(ids) < rows:
+            raise ConfigError(
+                f"the tokenizer of {encoder.name} has {min(ids)} tokens, its table {rows} rows: they do not match"
+            )
+        all_ids.append(tuple(int(i) for i in ids))
+    norms = tuple(float(e.table.weight.detach().float().norm(dim=-1).mean()) for e in model.encoders)
+    pivot = Pivot(
+        token=token,
+        tokens=tokens,
+        class_word=class_word,
+        ids=tuple(all_ids),
+        rows=tuple(starts),
+        start=tuple(start.clone() for start in starts),
+        table_norms=norms,
+    )
+    return replace(model, pivot=pivot)
+
+
+def placeholders(token: str, vectors: int) -> tuple[str, ...]:
+    """The tokens of a word of several vectors, named as diffusers names them."""
+    if not token.strip() or token != token.strip() or len(token.split()) != 1:
+        raise ConfigError(f"concept.token is one word without spaces, such as <concept>; got {token!r}")
+    if PLACEHOLDER in token or CLASS in token:
+        raise ConfigError(f"concept.token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}")
+    return (token, *(f"{token}_{i}" for i in range(1, vectors)))
+
+
+def class_tokens(encoder: Encoder, class_word: str, vectors: int) -> list[int]:
+    """Ids of the class word.
+
+    Raises
+    ------
+    ConfigError
+        It has not as many tokens as there are vectors; the message names them.
+    """
+    ids = _ids(encoder, class_word)
+    if len(ids) != vectors:
+        pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
+        raise ConfigError(
+            f"the class word {class_word!r} is {len(ids)} token(s) of {encoder.name} ({pieces}), the new word is {vectors}. "
+            "They have to align: choose a class word of one token, or set concept.vectors to the number of its tokens"
+        )
+    return ids
+
+
+@contextmanager
+def entering(encoder: Encoder, ids: Sequence[int], rows: torch.Tensor) -> Iterator[None]:
+    """While this lasts, the encoder embeds the new ids by `rows`, shape (vectors, width), gradients included."""
+    new = torch.tensor(ids, device=rows.device)
+    asked: list[torch.Tensor] = []
+
+    def before(_module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        asked.append(arguments[0])
+        known = arguments[0] < encoder.table.num_embeddings
+        return (torch.where(known, arguments[0], 0), *arguments[1:])
+
+    def after(_module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        where = asked.pop()[..., None] == new
+        replaced = torch.nn.functional.embedding(where.int().argmax(dim=-1), rows.to(output.dtype))
+        return torch.where(where.any(dim=-1, keepdim=True), replaced, output)
+
+    handles = [encoder.table.register_forward_pre_hook(before), encoder.table.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refuse_known(encoder: Encoder, tokens: Sequence[str]) -> None:
+    known = encoder.tokenizer.get_vocab()
+    for token in tokens:
+        if any(form in known for form in (token, f"{token}</w>", token.lower(), f"{token.lower()}</w>")):
+            raise ConfigError(
+                f"{token!r} is a token of {encoder.name}'s tokenizer already; choose a concept.token that is none, "
+                f"such as <{token.strip('<>')}-1>"
+            )
+
+
+def _initial(encoder: Encoder, words: str, vectors: int) -> list[int]:
+    ids = _ids(encoder, words)
+    if len(ids) == 1:
+        return ids * vectors
+    if len(ids) != vectors:
+        pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
+        raise ConfigError(
+            f"concept.initializer {words!r} is {len(ids)} token(s) of {encoder.name} ({pieces}); "
+            f"it needs one, or as many as concept.vectors = {vectors}"
+        )
+    return ids
+
+
+def _ids(encoder: Encoder, words: str) -> list[int]:
+    return [int(i) for i in encoder.tokenizer(words, add_special_tokens=False).input_ids]

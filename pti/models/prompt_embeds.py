@@ -1,0 +1,140 @@
+"""From prompts to what the UNet is conditioned on, the new word included.
+
+Where a prompt ends is found by the tokenizer's id: the published configurations of SD 1.x name another, for which
+transformers would pool at the highest id of all, the new token (TRAINER.md, trap 5). Every published pipeline leaves
+the attention mask away, and so does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clipgeom.errors import ConfigError
+from pti.models.pipeline import Encoder, Model
+from pti.models.placeholder import entering
+
+__all__ = ["Conditions", "Tokenized", "concatenate", "empty", "encode", "time_ids", "tokenize"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditions:
+    """What n predictions are conditioned on.
+
+    Attributes
+    ----------
+    states : Tensor, shape (n, 77, width)
+        Of all encoders, side by side.
+    pooled : Tensor or None, shape (n, d)
+        SDXL's projected state at EOS.
+    sizes : Tensor or None, shape (n, 6)
+        SDXL's height and width, top and left of the cut-out, target height and width.
+    """
+
+    states: torch.Tensor
+    pooled: torch.Tensor | None = None
+    sizes: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: torch.Tensor | slice | list[int]) -> Conditions:
+        return Conditions(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]
+
+    def detached(self) -> Conditions:
+        """The same without gradients."""
+        return Conditions(*(None if part is None else part.detach() for part in self._parts()))  # type: ignore[arg-type]
+
+    def with_sizes(self, sizes: torch.Tensor | None) -> Conditions:
+        """The same with other sizes; unchanged for a pipeline that takes none."""
+        return self if self.pooled is None else Conditions(self.states, self.pooled, sizes)
+
+    def _parts(self) -> tuple[torch.Tensor | None, ...]:
+        return self.states, self.pooled, self.sizes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokenized:
+    """Padded ids of some prompts, shape (n, 77), and the index of each one's first EOS, shape (n,)."""
+
+    ids: torch.Tensor
+    eos: torch.Tensor
+
+
+def tokenize(encoder: Encoder, prompts: Sequence[str]) -> Tokenized:
+    """Ids as the pipeline would make them.
+
+    Raises
+    ------
+    ConfigError
+        A prompt is too long: what is cut off could be the new word.
+    """
+    ids = encoder.tokenizer(
+        list(prompts), padding="max_length", max_length=encoder.length, truncation=True, return_tensors="pt"
+    ).input_ids
+    end = int(encoder.tokenizer.eos_token_id)
+    is_end = ids == end
+    for prompt in prompts:
+        needed = len(encoder.tokenizer(prompt).input_ids)
+        if needed > encoder.length:
+            raise ConfigError(f"a prompt has {needed} tokens, {encoder.length} are the most: {prompt[:80]!r}…")
+    return Tokenized(ids, is_end.int().argmax(dim=-1))
+
+
+def encode(model: Model, prompts: Sequence[str], *, rows: Sequence[torch.Tensor] | None = None) -> Conditions:
+    """Conditions for some prompts.
+
+    Parameters
+    ----------
+    model : Model
+    prompts : sequence of str
+        In which the new word is written out (`Pivot.in_prompt`).
+    rows : sequence of Tensor, each (vectors, width), optional
+        Embeddings of the new word, one for each encoder; those of the model's pivot by default.
+
+    Returns
+    -------
+    Conditions
+        Without sizes; see `time_ids`.
+    """
+    states, pooled = [], None
+    if rows is None and model.pivot is not None:
+        rows = model.pivot.rows
+    for index, encoder in enumerate(model.encoders):
+        tokens = tokenize(encoder, prompts)
+        device = encoder.network.device
+        ids, eos = tokens.ids.to(device), tokens.eos.to(device)
+        if rows is None or model.pivot is None:
+            outputs = encoder.network(ids, output_hidden_states=True)
+        else:
+            with entering(encoder, model.pivot.ids[index], rows[index].to(device)):
+                outputs = encoder.network(ids, output_hidden_states=True)
+        hidden = outputs.last_hidden_state
+        states.append(hidden if encoder.representation == "hidden" else outputs.hidden_states[-2])
+        if encoder.pools:
+            at_end = hidden[torch.arange(len(ids), device=device), eos]
+            pooled = encoder.network.text_projection(at_end)
+    return Conditions(torch.cat(states, dim=-1), pooled)
+
+
+def empty(model: Model) -> Conditions:
+    """Conditions of no prompt, as guidance subtracts it: of an empty one, or zeros where the pipeline has it so."""
+    none = encode(model, [""])
+    if none.pooled is not None and model.pipeline.config.force_zeros_for_empty_prompt:
+        return Conditions(torch.zeros_like(none.states), torch.zeros_like(none.pooled))
+    return none
+
+
+def time_ids(size: tuple[int, int], corner: tuple[int, int], target: int) -> torch.Tensor:
+    """SDXL's sizes of one picture, shape (1, 6): what it was, where it was cut, what it is."""
+    return torch.tensor([[*size, *corner, target, target]], dtype=torch.float32)
+
+
+def concatenate(parts: Sequence[Conditions]) -> Conditions:
+    """Several batches as one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*(part._parts() for part in parts), strict=True)
+    return Conditions(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

@@ -1,0 +1,145 @@
+"""Pictures drawn with the new word and the low-rank changes.
+
+The pipeline's own sampler draws them, from conditions computed here: what its loaders and files give later is compared
+with these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipgeom.errors import ConfigError
+from pti.models.lora import Lora
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import Conditions, empty, encode, time_ids
+from pti.scaling import unscaled
+from pti.training.batches import rng_of
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+__all__ = ["decode", "draw", "draw_latents", "starting_noise", "whole_sizes"]
+
+_BATCH = 8
+
+
+def draw(
+    model: Model,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    steps: int = 30,
+    guidance: float = 5.0,
+    lora_scale: float = 1.0,
+    size: int | None = None,
+) -> UInt8[NDArray[np.uint8], "n side side 3"]:
+    """Draw a picture of each prompt.
+
+    Parameters
+    ----------
+    model : Model
+        With its pivot and low-rank changes, as far as there are any.
+    prompts : sequence of str
+        The new word is written ``{token}``, or as it is; ``{class}`` is the class word.
+    seed : int
+        The i-th picture depends on it and on i.
+    steps : int
+    guidance : float
+        Scale of classifier-free guidance; 1 is none.
+    lora_scale : float
+        How much the low-rank changes count; 0 is the frozen model, exactly.
+    size : int, optional
+        Side in pixels; the pipeline's own by default.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, side, side, 3)
+
+    Raises
+    ------
+    ConfigError
+        A prompt is too long, or more steps than the model has noise levels.
+    """
+    size = size or model.size
+    texts = [p if model.pivot is None else model.pivot.in_prompt(p) for p in prompts]
+    drawn = []
+    with torch.no_grad(), Lora(model).scaled(lora_scale):
+        for start in range(0, len(texts), _BATCH):
+            part = texts[start : start + _BATCH]
+            noise = starting_noise(model, seed, len(part), size=size, first=start)
+            latents = draw_latents(
+                model, encode(model, part), noise, seed=seed, first=start, steps=steps, guidance=guidance
+            )
+            drawn.append(decode(model, latents))
+    return np.concatenate(drawn)
+
+
+def starting_noise(
+    model: Model, seed: int, n: int, *, size: int | None = None, first: int = 0, stream: str = "sample"
+) -> torch.Tensor:
+    """The noise that the pictures `first` … `first + n` start from, shape (n, channels, side, side), float32."""
+    side = (size or model.size) // model.factor
+    shape = (int(model.unet.config.in_channels), side, side)
+    rows = [rng_of(seed, stream, first + i).standard_normal(shape, dtype=np.float32) for i in range(n)]
+    return torch.from_numpy(np.stack(rows))
+
+
+@torch.no_grad()
+def draw_latents(
+    model: Model,
+    conditions: Conditions,
+    noise: torch.Tensor,
+    *,
+    seed: int,
+    steps: int,
+    guidance: float,
+    first: int = 0,
+) -> torch.Tensor:
+    """Latents, as the UNet takes them, for some conditions and the noise to start from."""
+    if steps > len(model.alphas):
+        raise ConfigError(
+            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas)} noise levels"
+        )
+    device, dtype = model.device, model.unet.dtype
+    n, side = len(conditions), noise.shape[-1] * model.factor
+    settings = {
+        "prompt_embeds": conditions.states.to(device, dtype),
+        "latents": noise.to(device, dtype),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "height": side,
+        "width": side,
+        "output_type": "latent",
+        "return_dict": False,
+        # samplers that add noise on the way
+        "generator": [_generator(seed, first + i) for i in range(n)],
+    }
+    negative = empty(model)
+    if conditions.pooled is not None and negative.pooled is not None:
+        settings["pooled_prompt_embeds"] = conditions.pooled.to(device, dtype)
+        settings["negative_pooled_prompt_embeds"] = negative.pooled.to(device, dtype).repeat(n, 1)
+    settings["negative_prompt_embeds"] = negative.states.to(device, dtype).repeat(n, 1, 1)
+    latents: torch.Tensor = model.pipeline(**settings)[0]
+    return latents.float()
+
+
+@torch.no_grad()
+def decode(model: Model, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
+    """Latents to pictures, by the autoencoder in its own precision."""
+    pictures = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
+    pixels = (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return (pixels * 255).round().astype(np.uint8)
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(rng_of(seed, "sample", index, 1).integers(2**62)))
+
+
+def whole_sizes(n: int, side: int) -> torch.Tensor:
+    """SDXL's sizes of n pictures that were never cut, shape (n, 6)."""
+    return time_ids((side, side), (0, 0), side).repeat(n, 1)

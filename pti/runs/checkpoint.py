@@ -1,0 +1,123 @@
+"""Checkpoints: one safetensors file each, written whole or not at all, that know what they belong to.
+
+A file contains what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as
+JSON, the step, the settings and a digest of everything. Nothing random is in it: what a step draws follows from its number.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgeom._io.files import write_whole
+from pti._tensors import packed, unpacked
+from pti.config.toml_io import differences
+from pti.errors import CheckpointError
+
+__all__ = ["Checkpoint", "latest", "load", "prune", "save"]
+
+SCHEMA = "pti.checkpoint/2"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a file holds: tensors; the state of its stage; the settings, data and processes that it belongs to."""
+
+    path: Path
+    stage: str
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    belongs: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether its stage has come to its end."""
+        return bool(self.state.get("stopped"))
+
+    def require(self, belongs: Mapping[str, Any]) -> None:
+        """Refuse other settings than its own.
+
+        Raises
+        ------
+        CheckpointError
+            Listing every difference.
+        """
+        found = differences(self.belongs, json.loads(json.dumps(belongs)))
+        if found:
+            raise CheckpointError(
+                f"{self.path} belongs to another configuration: {'; '.join(found)}. Set these back, train into another "
+                f"run.folder, or delete {self.path.parent}/{self.stage}-*.safetensors to begin that stage anew"
+            )
+
+
+def save(
+    folder: Path, stage: str, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], belongs: Mapping[str, Any]
+) -> Path:
+    """Write the checkpoint of a step.
+
+    Raises
+    ------
+    CheckpointError
+        There is no room; earlier checkpoints are as they were.
+    """
+    path = _path(folder, stage, state)
+    header = {"schema": SCHEMA, "stage": stage, "state": dict(state), "belongs": dict(belongs)}
+    content = packed(tensors, header)
+    before = latest(folder, stage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        kept = "there is none before it" if before is None else f"the one before it is whole: {before}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise CheckpointError(
+                f"no space left on the disk for the checkpoint {path} ({len(content):,} bytes); {kept}. "
+                "Free some and run the same command again: it goes on from there"
+            ) from error
+        raise CheckpointError(f"the checkpoint {path} cannot be written ({error.strerror}); {kept}") from error
+    return path
+
+
+def latest(folder: Path, stage: str) -> Path | None:
+    """The checkpoint of the highest step, if there is one."""
+    found = sorted(folder.glob(f"{stage}-*.safetensors"))
+    return found[-1] if found else None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        Damaged, or something else.
+    """
+    try:
+        tensors, header = unpacked(path)
+        if header["schema"] != SCHEMA:
+            raise CheckpointError(f"{path} has the schema {header['schema']!r}, this version reads {SCHEMA!r}")
+        found = Checkpoint(path, header["stage"], tensors, header["state"], header["belongs"])
+        if path.name != _path(path.parent, found.stage, found.state).name:
+            raise ValueError(f"it is of step {found.state['step']} of {found.stage}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or no checkpoint ({error}); delete it, then the same command goes on from the one "
+            "before it, or begins the stage anew"
+        ) from error
+    return found
+
+
+def prune(folder: Path, stage: str, keep: int) -> None:
+    """Delete all but the last `keep` checkpoints of a stage."""
+    for path in sorted(folder.glob(f"{stage}-*.safetensors"))[:-keep]:
+        path.unlink()
+
+
+def _path(folder: Path, stage: str, state: Mapping[str, Any]) -> Path:
+    return folder / f"{stage}-{int(state['step']):07d}.safetensors"

@@ -1,0 +1,46 @@
+"""Pictures side by side, as a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipgeom._io.files import write_whole
+
+__all__ = ["is_grid", "save_grid"]
+
+_MAKER = "pti"
+
+
+def save_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
+    """Write pictures, shape (n, h, w, 3), as one PNG with so many in a row; marks become part of the file's text."""
+    from PIL import Image, PngImagePlugin
+
+    n, height, width, _ = pictures.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", _MAKER)
+    for mark in marks:
+        text.add_text("pti", mark)
+    content = io.BytesIO()
+    Image.fromarray(sheet).save(content, "png", pnginfo=text)
+    write_whole(path, content.getvalue())
+
+
+def is_grid(path: Path) -> bool:
+    """Whether `save_grid` wrote a file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get("Software") == _MAKER)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False

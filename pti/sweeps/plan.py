@@ -1,0 +1,255 @@
+"""What a sweep does: a base configuration, what varies, and the runs that follow from them. Nothing is run here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clipgeom.errors import ConfigError
+from pti.config.schema import Config, RunSection
+from pti.config.toml_io import changed, fingerprint, read_config, value_of
+
+__all__ = ["Point", "Sweep", "digest_of", "read_together", "read_vary"]
+
+_LONGEST = 100  # letters of a run's name before its digest
+# Stage 1 reads more than its checkpoints belong to: where it is computed, and which of its checkpoints are kept
+_OF_INVERSION = ("engine.device", "run.checkpoint_every", "run.keep")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    values : dict
+        What varies, by full name, as it is for this run.
+    config : Config
+        Every setting; ``run.folder`` is the default, since a run is the same wherever it lies.
+    label : str
+        What varies, to be read.
+    """
+
+    values: dict[str, Any]
+    config: Config
+    label: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Of every setting but ``run.folder``: the run's identity."""
+        return digest_of({name: value for name, value in self.config.identity().items() if name != "run.folder"})
+
+    @cached_property
+    def inversion(self) -> str:
+        """Of what stage 1 reads: points that share it share their inversion."""
+        flat = self.config.flat()
+        return digest_of(fingerprint(self.config, "invert") | {name: flat[name] for name in _OF_INVERSION})
+
+    @property
+    def name(self) -> str:
+        """Of its folder, when it is made."""
+        return f"{self.label}-{self.digest[:8]}"
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={_written(value)}" for name, value in self.values.items()) or "the only one"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A base configuration and what varies: the full grid of `vary` and of the groups that vary together.
+
+    Parameters
+    ----------
+    base : Config, str or Path, optional
+        A configuration, its file, or a run folder. Left out: the defaults. Its ``run.folder`` is not used.
+    overrides : sequence of str
+        ``section.key=value`` in place of the base's, as ``--set`` takes them.
+    vary : mapping of str to sequence
+        Values by full name, such as ``{"inversion.rate": [1e-4, 1e-3]}``. Every value meets every other.
+    together : sequence of sequences of mappings
+        Groups; each is a list of points of the same keys, whose values go together, such as
+        ``[[{"engine.seed": 0, "data.source": "miniworld:bramble"}, {"engine.seed": 1, "data.source": "miniworld:comet"}]]``.
+
+    Examples
+    --------
+    >>> plan = Sweep(vary={"inversion.rate": [1e-4, 1e-3], "engine.seed": range(3)})
+    >>> len(plan.points())
+    6
+    """
+
+    base: Config | str | Path | None = None
+    overrides: Sequence[str] = ()
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    together: Sequence[Sequence[Mapping[str, Any]]] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        """What varies, by full name."""
+        return [*self.vary, *(key for group in self.together for key in (group[0] if len(group) else ()))]
+
+    def points(self) -> list[Point]:
+        """Every run, its settings checked.
+
+        Raises
+        ------
+        ConfigError
+            An unknown key, no values, a key that varies twice, ``run.folder``, a value that its setting does not take,
+            or the same run twice.
+        """
+        config = self._config()
+        self._check()
+        short = _short(self.keys)
+        axes: list[list[dict[str, Any]]] = [[{key: _plain(value)} for value in self.vary[key]] for key in self.vary]
+        axes += [[{key: _plain(value) for key, value in point.items()} for point in group] for group in self.together]
+        for axis in axes:
+            for values in axis:  # each is told by itself, not by the first of the many points that it is part of
+                _changed(config, values)
+        found: dict[str, Point] = {}
+        for parts in itertools.product(*axes):
+            asked = {key: value for part in parts for key, value in part.items()}
+            made = _changed(config, asked)
+            flat = made.flat()
+            values = {
+                key: flat[key] for key in asked
+            }  # as the settings have them: 1 is 1.0 where a number is asked for
+            point = Point(values, made, _label(values, short))
+            if point.digest in found:
+                raise ConfigError(f"the sweep has the same run twice: {point}; name each value once")
+            found[point.digest] = point
+        return list(found.values())
+
+    def _config(self) -> Config:
+        if isinstance(self.base, Config):
+            if self.overrides:
+                raise ConfigError(
+                    "overrides are for a file or the defaults; change the Config itself, or leave them out"
+                )
+            config = self.base
+        else:
+            config = read_config(self.base, self.overrides)
+        return replace(config, run=replace(config.run, folder=RunSection().folder))
+
+    def _check(self) -> None:
+        for key, values in self.vary.items():
+            if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+                raise ConfigError(f"{key} varies over a list of values; got {values!r}")
+            if not len(values):
+                raise ConfigError(f"{key} has no values to vary over; give at least one, or leave it out")
+        for group in self.together:
+            if not len(group) or not group[0]:
+                raise ConfigError("a group that varies together is empty; give at least one point, or leave it out")
+            for point in group:
+                if set(point) != set(group[0]):
+                    raise ConfigError(
+                        f"points that vary together name the same settings; got {', '.join(group[0])} "
+                        f"and {', '.join(point) or 'none'}"
+                    )
+        twice = [key for key, times in Counter(self.keys).items() if times > 1]
+        if twice:
+            raise ConfigError(f"{twice[0]} varies twice; name it once, in the grid or in one group")
+        if "run.folder" in self.keys:
+            raise ConfigError("run.folder cannot vary: a sweep gives each run a folder of its own; leave it out")
+
+
+def digest_of(content: Any) -> str:
+    """Of anything that JSON can tell, in the order of its names."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_vary(text: str) -> tuple[str, list[Any]]:
+    """``key=value,value`` of a command line; values as ``--set`` takes them, whole numbers also as ``0..4``.
+
+    Raises
+    ------
+    ConfigError
+        No key, or no values.
+    """
+    key, equals, written = text.partition("=")
+    key = key.strip()
+    if not (equals and key and written.strip()):
+        raise ConfigError(f"--vary takes section.key=value,value, such as tuning.rank=4,8; got {text!r}")
+    values: list[Any] = []
+    for part in _split(written, ","):
+        span = re.fullmatch(r"\s*(-?\d+)\.\.(-?\d+)\s*", part)
+        if span and int(span[1]) <= int(span[2]):
+            values += range(int(span[1]), int(span[2]) + 1)
+        else:
+            values.append(value_of(key, part))
+    return key, values
+
+
+def read_together(text: str) -> list[dict[str, Any]]:
+    """``key=a,b;key=c,d`` of a command line: the first values go together, and the second, and so on.
+
+    Raises
+    ------
+    ConfigError
+        Lists of different lengths, or what `read_vary` refuses.
+    """
+    lists = [read_vary(part) for part in _split(text, ";")]
+    twice = [key for key, times in Counter(key for key, _ in lists).items() if times > 1]
+    if twice:
+        raise ConfigError(f"--together names {twice[0]} twice; name it once")
+    lengths = {key: len(values) for key, values in lists}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise ConfigError(f"--together takes as many values of each setting; {told}")
+    return [dict(zip(lengths, values, strict=True)) for values in zip(*(values for _, values in lists), strict=True)]
+
+
+def _split(text: str, at: str) -> list[str]:
+    """Split at a sign that stands in no brackets and no quotes."""
+    parts, depth, quote, before = [""], 0, "", ""
+    for sign in text:
+        if sign == at and not quote and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+        if quote:
+            quote = "" if sign == quote and before != "\\" else quote
+        elif sign in "\"'" and before in ("", "=", ",", ";", "["):
+            quote = sign  # an apostrophe within plain text opens nothing
+        elif sign in "[]":
+            depth += 1 if sign == "[" else -1
+        before = before if sign == " " else sign
+    return parts
+
+
+def _changed(config: Config, values: Mapping[str, Any]) -> Config:
+    try:
+        return changed(config, values)
+    except ConfigError as error:
+        told = ", ".join(f"{name}={_written(value)}" for name, value in values.items())
+        raise ConfigError(f"in the sweep, at {told}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's: what np.logspace gives is a number like any other."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """The last parts of names, where they differ."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys}
+
+
+def _label(values: Mapping[str, Any], short: Mapping[str, str]) -> str:
+    text = "-".join(f"{short[key]}={_written(value)}" for key, value in values.items()) or "run"
+    return re.sub(r"[^A-Za-z0-9._=+]+", "-", text)[:_LONGEST].strip("-.")
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "off"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "+".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

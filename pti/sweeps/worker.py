@@ -1,0 +1,279 @@
+"""One run of a sweep, in whatever process it is done: its inversion is brought, it is trained, measured and written down.
+
+A run that fails is a result like any other; only what keeps the result itself from being written is raised.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgeom._io.files import replacing
+from clipgeom._progress import Quiet
+from clipgeom._threads import available_cpus
+from clipgeom.errors import ClipGeomError, ConfigError
+from pti._lock import alone
+from pti._logging import silence
+from pti.config.schema import Config
+from pti.runs import checkpoint
+from pti.runs.metrics_log import MetricsLog
+from pti.sweeps.sweep import RESULT
+from pti.training.trainer import RECORD, TRAINED, write_json
+from pti.workflow import execute
+
+__all__ = ["Task", "invert_once", "run_once", "set_up", "told", "visible_devices", "write_failed"]
+
+_LOSSES = ("loss", "denoising", "locality", "prior")
+_LAST = (
+    100  # steps that a loss is the mean of: that of a single step says more about its noise levels than about the run
+)
+_NOT_MEASURED = ("schema", "prompts", "left_out", "marks", "class_word", "seed")  # in evaluation.json
+# what stage 1 leaves behind, checkpoints last
+_BROUGHT = (
+    "metrics.jsonl",
+    "metrics.parquet",
+    "previews/focus.png",
+    "previews/invert-*.png",
+    "latents.safetensors",
+    "focus.safetensors",
+    "checkpoints/invert-*.safetensors",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run: its settings with its folder, and what its result has to say.
+
+    `identity` is what a finished result must agree with; `values` is what varies.
+    """
+
+    name: str
+    config: Config
+    inversion: Path
+    stages: tuple[str, ...]
+    measure: Callable[[Path], Any] | None
+    root: Path | None
+    identity: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.config.run.folder)
+
+
+@dataclass(slots=True)
+class _Clock(Quiet):
+    """Seconds of a stage. Of one that was interrupted, earlier steps are counted at the rate of the later ones."""
+
+    begun: float = field(default_factory=time.perf_counter)
+    first: float = 0.0
+    skipped: int = 0
+    done: int = 0
+
+    def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
+        """The first step is about to be made."""
+        self.first = time.perf_counter()
+
+    def skip(self, pieces: int) -> None:
+        """These were made before."""
+        self.skipped += pieces
+
+    def __call__(self, pieces: int) -> None:
+        """These were made now."""
+        self.done += pieces
+
+    def seconds(self) -> float | None:
+        """None where no step was made."""
+        if not self.done:
+            return None
+        stepping = time.perf_counter() - self.first
+        return (self.first - self.begun) + stepping * (self.done + self.skipped) / self.done
+
+
+def set_up(jobs: int) -> None:
+    """Prepare a process that is one of several: its share of the processors, and no bars."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cpus()) // jobs))
+    silence()
+
+
+def visible_devices() -> list[str]:
+    """List the GPUs that this process may use, as names for ``CUDA_VISIBLE_DEVICES``."""
+    count = torch.cuda.device_count()  # 0 without CUDA; starts no CUDA context
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(k) for k in range(count)] if named is None else [n.strip() for n in named.split(",")][:count]
+
+
+def invert_once(task: Task) -> dict[str, str] | None:
+    """The inversion that a task shares with others; gives back what went wrong."""
+    _fresh()
+    config = replace(task.config, run=replace(task.config.run, folder=str(task.inversion)))
+    clock = _Clock()
+    try:
+        execute(config, ("invert",), progress=clock, root=task.root)
+    except Exception as error:
+        return told(error)
+    write_json(task.inversion / RESULT, {"status": "done", "seconds": {"invert": clock.seconds()}})
+    return None
+
+
+def run_once(task: Task) -> str:
+    """Do what is left of a run, and write its result; gives back its status."""
+    _fresh()
+    seconds = _seconds_before(task)
+    trained = tuple(stage for stage in task.stages if stage in TRAINED)
+    try:
+        with alone(task.folder, make=True):
+            _bring(task.inversion, task.folder)
+        clock = _Clock()
+        execute(task.config, trained, progress=clock, root=task.root)
+        _remember(seconds, trained[-1], clock.seconds())
+        _write(task, "started", seconds=seconds)  # an interruption must not lose how long that took
+        for stage in task.stages[len(trained) :]:
+            begun = time.perf_counter()
+            execute(task.config, (stage,), root=task.root)
+            _remember(seconds, stage, time.perf_counter() - begun)
+            _write(task, "started", seconds=seconds)
+        columns = _summary(task)
+        rows = [{}] if task.measure is None else _rows(task.measure(task.folder), {*columns, *task.values})
+    except Exception as error:
+        write_failed(task, told(error), seconds)
+        return "failed"
+    _write(task, "done", seconds=seconds, columns=columns, rows=rows)
+    return "done"
+
+
+def write_failed(task: Task, error: Mapping[str, str], seconds: Mapping[str, float] | None = None) -> None:
+    """The result of a run that failed, or whose inversion did."""
+    _write(task, "failed", error=dict(error), seconds=seconds or {})
+
+
+def told(error: Exception) -> dict[str, str]:
+    """An error as results hold it; with its traceback, unless it is the user's to mend."""
+    plain = {"type": type(error).__name__, "message": str(error)}
+    if not isinstance(error, ClipGeomError):
+        plain["traceback"] = "".join(traceback.format_exception(error))
+    return plain
+
+
+def _write(task: Task, status: str, **content: Any) -> None:
+    blank: dict[str, Any] = {"error": None, "seconds": {}, "columns": {}, "rows": []}
+    about = {"schema": "pti.sweep-result/1", "run": task.name, "status": status, **task.identity}
+    write_json(task.folder / RESULT, {**about, "values": dict(task.values), **blank, **content})
+
+
+def _remember(seconds: dict[str, float], stage: str, now: float | None) -> None:
+    """A stage that was done before took what it took then."""
+    if now is not None:
+        seconds.setdefault(stage, now)
+
+
+def _seconds_before(task: Task) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for path in (task.inversion / RESULT, task.folder / RESULT):
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8")).get("seconds", {})
+            seconds |= {stage: value for stage, value in kept.items() if value is not None}
+    return seconds
+
+
+def _bring(inversion: Path, folder: Path) -> None:
+    """Give a run its finished inversion, as if it had made it; its checkpoint of the last step comes last."""
+    last = checkpoint.latest(inversion / "checkpoints", "invert")
+    if last is not None and (folder / "checkpoints" / last.name).exists():
+        return
+    for part in _BROUGHT:
+        for path in sorted(inversion.glob(part)):
+            with replacing(folder / path.relative_to(inversion)) as partial:
+                shutil.copyfile(path, partial)
+
+
+def _fresh() -> None:
+    """One process makes many runs: accelerate must forget the precision of the one before, and its networks go."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    gc.collect()
+
+
+def _summary(task: Task) -> dict[str, Any]:
+    """What the table says about a run: the end of each stage's metrics, why it stopped, and the evaluation."""
+    record = json.loads((task.folder / RECORD).read_text(encoding="utf-8"))
+    columns: dict[str, Any] = {"marks": "; ".join(record.get("marks", []))}
+    rows = MetricsLog(task.folder).rows()
+    for stage in task.stages:
+        if stage in TRAINED:
+            columns |= _last([row for row in rows if row["stage"] == stage], stage)
+            columns[f"{stage}.stopped"] = record["stages"][stage]["stopped"]
+    if "evaluate" in task.stages:
+        from pti.evaluation.run import EVALUATION
+
+        content = json.loads((task.folder / EVALUATION).read_text(encoding="utf-8"))
+        columns |= _flat({key: value for key, value in content.items() if key not in _NOT_MEASURED}, "evaluate")
+    return columns
+
+
+def _last(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, Any]:
+    """Losses as means over the last steps, everything else as it was last measured."""
+    columns: dict[str, Any] = {}
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("stage", "step")]
+    for name in names:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        recent = [row[name] for row in rows[-_LAST:] if row.get(name) is not None]
+        if name in _LOSSES:
+            columns[f"{stage}.{name}"] = sum(recent) / len(recent) if recent else None
+        else:
+            columns[f"{stage}.{name}"] = values[-1] if values else None
+    columns[f"{stage}.steps"] = rows[-1]["step"] if rows else 0
+    return columns
+
+
+def _flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Nested measures by full name; an interval as ``.low`` and ``.high``."""
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{name}.{key}")
+        elif key == "ci95":
+            found |= {f"{name}.low": value[0], f"{name}.high": value[1]}
+        else:
+            found[name if key == "value" else f"{name}.{key}"] = value
+    return found
+
+
+def _rows(measured: Any, taken: set[str]) -> list[dict[str, Any]]:
+    """What a measure gave, as plain rows."""
+    rows = [measured] if isinstance(measured, Mapping) else measured
+    if (
+        isinstance(rows, (str, bytes))
+        or not isinstance(rows, Sequence)
+        or not all(isinstance(r, Mapping) for r in rows)
+    ):
+        raise ConfigError(f"a measure gives a mapping, or a sequence of mappings; got {type(measured).__name__}")
+    taken = taken | {"run", "status", "error"}
+    plain = []
+    for row in rows:
+        clash = next((key for key in row if key in taken or str(key).startswith("seconds.")), None)
+        if clash is not None:
+            raise ConfigError(f"the measure gives {clash!r}, which the table has already; give it another name")
+        plain.append({str(key): _value(str(key), value) for key, value in row.items()})
+    return plain or [{}]
+
+
+def _value(name: str, value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if not isinstance(value, (bool, int, float, str, type(None))):
+        raise ConfigError(f"the measure gives {name} as {type(value).__name__}; give a number, a text, a bool or None")
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Both training stages: textual inversion, then LoRA tuning."""

@@ -1,0 +1,395 @@
+"""One process of a run in training: both stages, their checkpoints, records and previews.
+
+Stages yield what they did; everything that is kept of it is kept here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import clipgeom
+from clipgeom._io.files import write_whole
+from clipgeom._progress import Progress, Quiet
+from clipgeom.errors import ConfigError
+from pti._folder import HEADER
+from pti._tensors import packed, unpacked
+from pti.config.schema import Config
+from pti.config.toml_io import fingerprint, toml_of
+from pti.data.dataset import Pictures, read_pictures
+from pti.data.latent_cache import Latents
+from pti.errors import CheckpointError, DataError, TrainingError
+from pti.locality.certification import Decision, decide
+from pti.locality.midpoint import places_of, routes_of
+from pti.losses import noise_levels
+from pti.models.lora import base_digest, check_targets
+from pti.models.pipeline import Model, load_model
+from pti.models.placeholder import add_pivot
+from pti.models.prompt_embeds import tokenize
+from pti.models.sampling import draw
+from pti.runs import checkpoint
+from pti.runs.image_grid import save_grid
+from pti.runs.metrics_log import MetricsLog
+from pti.training.accelerator import Engine
+from pti.training.concept_mask import contrast, shaded, weights_of
+from pti.training.generated_images import Drawn
+from pti.training.lora_tuning import Finetuning
+from pti.training.textual_inversion import Inversion
+
+__all__ = ["RECORD", "TRAINED", "Session", "prepared", "read_record", "versions", "write_json"]
+
+TRAINED = ("invert", "tune")
+RECORD = "record.json"
+_KEPT = "pti.kept/1"
+_RULINGS = "locality (its rulings)"
+_COLUMNS = 8  # of pictures in previews/focus.png
+
+
+class Session:
+    """Both training stages of one run, in one process of it."""
+
+    def __init__(self, config: Config, folder: Path, progress: Progress, root: Path | None) -> None:
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
+        self.record: dict[str, Any] = {}
+        self.decision: Decision | None = None
+        self.prior: Latents | None = None
+        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
+        self.engine = Engine(config.engine, folder)
+        self.progress = progress if self.engine.is_main else Quiet()
+        self.pictures = pictures = read_pictures(config.data)
+        for note in pictures.notes:
+            self.progress.note(note)
+        model, self.config = prepared(config, pictures, root)
+        self.model = self.engine.place(model)
+        self.weights = base_digest(self.model)
+        self._refuse_other_settings()
+        self._check_prompts()
+        self._check_levels()
+        self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
+        if config.data.size not in (None, self.latents.size):
+            self.progress.note(
+                f"data.size = {config.data.size} becomes {self.latents.size}, a multiple of {self.model.factor}"
+            )
+        self.log = MetricsLog(folder)
+
+    def open(self) -> None:
+        """Make the run folder. Until here nothing is written, so that nothing is left of a run that is refused."""
+        if self.engine.is_main:
+            self._refuse_other_settings()  # another process may have trained here since
+            self._open_folder()
+        self.engine.wait()
+        self.engine.start_trackers(self.config.flat())
+
+    def invert(self, train: bool) -> Model:
+        """Stage 1, or what it has left behind."""
+        self._fit()
+        self._focus()
+        inversion = Inversion(self.engine, self.model, self.latents, self.config)
+        found = self._resume(inversion)
+        if not train and (found is None or not found.finished):
+            raise CheckpointError(f"{self.folder} holds no finished inversion; run pti invert first, or pti run")
+        if not inversion.stopped:
+            self._drive(inversion)
+        self._end("invert", inversion.stopped, inversion.step)
+        self.steps_before = inversion.step
+        return inversion.result()
+
+    def tune(self, model: Model) -> Model:
+        """Stage 2."""
+        tuning = Finetuning(self.engine, model, self.latents, self.config, decision=self.decision, digest=self.weights)
+        self._resume(tuning)
+        if not tuning.stopped:
+            self._own_pictures(tuning)
+            self._drive(tuning)
+        self._end("tune", tuning.stopped, tuning.step)
+        return tuning.result()
+
+    def prepare_tuning(self) -> None:
+        """What can be refused about stage 2 is refused before stage 1; the gate's answer is kept for the record."""
+        check_targets(self.model, self.config.tuning)
+        settings, prior = self.config.locality, self.config.prior
+        if prior.weight > 0 and prior.source is not None:
+            data = replace(
+                self.config.data,
+                source=prior.source,
+                limit=None,
+                held_out=0,
+                caption=prior.prompt,
+                tag_dropout=0.0,
+                fit_steps=0,
+            )
+            try:
+                pictures = read_pictures(data, needs_token=False)
+            except DataError as error:
+                raise DataError(f"prior.source: {error}") from error
+            self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
+        if settings.mode == "none":
+            return
+        captions = self.latents.captions(exchanged=settings.exchange)
+        routes = routes_of(self.model, captions, settings.positions)
+        self.decision = decision = decide(settings, self.model, places_of(self.model, routes))
+        for note in decision.notes(self.model):
+            self.progress.note(f"locality: {note}")
+        self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
+        self.record["marks"] = ["certificate overridden"] if decision.overridden else []
+
+    def _fit(self) -> None:
+        """Latents that are fitted to their pictures, which takes a while; computed once."""
+        if self.config.data.fit_steps:
+            kept = self._made_once("latents", "invert", b"", lambda: {"means": self.latents.means().cpu()})
+            self.latents.take(kept["means"].to(self.engine.device))
+
+    def _focus(self) -> None:
+        """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""
+        if self.config.objective.unmasked_weight == 1:
+            return
+        kept = self._made_once("focus", "invert", b"", self._look)
+        for view, cells in zip(self.latents.cut_outs, kept["weights"].to(self.engine.device), strict=True):
+            self.latents.weigh(view, cells)
+
+    def _look(self) -> dict[str, torch.Tensor]:
+        """Where the concept is in every cut-out, and a picture of it for who wants to see."""
+        made = []
+        shown = []
+        for view in self.latents.cut_outs:
+            found = contrast(self.engine, self.model, self.latents, view, seed=self.config.engine.seed)
+            if not found.max() > 0:
+                name = self.pictures.samples[view.sample].name
+                self.progress.note(f"focus: the class word changes nothing in {name}, which is trained on as a whole")
+            made.append(weights_of(found, self.config.objective.unmasked_weight))
+            shown.append(shaded(self.latents.pixels(view)[0], made[-1]))
+        save_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
+        return {"weights": torch.stack(made).cpu()}
+
+    def _own_pictures(self, tuning: Finetuning) -> None:
+        """What the frozen model has to draw beforehand, drawn once."""
+        if tuning.decision is not None and self.config.locality.inputs == "own":
+            tuning.own = self._kept("own", tuning.draw_own, tuning)
+        if self.config.prior.weight > 0:
+            tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
+
+    def _kept(self, name: str, make: Callable[[], Drawn], tuning: Finetuning) -> Drawn:
+        def tensors() -> dict[str, torch.Tensor]:
+            drawn = make()
+            captions = np.frombuffer(json.dumps(drawn.captions).encode(), dtype=np.uint8).copy()
+            return {"latents": drawn.latents, "captions": torch.from_numpy(captions)}
+
+        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.rows)
+        kept = self._made_once(name, "tune", rows, tensors)
+        return Drawn(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
+
+    def _made_once(
+        self, name: str, stage: str, more: bytes, make: Callable[[], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Tensors that the main process makes and keeps, for what a stage belongs to and the bytes `more`."""
+        belongs = json.dumps(self._belongs(stage), sort_keys=True).encode()
+        header = {"schema": _KEPT, "of": hashlib.sha256(belongs + more).hexdigest()}
+        path = self.folder / f"{name}.safetensors"
+        if self.engine.is_main:
+            try:
+                tensors, found = unpacked(path)
+                if found == header:
+                    self.engine.wait()
+                    return tensors
+            except FileNotFoundError:
+                pass
+            except ValueError as error:
+                self.progress.note(f"{path} is damaged ({error}); made anew")
+            write_whole(path, packed(make(), header))
+        self.engine.wait()
+        return unpacked(path)[0]
+
+    def _resume(self, stage: Inversion | Finetuning) -> checkpoint.Checkpoint | None:
+        path = checkpoint.latest(self.checkpoints, stage.stage)
+        if path is None:
+            self._cut(stage.stage, 0)
+            return None
+        found = checkpoint.load(path)
+        found.require(self._belongs(stage.stage))
+        stage.restore(found.tensors, found.state)
+        self._cut(stage.stage, stage.step)
+        if not stage.stopped:
+            self.progress.note(f"{stage.stage} goes on after step {stage.step}")
+        return found
+
+    def _cut(self, stage: str, step: int) -> None:
+        if self.engine.is_main:
+            damaged = self.log.cut(stage, step)
+            if damaged:
+                self.progress.note(f"{self.log.lines} has {damaged} damaged line(s), which are left out")
+
+    def _drive(self, stage: Inversion | Finetuning) -> None:
+        """Take the steps of a stage, and keep what has to be kept."""
+        every, previews = self.config.run.checkpoint_every, self.config.sampling.every
+        self.progress.expect(stage.settings.steps)
+        self.progress.skip(stage.step)
+        try:
+            for record in stage.run():
+                if self.engine.is_main:
+                    self.log.append(stage.stage, record.values())
+                told = {f"{stage.stage}/{key}": value for key, value in record.values().items()}
+                self.engine.log(told, self.steps_before + record.step)
+                if record.stopped or record.step % every == 0:
+                    self._save(stage)
+                if record.stopped or (previews and record.step % previews == 0):
+                    self._preview(stage)
+                self.progress(1)
+        except TrainingError as error:
+            kept = checkpoint.latest(self.checkpoints, stage.stage)
+            where = "there is no checkpoint yet" if kept is None else f"the last good checkpoint is {kept}"
+            raise TrainingError(f"{stage.stage}: {error}; {where}. Try a lower learning rate") from error
+        if self.engine.is_main:
+            self.log.write_table()
+        self.engine.wait()
+
+    def _save(self, stage: Inversion | Finetuning) -> None:
+        if self.engine.is_main:
+            checkpoint.save(self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._belongs(stage.stage))
+            checkpoint.prune(self.checkpoints, stage.stage, self.config.run.keep)
+        self.engine.wait()
+
+    def _preview(self, stage: Inversion | Finetuning) -> None:
+        if self.engine.is_main:
+            settings = self.config.sampling
+            prompts = [p for p in settings.prompts for _ in range(settings.count)]
+            if prompts:
+                with self.engine.autocast(), stage.outcome() as model:
+                    drawn = draw(
+                        model,
+                        prompts,
+                        seed=settings.seed,
+                        steps=settings.steps,
+                        guidance=settings.guidance,
+                        size=self.latents.size,
+                    )
+                path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
+                save_grid(path, drawn, settings.count, self.record.get("marks", []))
+        self.engine.wait()
+
+    def _belongs(self, stage: str) -> dict[str, Any]:
+        """What a checkpoint of a stage belongs to: settings, the content of the data, the weights it started from."""
+        belongs = fingerprint(self.config, stage, processes=self.engine.processes)
+        belongs |= {"data (its content)": self.pictures.digest, "model (its weights)": self.weights}
+        if stage == "tune" and self.decision is not None:
+            belongs[_RULINGS] = self.decision.digest()
+        return belongs
+
+    def _refuse_other_settings(self) -> None:
+        """Before anything is written: a folder of another configuration is left alone."""
+        for stage in TRAINED:
+            path = checkpoint.latest(self.checkpoints, stage)
+            if path is not None:
+                found = checkpoint.load(path)
+                later = {_RULINGS: found.belongs[_RULINGS]} if _RULINGS in found.belongs else {}  # not decided yet
+                found.require({**self._belongs(stage), **later})
+
+    def _check_prompts(self) -> None:
+        """A prompt that is too long is refused now, and by name, rather than at the first preview."""
+        assert self.model.pivot is not None
+        prompts = [
+            (f"the caption of {sample.name}", sample.caption)
+            for sample in (*self.pictures.samples, *self.pictures.held_out)
+        ]
+        for name in ("sampling", "evaluation"):
+            prompts += [(f"one of {name}.prompts", prompt) for prompt in getattr(self.config, name).prompts]
+        for name, prompt in prompts:
+            for encoder in self.model.encoders:
+                try:
+                    tokenize(encoder, [self.model.pivot.in_prompt(prompt)])
+                except ConfigError as error:
+                    raise ConfigError(f"{name} is too long: {error}") from error
+
+    def _check_levels(self) -> None:
+        levels = len(self.model.alphas)
+        noise_levels(self.config.objective, levels)
+        if self.config.sampling.steps > levels:
+            raise ConfigError(
+                f"sampling.steps is at most {levels}, the noise levels of {self.model.source}; "
+                f"got {self.config.sampling.steps}"
+            )
+
+    def _open_folder(self) -> None:
+        path = self.folder / RECORD
+        old = read_record(self.folder) if path.exists() else {}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder {self.folder} ({error.strerror}); give another --out") from error
+        write_whole(self.folder / "config.toml", (HEADER + toml_of(self.config)).encode())
+        self.record = {
+            **old,  # how its stages ended, what was decided and measured
+            **self.record,
+            "marks": sorted({*old.get("marks", []), *self.record.get("marks", [])}),
+            "schema": "pti.record/1",
+            "model": {"source": self.model.source, "kind": self.model.kind, "prediction": self.model.prediction},
+            "concept": {"token": self.config.concept.token, "class_word": self.config.concept.class_word},
+            "data": {
+                "source": self.config.data.source,
+                "sha256": self.pictures.digest,
+                "n": len(self.pictures.samples),
+                "n_held_out": len(self.pictures.held_out),
+                "notes": list(self.pictures.notes),
+            },
+            "seed": self.config.engine.seed,
+            "processes": self.engine.processes,
+            "versions": versions(),
+        }
+        self._write_record()
+
+    def _end(self, stage: str, why: str, step: int) -> None:
+        self.record.setdefault("stages", {})[stage] = {"steps": step, "stopped": why}
+        self._write_record()
+
+    def _write_record(self) -> None:
+        if self.engine.is_main:
+            write_json(self.folder / RECORD, self.record)
+
+
+def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Model, Config]:
+    """The model with the new word, and the settings with what the data knows filled in."""
+    word = config.concept.class_word or pictures.class_word
+    if not word:
+        raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
+    config = replace(config, concept=replace(config.concept, class_word=word))
+    model = load_model(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
+    concept = config.concept
+    model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
+    return model, config
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no {RECORD}; write it anew with: pti run {folder}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it, then: pti run {folder}") from error
+    return record
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a result may depend on."""
+    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
+    return {"clipgeom": clipgeom.__version__, "python": sys.version.split()[0], **{n: version(n) for n in names}}

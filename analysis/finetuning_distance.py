@@ -29,8 +29,8 @@ from analysis.studies import BEST_PIVOT, PAIRS, THEN  # noqa: E402
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS, scenes, write_image_folder  # noqa: E402
 from clipgeom.miniworld.scenery import Scenes  # noqa: E402
 from pti.runs.metrics_log import MetricsLog  # noqa: E402
+from pti.runs.run import Run, load_run  # noqa: E402
 from pti.sweeps.sweep import Sweep  # noqa: E402
-from pti.workflow import Run, load_run  # noqa: E402
 
 OUT = ROOT / "reports" / "finetuning-distance"
 RATES = (1e-5, 3e-4, 1e-3, 1e-2)

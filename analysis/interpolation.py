@@ -36,8 +36,13 @@ from clipgeom._progress import Progress  # noqa: E402
 from clipgeom.miniworld import FACTORS, load_clip  # noqa: E402
 from pti._logging import silence  # noqa: E402
 from pti.config.schema import LocalitySection  # noqa: E402
-from pti.locality.certification import CENTERED, Decision, Place, decide  # noqa: E402
-from pti.locality.midpoint import Route, midpoint, places_of  # noqa: E402
+from pti.locality.alignment import (  # noqa: E402
+    Place,
+    Route,
+    places_of,
+)
+from pti.locality.certification import CENTERED, Decision, decide  # noqa: E402
+from pti.locality.midpoint import midpoint  # noqa: E402
 from pti.models.pipeline import Model, load_model  # noqa: E402
 from pti.models.prompt_embeds import Conditions, concatenate, encode, tokenize  # noqa: E402
 from pti.models.sampling import decode, draw_latents, starting_noise  # noqa: E402

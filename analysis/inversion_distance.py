@@ -34,8 +34,8 @@ from pti.models.pipeline import Model  # noqa: E402
 from pti.models.prompt_embeds import encode, tokenize  # noqa: E402
 from pti.runs import checkpoint  # noqa: E402
 from pti.runs.metrics_log import MetricsLog  # noqa: E402
+from pti.runs.run import load_run  # noqa: E402
 from pti.sweeps.sweep import Sweep  # noqa: E402
-from pti.workflow import load_run  # noqa: E402
 
 OUT = ROOT / "reports" / "inversion-distance"
 STEPS = (0, 10, 30, 100, 300, 1000)

@@ -26,8 +26,8 @@ if str(ROOT) not in sys.path:
 from analysis import reading, short_certificate  # noqa: E402
 from analysis.studies import BEST_PIVOT, PAIRS, THEN  # noqa: E402
 from pti.locality.certification import CENTERED  # noqa: E402
+from pti.runs.run import Run, load_run  # noqa: E402
 from pti.sweeps.sweep import Sweep  # noqa: E402
-from pti.workflow import Run, load_run  # noqa: E402
 
 OUT = ROOT / "reports" / "locality"
 RATES = (3e-4, 6e-4, 1.5e-3, 3e-3)  # the ladder: the lowest, and 2, 5 and 10 times it

@@ -38,11 +38,12 @@ from clipgeom._progress import Progress  # noqa: E402
 from clipgeom.miniworld import NEW_CHARACTERS, FactorReaders, load_readers, scenes  # noqa: E402
 from clipgeom.miniworld.train.autoencoder import decode, encode  # noqa: E402
 from clipgeom.miniworld.train.pools import normalized  # noqa: E402
+from pti._files import write_json  # noqa: E402
 from pti.config.toml_io import read_config  # noqa: E402
 from pti.data.latent_refinement import fitted  # noqa: E402
 from pti.models.sampling import draw  # noqa: E402
-from pti.training.trainer import write_json  # noqa: E402
-from pti.workflow import execute, load_run  # noqa: E402
+from pti.runs.run import load_run  # noqa: E402
+from pti.workflow import execute  # noqa: E402
 
 OUT = ROOT / "reports" / "pivotal-tuning"
 # seeds of the first character; 0 to 4, 13, 14, 21 to 24, 28 to 31, 33, 34, 41, 47 to 51 and 57 to 61 were looked at as well

@@ -14,16 +14,17 @@ import PIL.Image
 import torch
 
 from clipgeom.miniworld import FACTORS, FactorReaders, load_readers, scenes
+from pti._random import rng_of
 from pti.config.schema import DataSection
 from pti.data.dataset import Sample
-from pti.data.latent_cache import Latents, View
+from pti.data.latent_cache import Latents
+from pti.data.views import View
 from pti.losses import denoising_loss, noised, predict, target_of
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import encode
 from pti.models.sampling import draw
 from pti.runs import checkpoint
-from pti.training.batches import rng_of
-from pti.workflow import Run
+from pti.runs.run import Run
 
 __all__ = [
     "GUIDANCE",

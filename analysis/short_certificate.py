@@ -24,11 +24,11 @@ if str(ROOT) not in sys.path:
 from clipgeom import Certificate  # noqa: E402
 from clipgeom._progress import Progress  # noqa: E402
 from clipgeom.captions import open_captions  # noqa: E402
+from clipgeom.centering.from_captions import check_captions  # noqa: E402
 from clipgeom.encoder import load_text_encoder, parse_positions  # noqa: E402
 from clipgeom.miniworld import FACTORS, checked_folder  # noqa: E402
 from clipgeom.miniworld.captions import draw_caption  # noqa: E402
 from clipgeom.miniworld.factors import draw_factors  # noqa: E402
-from clipgeom.report.measure.build import check_captions  # noqa: E402
 
 __all__ = ["CAPTIONS", "PATH", "POSITIONS", "evenly_said", "make"]
 

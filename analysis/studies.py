@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clipgeom._progress import Progress
-from pti.sweeps.sweep import PLAN, RESULT, TABLE, Measure, Sweep, sweep
+from pti.sweeps.layout import PLAN, RESULT, TABLE
+from pti.sweeps.sweep import Measure, Sweep, sweep
 
 __all__ = ["BEST_PIVOT", "PAIRS", "THEN", "UNHELD", "main"]
 

@@ -7,7 +7,7 @@ neither torch nor transformers is loaded before something asks for an encoder.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from clipgeom._version import __version__
 
 if TYPE_CHECKING:
     from clipgeom.captions import open_captions
@@ -41,6 +41,7 @@ __all__ = [
     "MissingExtraError",
     "Moments",
     "ShapeError",
+    "__version__",
     "aslerp",
     "check_centering",
     "compare_modalities",

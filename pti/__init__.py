@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pti.config.schema import Config
     from pti.config.toml_io import read_config
     from pti.models.sampling import draw
+    from pti.runs.run import Run, load_run
     from pti.sweeps.sweep import Sweep
-    from pti.workflow import Run, execute, load_run
+    from pti.workflow import execute
 
 _MODULES = {
     "Config": "pti.config.schema",

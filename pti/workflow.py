@@ -32,49 +32,28 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from clipgeom._progress import Progress, Quiet
-from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
+from pti._files import write_json
 from pti._folder import check_run_folder
 from pti._lock import alone
 from pti.config.schema import Config
 from pti.config.toml_io import read_config
-from pti.data.dataset import Pictures, Sample, read_pictures
 from pti.errors import CheckpointError
 from pti.export.files import export_name
-from pti.models.lora import Lora, add_lora
-from pti.models.pipeline import Model
-from pti.models.placeholder import PLACEHOLDER
+from pti.models.token import PLACEHOLDER
 from pti.runs import checkpoint
-from pti.training.ema import averages_in
-from pti.training.trainer import RECORD, TRAINED, Session, prepared, read_record, write_json
+from pti.runs.layout import RECORD, TRAINED
+from pti.runs.record import read_record
+from pti.training.trainer import Session
 
-__all__ = ["STAGES", "Run", "execute", "finish", "load_run"]
+__all__ = ["STAGES", "execute", "finish"]
 
 STAGES = (*TRAINED, "evaluate", "export")
-
-
-@short_repr
-@dataclass(frozen=True, slots=True, eq=False)
-class Run:
-    """A run as its folder has it; see the description of this module."""
-
-    folder: Path
-    config: Config
-    model: Model
-    lora: Lora
-    pivots: dict[str, list[torch.Tensor]]
-    starts: dict[str, list[torch.Tensor]]
-    held_out: tuple[Sample, ...]
-    samples: tuple[Sample, ...]
-    marks: tuple[str, ...]
-    record: dict[str, Any]
 
 
 def execute(
@@ -142,7 +121,8 @@ def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path
 
 def finish(stage: str, folder: Path, progress: Progress | None = None) -> Path:
     """Evaluate or export a trained run; what that takes is imported now, not with the trainer."""
-    from pti.evaluation.run import evaluate_run, export_run
+    from pti.evaluation.run import evaluate_run
+    from pti.export.run import export_run
 
     return evaluate_run(folder, progress=progress) if stage == "evaluate" else export_run(folder)
 
@@ -185,53 +165,3 @@ def _made_of(stage: str, folder: Path) -> str | None:
     if stage == "export" and measured.exists():
         content += measured.read_bytes()  # for the card
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
-    """A run as far as it has come: its model with pivot and low-rank changes in place.
-
-    Without `pictures` the training pictures need not be there any more; none are in what is given back then.
-
-    Raises
-    ------
-    CheckpointError
-        No run, or one whose inversion has not written a checkpoint.
-    """
-    folder = Path(folder)
-    if not (folder / "config.toml").is_file():
-        raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
-    config = read_config(folder)
-    data = read_pictures(config.data) if pictures else Pictures((), (), "")
-    model, config = prepared(config, data, root)
-    assert model.pivot is not None
-    inverted = checkpoint.latest(folder / "checkpoints", "invert")
-    if inverted is None:
-        raise CheckpointError(f"{folder} has no checkpoint yet; run pti run {folder} first")
-    tensors = checkpoint.load(inverted).tensors
-    rows = [tensors[f"parameter.rows.{i}"] for i in range(len(model.encoders))]
-    model = replace(model, pivot=model.pivot.with_rows(rows))
-    tuned = checkpoint.latest(folder / "checkpoints", "tune")
-    if tuned is not None:
-        lora = add_lora(model, config.tuning, seed=config.engine.seed)
-        stored = checkpoint.load(tuned).tensors
-        averaged = averages_in(stored)
-        with torch.no_grad():
-            for name, parameter in lora.parameters.items():
-                parameter.copy_(averaged[name] if averaged else stored[f"parameter.{name}"])
-    for network in model.networks():
-        network.to(device).requires_grad_(False)
-    assert model.pivot is not None
-    token = model.pivot.token
-    record = read_record(folder)
-    return Run(
-        folder=folder,
-        config=config,
-        model=model,
-        lora=Lora(model),
-        pivots={token: list(model.pivot.rows)},
-        starts={token: list(model.pivot.start)},
-        held_out=data.held_out,
-        samples=data.samples,
-        marks=tuple(record.get("marks", [])),
-        record=record,
-    )

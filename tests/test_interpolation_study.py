@@ -12,7 +12,7 @@ from analysis.interpolation import MODES, TIMES, Concepts, said_of_states
 from analysis.interpolation_facts import Judged, _spearman, facts
 from analysis.telling import untold
 from clipgeom.miniworld import FACTORS
-from pti.locality.midpoint import Route
+from pti.locality.alignment import Route
 
 # how far each mode's pictures lie from real ones, and how sure the readers are of them
 _MOVED = {"lerp": 2.0, "slerp": 1.5, "vslerp": 0.6, "vslerp_norm": 0.0, "aslerp": 1.0, "auto": 0.0}

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from pti.config.toml_io import read_config
-from pti.workflow import execute, load_run
+from pti.runs.run import load_run
+from pti.workflow import execute
 from tests.conftest import ROOT
 from tests.pti.small import save_sd
 

@@ -96,7 +96,7 @@ class Certificate:
         ConfigError
             No check at all, or one pair of representation and position twice.
         """
-        import clipgeom
+        from clipgeom._version import __version__
 
         entries = tuple(
             Entry(
@@ -115,7 +115,7 @@ class Certificate:
         keys = [(e.representation, e.position) for e in entries]
         if len(set(keys)) != len(keys):
             raise ConfigError("a certificate holds each representation and position once")
-        return cls(encoder_fingerprint, captions_sha256, entries, clipgeom.__version__, seed, model, captions, groups)
+        return cls(encoder_fingerprint, captions_sha256, entries, __version__, seed, model, captions, groups)
 
     def entry(self, representation: str, position: str | int) -> Entry:
         """What is said of one representation and position.

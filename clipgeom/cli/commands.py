@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 from numpy.typing import NDArray
 
-import clipgeom
 from clipgeom._io.files import check_output_file, resolved, workspace
 from clipgeom._progress import Progress
 from clipgeom._text import printable
+from clipgeom._version import __version__
 from clipgeom.cli.options import (
     OUTPUT_PANEL,
     Embeddings,
@@ -65,7 +65,7 @@ Check = Annotated[
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        print(f"clipgeom {clipgeom.__version__}")
+        print(f"clipgeom {__version__}")
         raise typer.Exit
 
 
@@ -165,7 +165,7 @@ def _check(
             groups=None if size is None else f"each {size} consecutive vectors",
         )
     else:
-        from clipgeom.report.measure.build import check_captions
+        from clipgeom.centering.from_captions import check_captions
 
         with Progress("encoded", "captions") as progress:
             inputs = options.load(context, progress)

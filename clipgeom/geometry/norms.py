@@ -25,7 +25,7 @@ from clipgeom.geometry.vectors import Vectors, as_vectors, row_hashes
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms"]
+__all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms", "require_samples"]
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 CONSTANT = 1e-6  # a spread below this share of the norm of the centre is rounding noise
@@ -390,3 +390,25 @@ def _sphere(
         relative_radius=radius / moments.total_variance**0.5 if moments.total_variance > 0 else float("nan"),
         samples_per_dim=moments.n / moments.dim,
     )
+
+
+def require_samples(n: int, n_excluded: int, position: str, groups: NDArray[np.int64] | None = None) -> None:
+    """Refuse to measure fewer than three vectors, or those of a single group.
+
+    Raises
+    ------
+    DomainError
+        Naming the position, and whether captions are too short for it.
+    """
+    if n >= MIN_SAMPLES:
+        if groups is not None and (groups == groups[0]).all():
+            raise DomainError(
+                f"the {n} vectors at position {position} are all of one image (one group); at least 2 are needed: take "
+                "more captions, or leave --group-size out"
+            )
+        return
+    if n == 0 and n_excluded:
+        reason = f"no caption is long enough to have content at position {position}"
+    else:
+        reason = f"only {n} caption(s) can be measured at position {position}"
+    raise DomainError(f"{reason}; at least {MIN_SAMPLES} are needed")

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-import clipgeom
 from clipgeom._io.files import check_output_file, write_whole
 from clipgeom._progress import Progress
+from clipgeom._version import __version__
 from clipgeom.errors import ConfigError
 from pti._logging import silence
 from pti.config.schema import Config
@@ -42,7 +42,7 @@ Folder = Annotated[Path, typer.Argument(help="A run folder.")]
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        print(f"pti {clipgeom.__version__}")
+        print(f"pti {__version__}")
         raise typer.Exit
 
 
@@ -153,7 +153,7 @@ def _sample(
     """Draw pictures with what a run has learnt."""
     from pti.models.sampling import draw
     from pti.runs.image_grid import is_grid, save_grid
-    from pti.workflow import load_run
+    from pti.runs.run import load_run
 
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out names a .png file; got {out}")

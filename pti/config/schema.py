@@ -392,8 +392,8 @@ class EvaluationSection:
     dino: str | None = option(None, "DINOv2 model that judges likeness as well.", example="facebook/dinov2-base")
     learnt: tuple[str, ...] = option(
         (),
-        "Attributes that are part of the concept, so that a change of them is no leakage (see pti.evaluation.attributes). Those of "
-        "miniworld's characters are known.",
+        "Attributes that are part of the concept, so that a change of them is no leakage (see pti.evaluation.attributes). "
+        "Those of miniworld's characters are known.",
         example=("pose",),
     )
 

@@ -19,20 +19,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from clipgeom.errors import ConfigError
 from pti.config.schema import EARLIER, Config
 
-__all__ = ["Config", "changed", "commented", "differences", "fingerprint", "read_config", "toml_of", "value_of"]
-
-# What a stage reads: its checkpoints belong to these settings, and to none of the others
-_SECTIONS = {
-    "invert": ("model", "concept", "data", "objective", "inversion", "engine"),
-    "tune": (
-        "model", "concept", "data", "objective", "inversion", "engine", "tuning", "locality", "prior", "sampling"
-    ),
-}  # fmt: skip
-_BATCHES = {"invert": ("inversion.batch",), "tune": ("inversion.batch", "tuning.batch")}
-# These change no weight. (Of [sampling], steps and guidance draw the frozen model's own pictures.)
-_FREE = {
-    "engine.trackers", "engine.device", "sampling.prompts", "sampling.count", "sampling.every", "sampling.seed",
-}  # fmt: skip
+__all__ = ["Config", "changed", "commented", "read_config", "toml_of", "value_of"]
 
 
 def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -140,28 +127,6 @@ def toml_of(config: Config) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
-
-
-def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, Any]:
-    """The settings that decide what a stage computes, by full name: what its checkpoints belong to.
-
-    A batch is told over all processes, since two of them with half the batch each compute the same.
-    """
-    flat = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in config.identity().items()
-        if name.split(".")[0] in _SECTIONS[stage] and name not in _FREE
-    }
-    for name in _BATCHES[stage]:
-        flat[name] *= processes
-    return flat
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, a line each."""
-    names = [*now, *(name for name in before if name not in now)]
-    told = ((name, *(side.get(name, EARLIER.get(name)) for side in (before, now))) for name in names)
-    return [f"{name} was {json.dumps(then)}, is {json.dumps(is_now)}" for name, then, is_now in told if then != is_now]
 
 
 @cache

@@ -8,7 +8,7 @@ its latent does not depend on what else was in the batch, and a resumed run has 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,27 +18,18 @@ from pti.config.schema import DataSection
 from pti.data.captions import exchanged, wordings
 from pti.data.dataset import Sample
 from pti.data.latent_refinement import fitted
+from pti.data.transforms import pixels
+from pti.data.views import View
 from pti.models.pipeline import Model
-from pti.models.prompt_embeds import time_ids
 from pti.scaling import scaled
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
-__all__ = ["Latents", "View", "pixels"]
+__all__ = ["Latents"]
 
 
 _WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of cut-outs
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class View:
-    """One picture, one way of cutting it out, mirrored or not, and one wording of its caption."""
-
-    sample: int
-    crop: int = 0
-    mirrored: bool = False
-    wording: int = 0
 
 
 class Latents:
@@ -173,48 +164,3 @@ class Latents:
                 sizes.to(device),
             )
         return self._kept[view]
-
-
-def pixels(
-    image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture as a square of numbers.
-
-    Parameters
-    ----------
-    image : Image
-        RGB.
-    size : int
-        Side of the square in pixels.
-    crop : {"center", "random", "squeeze"}
-    rng : Generator
-        Places a random cut-out.
-    mirrored : bool
-
-    Returns
-    -------
-    pixels : Tensor, shape (3, size, size), in −1 … 1
-    sizes : Tensor, shape (1, 6)
-        See `time_ids`; the corner is that of the cut-out in the resized picture, mirrored with it.
-    """
-    from PIL import Image as Pictures
-    from PIL import ImageOps
-
-    width, height = image.size
-    if crop == "squeeze":
-        scaled = image.resize((size, size), Pictures.Resampling.LANCZOS)
-    else:
-        ratio = size / min(width, height)
-        scaled = image.resize(
-            (max(size, round(width * ratio)), max(size, round(height * ratio))), Pictures.Resampling.LANCZOS
-        )
-    spare_x, spare_y = scaled.width - size, scaled.height - size
-    if mirrored:
-        scaled = ImageOps.mirror(scaled)
-    if crop == "random":
-        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
-    else:
-        left, top = spare_x // 2, spare_y // 2
-    cut = scaled.crop((left, top, left + size, top + size))
-    array = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-    return torch.from_numpy(array), time_ids((height, width), (top, left), size)

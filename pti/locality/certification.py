@@ -18,20 +18,12 @@ from clipgeom import Certificate, load_text_encoder
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
 from pti.config.schema import LocalitySection
+from pti.locality.alignment import Place
 from pti.models.pipeline import Model
 
-__all__ = ["CENTERED", "Decision", "Place", "Ruling", "decide"]
+__all__ = ["CENTERED", "Decision", "Ruling", "decide"]
 
 CENTERED = ("vslerp", "vslerp_norm", "aslerp")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """One position of one representation of one encoder, as certificates name them (``eos``, ``5``, ``padded:20``)."""
-
-    encoder: int
-    representation: str
-    position: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,96 +21,17 @@ the concept, each with a centre of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from clipgeom import aslerp, lerp, slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.locality.certification import Decision, Place
+from pti.locality.alignment import Place, Route
+from pti.locality.certification import Decision
 from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions, tokenize
+from pti.models.prompt_embeds import Conditions
 
-__all__ = ["Route", "difference", "interpolate", "midpoint", "places_of", "routes_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where one prompt's states are interpolated in one encoder.
-
-    Attributes
-    ----------
-    first, last : int
-        Positions from `first` up to, not including, `last`.
-    eos : int
-        Position of the end.
-    pooled : bool
-        Whether the pooled state is interpolated as well.
-    """
-
-    first: int
-    last: int
-    eos: int
-    pooled: bool
-
-    def position(self, index: int) -> str:
-        """A position as certificates name it."""
-        return str(index) if index < self.eos else "eos" if index == self.eos else f"padded:{index}"
-
-
-def routes_of(model: Model, prompts: Sequence[str], positions: str) -> list[tuple[Route, ...]]:
-    """Where each prompt is interpolated, in each encoder.
-
-    Parameters
-    ----------
-    model : Model
-        With a pivot.
-    prompts : sequence of str
-        With ``{token}``.
-    positions : {"suffix", "placeholder"}
-
-    Raises
-    ------
-    ConfigError
-        A prompt and the same with the class word do not align; the message names the tokens (trap 12).
-    """
-    pivot = model.pivot
-    assert pivot is not None
-    vectors = len(pivot.tokens)
-    routes: list[list[Route]] = [[] for _ in prompts]
-    for index, encoder in enumerate(model.encoders):
-        new = tokenize(encoder, [pivot.in_prompt(p) for p in prompts])
-        plain = tokenize(encoder, [pivot.in_class(p) for p in prompts])
-        for row, prompt in enumerate(prompts):
-            here = (new.ids[row] == pivot.ids[index][0]).nonzero()
-            if not len(here):
-                raise ConfigError(f"the new word is not in the prompt {prompt[:100]!r}")
-            first = int(here[0])
-            others = [i for i in range(encoder.length) if int(new.ids[row, i]) not in pivot.ids[index]]
-            aligned = int(new.eos[row]) == int(plain.eos[row]) and bool(
-                torch.equal(new.ids[row][others], plain.ids[row][others])
-            )
-            if not aligned:
-                raise ConfigError(
-                    f"the prompts {prompt[:80]!r} with the token and with {pivot.class_word!r} do not align in "
-                    f"{encoder.name}: {_named(encoder.tokenizer, new.ids[row])} against "
-                    f"{_named(encoder.tokenizer, plain.ids[row])}. Both words need as many tokens, set apart by spaces"
-                )
-            suffix = positions == "suffix"
-            last = encoder.length if suffix else first + vectors
-            routes[row].append(Route(first, last, int(new.eos[row]), encoder.pools and suffix))
-    return [tuple(r) for r in routes]
-
-
-def places_of(model: Model, routes: Sequence[tuple[Route, ...]]) -> set[Place]:
-    """Every place at which anything is interpolated."""
-    places = set()
-    for route in routes:
-        for index, (encoder, part) in enumerate(zip(model.encoders, route, strict=True)):
-            places |= {Place(index, encoder.representation, part.position(i)) for i in range(part.first, part.last)}
-            if part.pooled:
-                places.add(Place(index, "projected", "eos"))
-    return places
+__all__ = ["difference", "interpolate", "midpoint"]
 
 
 def midpoint(
@@ -187,9 +108,3 @@ def difference(tuned: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
 def _centers(entries: Sequence[tuple[int, int, torch.Tensor | None]], like: torch.Tensor) -> torch.Tensor | None:
     centers = [center for _, _, center in entries if center is not None]
     return torch.stack(centers).to(like) if centers else None
-
-
-def _named(tokenizer: object, ids: torch.Tensor) -> str:
-    pieces: list[str] = tokenizer.convert_ids_to_tokens([int(i) for i in ids])  # type: ignore[attr-defined]
-    end = tokenizer.eos_token  # type: ignore[attr-defined]
-    return " ".join(pieces[1 : pieces.index(end) if end in pieces else None])

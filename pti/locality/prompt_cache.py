@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from pti.config.schema import LocalitySection
+from pti.locality.alignment import Route, routes_of
 from pti.locality.certification import Decision
-from pti.locality.midpoint import Route, midpoint, routes_of
+from pti.locality.midpoint import midpoint
 from pti.models.lora import Lora
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import Conditions, concatenate, empty, encode

@@ -20,7 +20,7 @@ from clipgeom.errors import ConfigError, EncoderError, first_line
 from pti.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
 
 if TYPE_CHECKING:
-    from pti.models.placeholder import Pivot
+    from pti.models.token import Pivot
 
 __all__ = ["Encoder", "Model", "load_model"]
 

@@ -9,74 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from clipgeom.errors import ConfigError
 from pti.models.pipeline import Encoder, Model
+from pti.models.token import Pivot, placeholders
 
-__all__ = ["PLACEHOLDER", "Pivot", "add_pivot", "class_tokens", "entering", "placeholders"]
-
-PLACEHOLDER = "{token}"
-CLASS = "{class}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pivot:
-    """A new word in every text encoder of a model.
-
-    Attributes
-    ----------
-    token : str
-        Its first token, as users write it.
-    tokens : tuple of str
-        All of its tokens: ``<tok>``, ``<tok>_1``, … as diffusers names them.
-    class_word : str
-    ids : tuple of tuple of int
-        Their ids, for each encoder.
-    rows : tuple of Tensor, each of shape (vectors, width)
-        Their embeddings, float32, for each encoder.
-    start : tuple of Tensor
-        What the rows were before any training, e₀.
-    table_norms : tuple of float
-        Mean norm of each encoder's embedding table.
-    """
-
-    token: str
-    tokens: tuple[str, ...]
-    class_word: str
-    ids: tuple[tuple[int, ...], ...]
-    rows: tuple[torch.Tensor, ...]
-    start: tuple[torch.Tensor, ...]
-    table_norms: tuple[float, ...]
-
-    @property
-    def written(self) -> str:
-        """All tokens, as they stand in a prompt."""
-        return " ".join(self.tokens)
-
-    def in_prompt(self, text: str) -> str:
-        """A prompt with ``{token}``, or the token itself, written out, and ``{class}`` replaced."""
-        text = text.replace(PLACEHOLDER, self.token).replace(CLASS, self.class_word)
-        if len(self.tokens) > 1 and self.tokens[1] not in text:
-            text = text.replace(self.token, self.written)
-        return text
-
-    def in_class(self, text: str) -> str:
-        """The same prompt with the class word in place of the token."""
-        for token in (*reversed(self.tokens[1:]),):
-            text = text.replace(f" {token}", "")
-        return (
-            text.replace(PLACEHOLDER, self.class_word)
-            .replace(self.token, self.class_word)
-            .replace(CLASS, self.class_word)
-        )
-
-    def with_rows(self, rows: Sequence[torch.Tensor]) -> Pivot:
-        """The same word with other embeddings."""
-        return replace(self, rows=tuple(rows))
+__all__ = ["add_pivot", "class_tokens", "entering"]
 
 
 def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | None = None, vectors: int = 1) -> Model:
@@ -129,15 +71,6 @@ def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | N
         table_norms=norms,
     )
     return replace(model, pivot=pivot)
-
-
-def placeholders(token: str, vectors: int) -> tuple[str, ...]:
-    """The tokens of a word of several vectors, named as diffusers names them."""
-    if not token.strip() or token != token.strip() or len(token.split()) != 1:
-        raise ConfigError(f"concept.token is one word without spaces, such as <concept>; got {token!r}")
-    if PLACEHOLDER in token or CLASS in token:
-        raise ConfigError(f"concept.token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}")
-    return (token, *(f"{token}_{i}" for i in range(1, vectors)))
 
 
 def class_tokens(encoder: Encoder, class_word: str, vectors: int) -> list[int]:

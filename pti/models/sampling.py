@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
+from pti._random import rng_of
 from pti.models.lora import Lora
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import Conditions, empty, encode, time_ids
 from pti.scaling import unscaled
-from pti.training.batches import rng_of
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8

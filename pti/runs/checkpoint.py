@@ -17,7 +17,7 @@ import torch
 
 from clipgeom._io.files import write_whole
 from pti._tensors import packed, unpacked
-from pti.config.toml_io import differences
+from pti.config.identity import differences
 from pti.errors import CheckpointError
 
 __all__ = ["Checkpoint", "latest", "load", "prune", "save"]

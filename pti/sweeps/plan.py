@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from clipgeom.errors import ConfigError
+from pti.config.identity import fingerprint
 from pti.config.schema import Config, RunSection
-from pti.config.toml_io import changed, fingerprint, read_config, value_of
+from pti.config.toml_io import changed, read_config, value_of
 
 __all__ = ["Point", "Sweep", "digest_of", "read_together", "read_vary"]
 

@@ -41,6 +41,7 @@ from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
 from pti._folder import check_sweep_folder
 from pti._lock import alone
+from pti.sweeps.layout import PLAN, RESULT, TABLE
 from pti.sweeps.plan import Point, Sweep
 from pti.sweeps.process_pool import Died, Workers
 
@@ -52,7 +53,6 @@ __all__ = ["Measure", "Sweep", "collect", "sweep"]
 Value: TypeAlias = float | int | str | bool | None
 Measure: TypeAlias = Callable[[Path], Mapping[str, Value] | Sequence[Mapping[str, Value]]]
 
-TABLE, PLAN, RESULT = "sweep.parquet", "sweep.json", "result.json"
 _STAGES = ("invert", "tune", "evaluate", "export")
 
 
@@ -131,7 +131,7 @@ def collect(folder: str | Path) -> Path:
     import pandas as pd
 
     from clipgeom._io.files import write_whole
-    from pti.training.trainer import write_json
+    from pti._files import write_json
 
     folder = Path(folder)
     if not (folder / PLAN).is_file():
@@ -258,7 +258,8 @@ def _name(measure: Any) -> str:
 def _write_plan(
     folder: Path, plan: Sweep, points: Sequence[Point], tasks: Sequence[Task], identity: Mapping[str, Any]
 ) -> None:
-    from pti.training.trainer import versions, write_json
+    from pti._files import write_json
+    from pti.runs.record import versions
 
     flat = points[0].config.flat()
     content = {

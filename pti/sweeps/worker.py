@@ -23,13 +23,14 @@ from clipgeom._io.files import replacing
 from clipgeom._progress import Quiet
 from clipgeom._threads import available_cpus
 from clipgeom.errors import ClipGeomError, ConfigError
+from pti._files import write_json
 from pti._lock import alone
 from pti._logging import silence
 from pti.config.schema import Config
 from pti.runs import checkpoint
+from pti.runs.layout import RECORD, TRAINED
 from pti.runs.metrics_log import MetricsLog
-from pti.sweeps.sweep import RESULT
-from pti.training.trainer import RECORD, TRAINED, write_json
+from pti.sweeps.layout import RESULT
 from pti.workflow import execute
 
 __all__ = ["Task", "invert_once", "run_once", "set_up", "told", "visible_devices", "write_failed"]
@@ -218,7 +219,7 @@ def _summary(task: Task) -> dict[str, Any]:
             columns |= _last([row for row in rows if row["stage"] == stage], stage)
             columns[f"{stage}.stopped"] = record["stages"][stage]["stopped"]
     if "evaluate" in task.stages:
-        from pti.evaluation.run import EVALUATION
+        from pti.runs.layout import EVALUATION
 
         content = json.loads((task.folder / EVALUATION).read_text(encoding="utf-8"))
         columns |= _flat({key: value for key, value in content.items() if key not in _NOT_MEASURED}, "evaluate")

@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pti.data.latent_cache import View
+from pti._random import STREAMS, rng_of
+from pti.data.views import View
 
-__all__ = ["STREAMS", "Draw", "Share", "draw_part", "draw_times", "order", "rng_of"]
-
-_NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out", "focus", "held")
-STREAMS = {name: number for number, name in enumerate(_NAMES)}
+__all__ = ["Draw", "Share", "draw_part", "draw_times", "order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +66,6 @@ class Draw:
     offset: torch.Tensor
     between: torch.Tensor
     wordings: NDArray[np.int64]
-
-
-def rng_of(seed: int, stream: str, *numbers: int) -> np.random.Generator:
-    """The random numbers of one step of one stream."""
-    return np.random.default_rng((seed, STREAMS[stream], *numbers))
 
 
 def order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.int64]:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pti.data.latent_cache import Latents, View
+from pti._random import rng_of
+from pti.data.latent_cache import Latents
+from pti.data.views import View
 from pti.losses import noised, predict
 from pti.models.pipeline import Model
-from pti.models.placeholder import PLACEHOLDER
 from pti.models.prompt_embeds import encode
+from pti.models.token import PLACEHOLDER
 from pti.training.accelerator import Engine
-from pti.training.batches import rng_of
 
 __all__ = ["contrast", "shaded", "weights_of"]
 

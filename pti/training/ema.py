@@ -12,10 +12,9 @@ from contextlib import contextmanager
 import torch
 
 from pti.errors import CheckpointError
+from pti.runs.ema_weights import PREFIX, averages_in
 
-__all__ = ["Averages", "averages_in"]
-
-_PREFIX = "average."
+__all__ = ["Averages"]
 
 
 class Averages:
@@ -60,7 +59,7 @@ class Averages:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """For a checkpoint."""
-        return {_PREFIX + name: value for name, value in self.values.items()}
+        return {PREFIX + name: value for name, value in self.values.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from a checkpoint.
@@ -75,11 +74,6 @@ class Averages:
         if missing:
             raise CheckpointError(f"this checkpoint holds no average of {missing[0]}")
         _copy(found, self.values)
-
-
-def averages_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The averages that a checkpoint holds, by the names of their parameters; none where none were kept."""
-    return {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
 
 
 @torch.no_grad()

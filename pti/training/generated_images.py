@@ -56,7 +56,7 @@ def draw_training_pictures(
         How many steps, and how much guidance.
     seed : int
     stream : str
-        Of the random numbers (`pti.training.batches.STREAMS`).
+        Of the random numbers (`pti._random.STREAMS`).
     side : int
         In pixels.
     """

@@ -1,7 +1,7 @@
 """The rows of a step on which stage 2 is held to the frozen model: which pictures, at which noise levels, said how.
 
-Where training learns, prompts midway between the token and the class word are held (`pti.locality.midpoint`). At noise levels that
-training leaves out, low-rank changes tell all the same when pictures are drawn: there the token itself is held, to what
+Where training learns, prompts midway between the token and the class word are held (`pti.locality.midpoint`). At noise levels
+that training leaves out, low-rank changes tell all the same when pictures are drawn: there the token itself is held, to what
 the frozen model says of the class word or of the token.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pti._random import rng_of
 from pti.config.schema import Config
 from pti.data.latent_cache import Latents
 from pti.locality.midpoint import difference
@@ -22,7 +23,7 @@ from pti.models.lora import Lora
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import Conditions
 from pti.training.accelerator import Engine
-from pti.training.batches import Draw, draw_times, rng_of
+from pti.training.batches import Draw, draw_times
 
 __all__ = ["Held", "Regulariser"]
 

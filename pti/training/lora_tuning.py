@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from pti.config.schema import Config
-from pti.data.latent_cache import Latents, View
+from pti.data.latent_cache import Latents
+from pti.data.views import View
 from pti.errors import TrainingError
 from pti.locality.certification import Decision
 from pti.locality.prompt_cache import Captioned
@@ -24,11 +25,12 @@ from pti.models.lora import add_lora, base_digest
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import Conditions, concatenate, encode
 from pti.models.sampling import whole_sizes
-from pti.training.accelerator import Descent, Engine, Group
+from pti.training.accelerator import Engine
 from pti.training.batches import Draw, Share, draw_part
 from pti.training.ema import Averages
 from pti.training.generated_images import Drawn, draw_training_pictures
 from pti.training.locality_loss import Held, Regulariser
+from pti.training.optimizer import Descent, Group
 
 __all__ = ["Finetuning", "TuningRecord"]
 

@@ -19,8 +19,9 @@ from pti.errors import TrainingError
 from pti.losses import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
 from pti.models.pipeline import Model
 from pti.models.prompt_embeds import encode
-from pti.training.accelerator import Descent, Engine, Group
+from pti.training.accelerator import Engine
 from pti.training.batches import Draw, draw_part
+from pti.training.optimizer import Descent, Group
 
 __all__ = ["Inversion", "InversionRecord", "cut_to_distance", "distance", "project_out", "retract"]
 

@@ -7,48 +7,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import clipgeom
 from clipgeom._io.files import write_whole
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ConfigError
+from pti._files import write_json
 from pti._folder import HEADER
 from pti._tensors import packed, unpacked
+from pti.config.identity import fingerprint
 from pti.config.schema import Config
-from pti.config.toml_io import fingerprint, toml_of
-from pti.data.dataset import Pictures, read_pictures
+from pti.config.toml_io import toml_of
+from pti.data.dataset import read_pictures
 from pti.data.latent_cache import Latents
 from pti.errors import CheckpointError, DataError, TrainingError
+from pti.locality.alignment import places_of, routes_of
 from pti.locality.certification import Decision, decide
-from pti.locality.midpoint import places_of, routes_of
 from pti.losses import noise_levels
 from pti.models.lora import base_digest, check_targets
-from pti.models.pipeline import Model, load_model
-from pti.models.placeholder import add_pivot
+from pti.models.pipeline import Model
 from pti.models.prompt_embeds import tokenize
 from pti.models.sampling import draw
 from pti.runs import checkpoint
 from pti.runs.image_grid import save_grid
+from pti.runs.layout import RECORD, TRAINED
 from pti.runs.metrics_log import MetricsLog
+from pti.runs.record import read_record, versions
+from pti.runs.run import prepared
 from pti.training.accelerator import Engine
 from pti.training.concept_mask import contrast, shaded, weights_of
 from pti.training.generated_images import Drawn
 from pti.training.lora_tuning import Finetuning
 from pti.training.textual_inversion import Inversion
 
-__all__ = ["RECORD", "TRAINED", "Session", "prepared", "read_record", "versions", "write_json"]
+__all__ = ["Session"]
 
-TRAINED = ("invert", "tune")
-RECORD = "record.json"
 _KEPT = "pti.kept/1"
 _RULINGS = "locality (its rulings)"
 _COLUMNS = 8  # of pictures in previews/focus.png
@@ -352,44 +351,3 @@ class Session:
     def _write_record(self) -> None:
         if self.engine.is_main:
             write_json(self.folder / RECORD, self.record)
-
-
-def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Model, Config]:
-    """The model with the new word, and the settings with what the data knows filled in."""
-    word = config.concept.class_word or pictures.class_word
-    if not word:
-        raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
-    config = replace(config, concept=replace(config.concept, class_word=word))
-    model = load_model(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
-    concept = config.concept
-    model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
-    return model, config
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
-
-    Raises
-    ------
-    CheckpointError
-        There is none, or it is damaged.
-    """
-    path = folder / RECORD
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {RECORD}; write it anew with: pti run {folder}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it, then: pti run {folder}") from error
-    return record
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def versions() -> dict[str, str]:
-    """Of everything that a result may depend on."""
-    names = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
-    return {"clipgeom": clipgeom.__version__, "python": sys.version.split()[0], **{n: version(n) for n in names}}

@@ -6,8 +6,10 @@ import torch
 
 from pti.errors import CheckpointError
 from pti.runs import checkpoint
-from pti.training.ema import Averages, averages_in
-from pti.workflow import execute, load_run
+from pti.runs.ema_weights import averages_in
+from pti.runs.run import load_run
+from pti.training.ema import Averages
+from pti.workflow import execute
 from tests.pti.small import configuration, tuning_of
 
 

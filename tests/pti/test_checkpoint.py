@@ -9,8 +9,9 @@ import torch
 from clipgeom._progress import Quiet
 from pti.errors import CheckpointError, TrainingError
 from pti.runs import checkpoint
+from pti.runs.run import load_run
 from pti.training.textual_inversion import Inversion
-from pti.workflow import execute, load_run
+from pti.workflow import execute
 from tests.pti.fuzz_run import fuzz
 from tests.pti.small import configuration, session
 
@@ -150,7 +151,7 @@ def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("pti.training.accelerator.Descent.walk", never)
+    monkeypatch.setattr("pti.training.optimizer.Descent.walk", never)
     execute(config, ("invert", "tune"))
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(AssertionError):  # it would have been noticed

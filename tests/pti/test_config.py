@@ -7,8 +7,9 @@ from dataclasses import fields, replace
 import pytest
 
 from clipgeom.errors import ConfigError
+from pti.config.identity import differences, fingerprint
 from pti.config.schema import EARLIER, Config
-from pti.config.toml_io import commented, differences, fingerprint, read_config, toml_of
+from pti.config.toml_io import commented, read_config, toml_of
 from tests.conftest import ROOT
 
 

@@ -11,8 +11,10 @@ from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
 from pti.data import latent_cache as latents
 from pti.data.dataset import read_pictures
-from pti.data.latent_cache import Latents, View, pixels
+from pti.data.latent_cache import Latents
 from pti.data.latent_refinement import fitted
+from pti.data.transforms import pixels
+from pti.data.views import View
 from pti.errors import DataError
 from pti.models.pipeline import load_model
 from pti.models.sampling import decode

@@ -10,7 +10,7 @@ import pti.training.trainer
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
 from clipgeom.miniworld.render import middle
 from pti.config.toml_io import read_config
-from pti.data.latent_cache import View
+from pti.data.views import View
 from pti.losses import denoising_loss
 from pti.training.concept_mask import contrast, shaded, weights_of
 from pti.workflow import execute

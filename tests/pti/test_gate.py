@@ -11,10 +11,12 @@ from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ConfigError
 from pti.config.schema import LocalitySection
 from pti.errors import CheckpointError
-from pti.locality.certification import Place, decide
+from pti.locality.alignment import Place
+from pti.locality.certification import decide
 from pti.models.pipeline import load_model
 from pti.models.placeholder import add_pivot
-from pti.workflow import execute, load_run
+from pti.runs.run import load_run
+from pti.workflow import execute
 from tests.pti.small import configuration, tuning_of
 
 PLACES = (Place(0, "hidden", "2"), Place(0, "hidden", "eos"))

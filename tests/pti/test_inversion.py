@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pti.errors import TrainingError
-from pti.training.accelerator import share_at
+from pti.training.optimizer import share_at
 from pti.training.textual_inversion import Inversion, cut_to_distance, distance, project_out, retract
 from tests.pti.small import configuration, session
 

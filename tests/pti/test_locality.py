@@ -6,9 +6,10 @@ import torch
 
 from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.data.latent_cache import View
-from pti.locality.certification import Decision, Place, Ruling
-from pti.locality.midpoint import difference, interpolate, midpoint, places_of, routes_of
+from pti.data.views import View
+from pti.locality.alignment import Place, places_of, routes_of
+from pti.locality.certification import Decision, Ruling
+from pti.locality.midpoint import difference, interpolate, midpoint
 from pti.losses import noised, predict
 from pti.models.pipeline import load_model
 from pti.models.placeholder import add_pivot

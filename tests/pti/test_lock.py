@@ -9,7 +9,8 @@ import pytest
 
 from clipgeom.errors import ConfigError
 from pti._lock import alone
-from pti.evaluation.run import evaluate_run, export_run
+from pti.evaluation.run import evaluate_run
+from pti.export.run import export_run
 from pti.sweeps.sweep import Sweep, sweep
 from pti.workflow import execute
 from tests.conftest import ROOT

@@ -13,11 +13,14 @@ from safetensors.torch import save_file
 from clipgeom.errors import ConfigError, EncoderError
 from pti.errors import CheckpointError
 from pti.evaluation.evaluate import Evaluation
-from pti.evaluation.run import EVALUATION, evaluate_run, export_run, held_out_loss
+from pti.evaluation.run import evaluate_run, held_out_loss
+from pti.export.run import export_run
 from pti.models.prompt_embeds import encode
 from pti.models.sampling import draw_latents, starting_noise
 from pti.runs import checkpoint
-from pti.workflow import execute, load_run
+from pti.runs.layout import EVALUATION
+from pti.runs.run import load_run
+from pti.workflow import execute
 from tests.pti.small import configuration
 from tests.pti.towers import save_clip, save_dino
 

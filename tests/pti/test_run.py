@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from pti.models.sampling import draw
-from pti.workflow import execute, load_run
+from pti.runs.run import load_run
+from pti.workflow import execute
 from tests.pti.small import configuration
 
 TRAINED = ("invert", "tune")

@@ -8,7 +8,8 @@ from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
 from pti.data.captions import exchanged, wordings
 from pti.data.dataset import read_pictures
-from pti.data.latent_cache import Latents, View
+from pti.data.latent_cache import Latents
+from pti.data.views import View
 from pti.models.pipeline import load_model
 from tests.pti.small import write_pictures
 

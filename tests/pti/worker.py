@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from pti.runs import checkpoint, metrics_log
-from pti.training.accelerator import Descent
+from pti.training.optimizer import Descent
 from pti.workflow import execute
 from tests.pti.small import configuration
 

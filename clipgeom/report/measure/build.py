@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import clipgeom
 from clipgeom._progress import Progress, Quiet
-from clipgeom.centering import CenteringCheck, check_centering
+from clipgeom._version import __version__
 from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.encode_captions import CaptionSpool, Collected, collect
 from clipgeom.encoder.positions import Position
@@ -26,13 +25,13 @@ from clipgeom.geometry.embedding_files import embeddings_metadata
 from clipgeom.geometry.groups import consecutive
 from clipgeom.geometry.vectors import ArrayVectors, Vectors
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.measure.rows import Row, RowArrays, json_ready, measure_profile, measure_row, require_samples
+from clipgeom.report.measure.rows import Row, RowArrays, json_ready, measure_profile, measure_row
 
 if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
-__all__ = ["ImageEmbedder", "Measured", "check_captions", "measure_captions", "measure_embeddings"]
+__all__ = ["ImageEmbedder", "Measured", "measure_captions", "measure_embeddings"]
 
 PICTURES = 2000  # that are embedded at most, where captions have pictures
 _VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
@@ -165,44 +164,6 @@ def measure_captions(
         modality=modality,
     )
     return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
-
-
-def check_captions(
-    encoder: TextEncoder,
-    captions: CaptionStream,
-    *,
-    representations: tuple[str, ...],
-    positions: tuple[Position, ...],
-    seed: int = 0,
-    cache: EmbeddingCache | None = None,
-    pack_size: int | None = None,
-    workspace: Path,
-    progress: Progress | None = None,
-) -> list[tuple[str, str, CenteringCheck]]:
-    """Encode a caption set and run the centering check on each row: (representation, position, outcome).
-
-    Parameters are those of `measure_captions`.
-    """
-    checks = []
-    with (
-        tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
-        collect(
-            encoder,
-            captions,
-            Path(folder),
-            representations=representations,
-            positions=positions,
-            cache=cache,
-            pack_size=pack_size,
-            progress=progress or Quiet(),
-        ) as collected,
-    ):
-        for representation in representations:
-            for place in positions:
-                vectors, groups = collected.vectors[representation, place], collected.images(place)
-                require_samples(vectors.n, collected.n - vectors.n, str(place), groups)
-                checks.append((representation, str(place), check_centering(vectors, groups=groups, seed=seed)))
-    return checks
 
 
 def measure_embeddings(
@@ -338,7 +299,7 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    versions["clipgeom"] = clipgeom.__version__
+    versions["clipgeom"] = __version__
     return versions
 
 

@@ -14,11 +14,11 @@ from clipgeom.centering import CenteringCheck, check_centering, summarize
 from clipgeom.errors import DomainError
 from clipgeom.geometry._conformity import Conformity, conformity
 from clipgeom.geometry.moments import Moments
-from clipgeom.geometry.norms import MIN_SAMPLES, NormSummary, Shells, measure_shells
+from clipgeom.geometry.norms import MIN_SAMPLES, NormSummary, Shells, measure_shells, require_samples
 from clipgeom.geometry.spectrum import Spectrum, measure_spectrum
 from clipgeom.geometry.vectors import Vectors
 
-__all__ = ["Row", "RowArrays", "json_ready", "measure_profile", "measure_row", "require_samples"]
+__all__ = ["Row", "RowArrays", "json_ready", "measure_profile", "measure_row"]
 
 EXTREMES = 8
 DRAWN = 20_000  # points that a histogram or scatter is drawn from
@@ -134,28 +134,6 @@ def measure_row(
             check=checked,
         ),
     )
-
-
-def require_samples(n: int, n_excluded: int, position: str, groups: NDArray[np.int64] | None = None) -> None:
-    """Refuse to measure fewer than three vectors, or those of a single group.
-
-    Raises
-    ------
-    DomainError
-        Naming the position, and whether captions are too short for it.
-    """
-    if n >= MIN_SAMPLES:
-        if groups is not None and (groups == groups[0]).all():
-            raise DomainError(
-                f"the {n} vectors at position {position} are all of one image (one group); at least 2 are needed: take "
-                "more captions, or leave --group-size out"
-            )
-        return
-    if n == 0 and n_excluded:
-        reason = f"no caption is long enough to have content at position {position}"
-    else:
-        reason = f"only {n} caption(s) can be measured at position {position}"
-    raise DomainError(f"{reason}; at least {MIN_SAMPLES} are needed")
 
 
 def measure_profile(vectors: Vectors) -> dict[str, Any] | None:

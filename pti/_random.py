@@ -1,0 +1,17 @@
+"""Random numbers by seed, stream and place: no generator has a state to keep."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["STREAMS", "rng_of"]
+
+_NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out", "focus", "held")
+
+
+STREAMS = {name: number for number, name in enumerate(_NAMES)}
+
+
+def rng_of(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+    """The random numbers of one step of one stream."""
+    return np.random.default_rng((seed, STREAMS[stream], *numbers))

@@ -1,0 +1,60 @@
+"""Crop, resize and normalise one image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pti.models.prompt_embeds import time_ids
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["pixels"]
+
+
+def pixels(
+    image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture as a square of numbers.
+
+    Parameters
+    ----------
+    image : Image
+        RGB.
+    size : int
+        Side of the square in pixels.
+    crop : {"center", "random", "squeeze"}
+    rng : Generator
+        Places a random cut-out.
+    mirrored : bool
+
+    Returns
+    -------
+    pixels : Tensor, shape (3, size, size), in −1 … 1
+    sizes : Tensor, shape (1, 6)
+        See `time_ids`; the corner is that of the cut-out in the resized picture, mirrored with it.
+    """
+    from PIL import Image as Pictures
+    from PIL import ImageOps
+
+    width, height = image.size
+    if crop == "squeeze":
+        scaled = image.resize((size, size), Pictures.Resampling.LANCZOS)
+    else:
+        ratio = size / min(width, height)
+        scaled = image.resize(
+            (max(size, round(width * ratio)), max(size, round(height * ratio))), Pictures.Resampling.LANCZOS
+        )
+    spare_x, spare_y = scaled.width - size, scaled.height - size
+    if mirrored:
+        scaled = ImageOps.mirror(scaled)
+    if crop == "random":
+        left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
+    else:
+        left, top = spare_x // 2, spare_y // 2
+    cut = scaled.crop((left, top, left + size, top + size))
+    array = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(array), time_ids((height, width), (top, left), size)

@@ -1,0 +1,122 @@
+"""Export of a trained run: embedding, LoRA, previews and model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from clipgeom import Certificate
+from clipgeom.errors import ConfigError
+from pti._lock import locked
+from pti.evaluation.evaluate import Evaluation
+from pti.export.files import export_name, save_embedding, save_lora
+from pti.export.model_card import Concept, Preview, metric_rows, write_model_card
+from pti.models.sampling import draw
+from pti.runs.image_grid import save_grid
+from pti.runs.layout import EVALUATION, EXPORT
+from pti.runs.run import Run, finished_run
+
+__all__ = ["export_run"]
+
+
+@locked
+def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
+    """Write ``export/``: the embedding, the LoRA in diffusers' and kohya's keys, previews, and the model card.
+
+    Raises
+    ------
+    CheckpointError
+        The run is not trained to its end.
+    ConfigError
+        A name that diffusers would pass over.
+    """
+    run = finished_run(folder, root)
+    settings, concept = run.config.export, run.config.concept
+    target = run.folder / EXPORT
+    name = export_name(settings.name, concept.token)
+    metadata: dict[str, Any] = {"class_word": concept.class_word or "", "base_model": _public_name(run)}
+    if run.marks:
+        metadata["marks"] = "; ".join(run.marks)
+    rows = [row.detach().cpu().numpy() for row in run.model.pivot.rows] if run.model.pivot is not None else []
+    vectors = rows[0] if len(rows) == 1 else {"clip_l": rows[0], "clip_g": rows[1]}
+    embedding = save_embedding(target / f"{name}.safetensors", concept.token, vectors, metadata=metadata)
+    files = save_lora(
+        target,
+        run.model.unet,
+        [encoder.network for encoder in run.model.encoders],
+        name=f"{name}_lora",
+        precision="float16" if settings.precision == "fp16" else "float32",
+        metadata=metadata,
+    )
+    sampling = run.config.sampling
+    previews = []
+    for number, prompt in enumerate(sampling.prompts):
+        pictures = draw(
+            run.model,
+            [prompt] * sampling.count,
+            seed=sampling.seed,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            size=run.config.data.size,
+        )
+        file = f"preview-{number}.png"
+        save_grid(target / file, pictures, sampling.count, run.marks)
+        previews.append(Preview(file, prompt.replace("{token}", concept.token)))
+    certificates = run.config.locality.certificates
+    write_model_card(
+        target,
+        Concept(
+            base_model=_public_name(run),
+            layout=run.model.kind,
+            token=concept.token,
+            n_vectors=concept.vectors,
+            class_word=concept.class_word or "",
+            instance_prompt=(run.samples[0].caption if run.samples else "{token}").replace("{token}", concept.token),
+            embedding_file=embedding.name,
+            kohya_file=files.kohya.name,
+        ),
+        settings=_public_settings(run),
+        certificate=Certificate.load(certificates[0]) if certificates else None,
+        interpolation=_interpolation(run),
+        metrics=metric_rows(_evaluation(run.folder)) if (run.folder / EVALUATION).exists() else (),
+        previews=previews,
+        marks=run.marks,
+    )
+    return target
+
+
+def _public_name(run: Run) -> str:
+    """The base model as others can find it; of a directory its last part alone."""
+    name = run.config.model.name
+    return Path(name).name if Path(name).expanduser().is_dir() else name
+
+
+def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
+    """The settings for the card: where things lie on somebody's machine is not for it to tell."""
+    sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in asdict(run.config).items()}
+    sections.pop("run")
+    sections["model"]["name"] = _public_name(run)
+
+    def last(value: Any) -> Any:
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            return Path(value).name
+        return tuple(last(part) for part in value) if isinstance(value, tuple) else value
+
+    return {name: {key: last(value) for key, value in section.items()} for name, section in sections.items()}
+
+
+def _interpolation(run: Run) -> str:
+    rulings = run.record.get("locality", {}).get("rulings", [])
+    if not rulings:
+        return "The locality regulariser was off."
+    parts = [f"{ruling['mode']} at {len(ruling['positions'])} position(s): {ruling['reason']}" for ruling in rulings]
+    return f"The locality regulariser interpolated by {'; '.join(parts)}."
+
+
+def _evaluation(folder: Path) -> Evaluation:
+    try:
+        return Evaluation.from_json(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder / EVALUATION} cannot be read ({error}); make it anew with: pti evaluate") from error

@@ -1,0 +1,108 @@
+"""Which token positions are interpolated, and with which of the class prompt they are paired."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from clipgeom.errors import ConfigError
+from pti.models.pipeline import Model
+from pti.models.prompt_embeds import tokenize
+
+__all__ = ["Place", "Route", "places_of", "routes_of"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """One position of one representation of one encoder, as certificates name them (``eos``, ``5``, ``padded:20``)."""
+
+    encoder: int
+    representation: str
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one prompt's states are interpolated in one encoder.
+
+    Attributes
+    ----------
+    first, last : int
+        Positions from `first` up to, not including, `last`.
+    eos : int
+        Position of the end.
+    pooled : bool
+        Whether the pooled state is interpolated as well.
+    """
+
+    first: int
+    last: int
+    eos: int
+    pooled: bool
+
+    def position(self, index: int) -> str:
+        """A position as certificates name it."""
+        return str(index) if index < self.eos else "eos" if index == self.eos else f"padded:{index}"
+
+
+def routes_of(model: Model, prompts: Sequence[str], positions: str) -> list[tuple[Route, ...]]:
+    """Where each prompt is interpolated, in each encoder.
+
+    Parameters
+    ----------
+    model : Model
+        With a pivot.
+    prompts : sequence of str
+        With ``{token}``.
+    positions : {"suffix", "placeholder"}
+
+    Raises
+    ------
+    ConfigError
+        A prompt and the same with the class word do not align; the message names the tokens (trap 12).
+    """
+    pivot = model.pivot
+    assert pivot is not None
+    vectors = len(pivot.tokens)
+    routes: list[list[Route]] = [[] for _ in prompts]
+    for index, encoder in enumerate(model.encoders):
+        new = tokenize(encoder, [pivot.in_prompt(p) for p in prompts])
+        plain = tokenize(encoder, [pivot.in_class(p) for p in prompts])
+        for row, prompt in enumerate(prompts):
+            here = (new.ids[row] == pivot.ids[index][0]).nonzero()
+            if not len(here):
+                raise ConfigError(f"the new word is not in the prompt {prompt[:100]!r}")
+            first = int(here[0])
+            others = [i for i in range(encoder.length) if int(new.ids[row, i]) not in pivot.ids[index]]
+            aligned = int(new.eos[row]) == int(plain.eos[row]) and bool(
+                torch.equal(new.ids[row][others], plain.ids[row][others])
+            )
+            if not aligned:
+                raise ConfigError(
+                    f"the prompts {prompt[:80]!r} with the token and with {pivot.class_word!r} do not align in "
+                    f"{encoder.name}: {_named(encoder.tokenizer, new.ids[row])} against "
+                    f"{_named(encoder.tokenizer, plain.ids[row])}. Both words need as many tokens, set apart by spaces"
+                )
+            suffix = positions == "suffix"
+            last = encoder.length if suffix else first + vectors
+            routes[row].append(Route(first, last, int(new.eos[row]), encoder.pools and suffix))
+    return [tuple(r) for r in routes]
+
+
+def places_of(model: Model, routes: Sequence[tuple[Route, ...]]) -> set[Place]:
+    """Every place at which anything is interpolated."""
+    places = set()
+    for route in routes:
+        for index, (encoder, part) in enumerate(zip(model.encoders, route, strict=True)):
+            places |= {Place(index, encoder.representation, part.position(i)) for i in range(part.first, part.last)}
+            if part.pooled:
+                places.add(Place(index, "projected", "eos"))
+    return places
+
+
+def _named(tokenizer: object, ids: torch.Tensor) -> str:
+    pieces: list[str] = tokenizer.convert_ids_to_tokens([int(i) for i in ids])  # type: ignore[attr-defined]
+    end = tokenizer.eos_token  # type: ignore[attr-defined]
+    return " ".join(pieces[1 : pieces.index(end) if end in pieces else None])

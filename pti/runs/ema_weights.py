@@ -1,0 +1,16 @@
+"""Averaged weights among a checkpoint's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+__all__ = ["PREFIX", "averages_in"]
+
+PREFIX = "average."
+
+
+def averages_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The averages that a checkpoint holds, by the names of their parameters; none where none were kept."""
+    return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}

@@ -1,0 +1,111 @@
+"""A run as its folder has it: settings, and the model with placeholder token and LoRA in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgeom._repr import short_repr
+from clipgeom.errors import ConfigError
+from pti.config.schema import Config
+from pti.config.toml_io import read_config
+from pti.data.dataset import Pictures, Sample, read_pictures
+from pti.errors import CheckpointError
+from pti.models.lora import Lora, add_lora
+from pti.models.pipeline import Model, load_model
+from pti.models.placeholder import add_pivot
+from pti.runs import checkpoint
+from pti.runs.ema_weights import averages_in
+from pti.runs.record import read_record
+
+__all__ = ["Run", "load_run", "prepared"]
+
+
+@short_repr
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run as its folder has it; see the description of this module."""
+
+    folder: Path
+    config: Config
+    model: Model
+    lora: Lora
+    pivots: dict[str, list[torch.Tensor]]
+    starts: dict[str, list[torch.Tensor]]
+    held_out: tuple[Sample, ...]
+    samples: tuple[Sample, ...]
+    marks: tuple[str, ...]
+    record: dict[str, Any]
+
+
+def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
+    """A run as far as it has come: its model with pivot and low-rank changes in place.
+
+    Without `pictures` the training pictures need not be there any more; none are in what is given back then.
+
+    Raises
+    ------
+    CheckpointError
+        No run, or one whose inversion has not written a checkpoint.
+    """
+    folder = Path(folder)
+    if not (folder / "config.toml").is_file():
+        raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
+    config = read_config(folder)
+    data = read_pictures(config.data) if pictures else Pictures((), (), "")
+    model, config = prepared(config, data, root)
+    assert model.pivot is not None
+    inverted = checkpoint.latest(folder / "checkpoints", "invert")
+    if inverted is None:
+        raise CheckpointError(f"{folder} has no checkpoint yet; run pti run {folder} first")
+    tensors = checkpoint.load(inverted).tensors
+    rows = [tensors[f"parameter.rows.{i}"] for i in range(len(model.encoders))]
+    model = replace(model, pivot=model.pivot.with_rows(rows))
+    tuned = checkpoint.latest(folder / "checkpoints", "tune")
+    if tuned is not None:
+        lora = add_lora(model, config.tuning, seed=config.engine.seed)
+        stored = checkpoint.load(tuned).tensors
+        averaged = averages_in(stored)
+        with torch.no_grad():
+            for name, parameter in lora.parameters.items():
+                parameter.copy_(averaged[name] if averaged else stored[f"parameter.{name}"])
+    for network in model.networks():
+        network.to(device).requires_grad_(False)
+    assert model.pivot is not None
+    token = model.pivot.token
+    record = read_record(folder)
+    return Run(
+        folder=folder,
+        config=config,
+        model=model,
+        lora=Lora(model),
+        pivots={token: list(model.pivot.rows)},
+        starts={token: list(model.pivot.start)},
+        held_out=data.held_out,
+        samples=data.samples,
+        marks=tuple(record.get("marks", [])),
+        record=record,
+    )
+
+
+def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Model, Config]:
+    """The model with the new word, and the settings with what the data knows filled in."""
+    word = config.concept.class_word or pictures.class_word
+    if not word:
+        raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
+    config = replace(config, concept=replace(config.concept, class_word=word))
+    model = load_model(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
+    concept = config.concept
+    model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
+    return model, config
+
+
+def finished_run(folder: str | Path, root: Path | None) -> Run:
+    run = load_run(folder, root=root, device="cuda" if torch.cuda.is_available() else "cpu")
+    tuned = checkpoint.latest(run.folder / "checkpoints", "tune")
+    if tuned is None or not checkpoint.load(tuned).finished:
+        raise CheckpointError(f"{folder} is not trained to its end; go on with: pti run {folder} --until tune")
+    return run

@@ -1,6 +1,6 @@
 """Check that the numbers in the reports of the studies are those of their raw results.
 
-    python analysis/check_numbers.py
+    python -m analysis.check_numbers
 
 Computes the facts of every study anew from reports/NAME/raw and compares the text with them; exits with 1 if something differs.
 """
@@ -8,22 +8,18 @@ Computes the facts of every study anew from reports/NAME/raw and compares the te
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from analysis.telling import untold  # noqa: E402
+from analysis import ROOT
+from analysis.common.citations import untold
 
 __all__ = ["STUDIES", "wrong"]
 
 STUDIES = {  # where the numbers of each report come from
-    "inversion-distance": "analysis.inversion_distance_facts",
-    "interpolation": "analysis.interpolation_facts",
-    "finetuning-distance": "analysis.finetuning_distance_facts",
-    "locality": "analysis.locality_facts",
+    "inversion-distance": "analysis.inversion_distance.facts",
+    "interpolation": "analysis.interpolation.facts",
+    "finetuning-distance": "analysis.finetuning_distance.facts",
+    "locality": "analysis.locality.facts",
 }
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from analysis.distributions import corrected_distance, permuted, significance, total_variation
-from analysis.smooth_curves import Curves, crossing
+from analysis.common.curves import Curves, crossing
+from analysis.common.distributions import corrected_distance, permuted, significance, total_variation
 
 
 def test_total_variation():

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import finetuning_distance_report
-from analysis.finetuning_distance import PAIRS, PLACES, RATES, STEPS, plan, taught_places, training_scenes
-from analysis.finetuning_distance_facts import LEARNT, _holm, facts
-from analysis.finetuning_distance_report import write
-from analysis.finetuning_distance_text import STABLE_DIFFUSION
-from analysis.telling import untold
+from analysis.common.citations import untold
+from analysis.finetuning_distance import report as finetuning_distance_report
+from analysis.finetuning_distance.facts import LEARNT, _holm, facts
+from analysis.finetuning_distance.report import write
+from analysis.finetuning_distance.run import PAIRS, PLACES, RATES, STEPS, plan, taught_places, training_scenes
+from analysis.finetuning_distance.text import STABLE_DIFFUSION
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 PICTURES, OF_CLASS = 40, 96

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import interpolation_report
-from analysis.interpolation import MODES, TIMES, Concepts, said_of_states
-from analysis.interpolation_facts import Judged, _spearman, facts
-from analysis.telling import untold
+from analysis.common.citations import untold
+from analysis.interpolation import report as interpolation_report
+from analysis.interpolation.facts import Judged, _spearman, facts
+from analysis.interpolation.run import MODES, TIMES, Concepts, said_of_states
 from clipgeom.miniworld import FACTORS
 from pti.locality.alignment import Route
 
@@ -99,7 +99,7 @@ def test_a_check_that_orders_the_modes_rightly_predicts_and_one_in_reverse_does_
 def test_an_auc_by_pairs_is_the_plain_one_and_its_interval_grows_with_fewer_pairs(tmp_path: Path) -> None:
     from sklearn.metrics import roc_auc_score
 
-    from analysis.interpolation_facts import _wins
+    from analysis.interpolation.facts import _wins
 
     rng = np.random.default_rng(1)
     pairs, made = np.repeat(np.arange(10), 6), np.tile([False, False, False, False, True, True], 10)
@@ -117,7 +117,7 @@ def test_an_auc_by_pairs_is_the_plain_one_and_its_interval_grows_with_fewer_pair
 
 
 def test_the_interval_of_an_auc_holds_where_there_is_nothing_to_find() -> None:
-    from analysis.interpolation_facts import _out_of_fold, _wins
+    from analysis.interpolation.facts import _out_of_fold, _wins
 
     places = np.concatenate([np.repeat(np.arange(40), 4), np.repeat(np.arange(40), 2)])
     made = np.arange(len(places)) >= 160

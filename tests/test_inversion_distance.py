@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import inversion_distance_facts as study
-from analysis.inversion_distance import PAIRS, PLAN, STEPS, WAYS
-from analysis.inversion_distance_report import write
-from analysis.telling import untold
+from analysis.common.citations import untold
+from analysis.inversion_distance import facts as study
+from analysis.inversion_distance.report import write
+from analysis.inversion_distance.run import PAIRS, PLAN, STEPS, WAYS
 
 BEND, LOST = 0.8, 0.4  # where editability begins to be paid for, and what a decade beyond costs
 

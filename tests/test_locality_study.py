@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import locality_report, reading
-from analysis.locality import EARLIER, LAST, PAIRS, PLAN, RATES, WAYS, Way, rulings_of
-from analysis.locality_facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
-from analysis.resampling import Fact
-from analysis.short_certificate import evenly_said
-from analysis.telling import untold
+from analysis.common import world as reading
+from analysis.common.citations import untold
+from analysis.common.resampling import Fact
+from analysis.locality import report as locality_report
+from analysis.locality.certificate import evenly_said
+from analysis.locality.facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
+from analysis.locality.run import EARLIER, LAST, PAIRS, PLAN, RATES, WAYS, Way, rulings_of
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 _SHAPE = {"position": 9, "background": 6, "facing": 2, "style": 4}

@@ -5,8 +5,11 @@ import shutil
 
 import pytest
 
-from analysis import inversion_distance, locality, pivotal_tuning, pivotal_tuning_report
 from analysis.check_numbers import STUDIES, wrong
+from analysis.inversion_distance import run as inversion_distance
+from analysis.locality import run as locality
+from analysis.pivotal_tuning import report as pivotal_tuning_report
+from analysis.pivotal_tuning import run as pivotal_tuning
 from tests.conftest import ROOT
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.resampling import Fact, draws, estimate
-from analysis.studies import main
-from analysis.telling import tell, untold
-from analysis.two_segments import fit
+from analysis.common.citations import tell, untold
+from analysis.common.resampling import Fact, draws, estimate
+from analysis.common.study import main
+from analysis.inversion_distance.segments import fit
 from pti.sweeps.sweep import Sweep
 from pti.sweeps.worker import Task
 

@@ -248,6 +248,8 @@ def _name(measure: Any) -> str:
     if isinstance(measure, partial):
         given = [*map(repr, measure.args), *(f"{key}={value!r}" for key, value in sorted(measure.keywords.items()))]
         return f"{_name(measure.func)}({', '.join(given)})"
+    if hasattr(measure, "version"):  # its results outlive the place of its code
+        return str(measure.version)
     kind = measure if hasattr(measure, "__qualname__") else type(measure)
     room = kind.__module__
     if room == "__main__":  # the same function, whether its module is imported or run

@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from analysis import populations
+from analysis.centering import populations
 from clipgeom import Certificate, ConfigError, check_centering
 from clipgeom.errors import CertificateError
 

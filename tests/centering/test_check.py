@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis import populations
+from analysis.centering import populations
 from clipgeom import DomainError, check_centering
 from clipgeom.centering import CENTERED_MODES, MODES, breaks, explain, verdict
 from clipgeom.centering.classifier import placements

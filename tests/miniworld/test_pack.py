@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.miniworld.recipe import pack as packing
+from analysis.miniworld.recipe.autoencoder import build_autoencoder
+from analysis.miniworld.recipe.clip import build_clip
+from analysis.miniworld.recipe.diffusion import build_unet
+from analysis.miniworld.recipe.loop import Plan, Training
+from analysis.miniworld.recipe.measure import Generator, measure_speed
 from clipgeom import load_text_encoder
 from clipgeom.errors import ConfigError, WeightsError
 from clipgeom.miniworld import load_clip, load_pipeline
 from clipgeom.miniworld.readers import build_network, load_readers
-from clipgeom.miniworld.train import pack as packing
-from clipgeom.miniworld.train.autoencoder import build_autoencoder
-from clipgeom.miniworld.train.clip import build_clip
-from clipgeom.miniworld.train.diffusion import build_unet
-from clipgeom.miniworld.train.loop import Plan, Training
-from clipgeom.miniworld.train.measure import Generator, measure_speed
-from clipgeom.miniworld.train.tokenizer import build_tokenizer
+from clipgeom.miniworld.tokenizer import build_tokenizer
 from clipgeom.miniworld.weights import CHECKSUMS, checked_folder, digests
 
 

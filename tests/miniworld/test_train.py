@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.miniworld.recipe import details, patches
+from analysis.miniworld.recipe.autoencoder import build_autoencoder, latent_statistics, psnr
+from analysis.miniworld.recipe.clip import agreement, build_clip, text_features, text_states, tokenize
+from analysis.miniworld.recipe.diffusion import build_scheduler, build_unet, sample
+from analysis.miniworld.recipe.loop import Plan, Training, generator_of, latest_step
+from analysis.miniworld.recipe.muon import Muon, orthogonal
+from analysis.miniworld.recipe.pools import draw_pool, pool_marks
+from analysis.miniworld.recipe.recipe import run_stage
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.captions import vocabulary
 from clipgeom.miniworld.factors import FACTORS
 from clipgeom.miniworld.render import middle
-from clipgeom.miniworld.train import details, patches
-from clipgeom.miniworld.train.autoencoder import build_autoencoder, latent_statistics, psnr
-from clipgeom.miniworld.train.clip import agreement, build_clip, text_features, text_states, tokenize
-from clipgeom.miniworld.train.diffusion import build_scheduler, build_unet, sample
-from clipgeom.miniworld.train.loop import Plan, Training, generator_of, latest_step
-from clipgeom.miniworld.train.muon import Muon, orthogonal
-from clipgeom.miniworld.train.pools import draw_pool, pool_marks
-from clipgeom.miniworld.train.recipe import run_stage
-from clipgeom.miniworld.train.tokenizer import build_tokenizer
+from clipgeom.miniworld.tokenizer import build_tokenizer
 
 
 def small_network():
@@ -213,8 +213,8 @@ def test_stages_need_their_forerunners(tmp_path):
 
 
 def test_figures_are_measured_on_seeds_that_no_stage_trained_on():
+    from analysis.miniworld.recipe import autoencoder, clip, details, diffusion, measure, patches, readers, recipe
     from clipgeom.miniworld import default
-    from clipgeom.miniworld.train import autoencoder, clip, details, diffusion, measure, patches, readers, recipe
 
     trained = {module._SEED for module in (autoencoder, clip, details, diffusion, patches, readers)}
     judged = {default.SEED, *(measure.TEST_SEED + i for i in range(3)), recipe._VALIDATION}

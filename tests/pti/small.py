@@ -16,7 +16,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from clipgeom._progress import Quiet
-from clipgeom.miniworld.train.tokenizer import build_tokenizer
+from clipgeom.miniworld.tokenizer import build_tokenizer
 from pti.config.toml_io import read_config
 from pti.training.lora_tuning import Finetuning
 from pti.training.trainer import Session

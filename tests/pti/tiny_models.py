@@ -19,7 +19,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from clipgeom.miniworld.train.tokenizer import build_tokenizer
+from clipgeom.miniworld.tokenizer import build_tokenizer
 
 LEGACY_EOS = 2  # what the published configurations of SD 1.x and SDXL say, whatever the tokenizer
 SIDE = 64

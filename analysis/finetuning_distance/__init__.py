@@ -1,0 +1,1 @@
+"""Study: how far to finetune."""

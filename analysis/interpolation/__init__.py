@@ -1,0 +1,1 @@
+"""Study: whether images at interpolated conditioning are valid."""

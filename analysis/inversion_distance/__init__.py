@@ -1,0 +1,1 @@
+"""Study: at what distance to invert."""

@@ -1,0 +1,1 @@
+"""Study: what the locality regulariser buys."""

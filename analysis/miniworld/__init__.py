@@ -1,0 +1,1 @@
+"""Study: whether the embedded world keeps its promises."""

@@ -1,0 +1,1 @@
+"""Study: pivotal tuning on five characters."""

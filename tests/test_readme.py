@@ -8,7 +8,7 @@ from pti.config.toml_io import read_config
 from pti.runs.run import load_run
 from pti.workflow import execute
 from tests.conftest import ROOT
-from tests.pti.small import save_sd
+from tests.tiny.runs import save_sd
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)

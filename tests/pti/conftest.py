@@ -1,6 +1,6 @@
 import pytest
 
-from tests.pti.small import save_sd, save_sdxl
+from tests.tiny.runs import save_sd, save_sdxl
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from clipgeom._progress import Quiet
 from clipgeom.errors import ClipGeomError
 from pti.workflow import execute
-from tests.encoder.fuzz_store import damage
-from tests.pti.small import configuration, save_sd
+from tests.clipgeom.encoder.fuzz_store import damage
+from tests.tiny.runs import configuration, save_sd
 
 _SETTINGS = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
 _SETTINGS += ("prior.weight=0.3", "prior.count=2", "inversion.steps=2", "tuning.steps=2", "sampling.prompts=[]")

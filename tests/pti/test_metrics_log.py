@@ -7,7 +7,7 @@ import pytest
 from clipgeom._progress import Quiet
 from pti.runs.metrics_log import MetricsLog
 from pti.workflow import execute
-from tests.pti.small import configuration
+from tests.tiny.runs import configuration
 
 ROWS = [{"stage": stage, "step": step, "loss": 0.5 / step} for stage in ("invert", "tune") for step in (1, 2, 3)]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pti.runs import checkpoint, metrics_log
 from pti.training.optimizer import Descent
 from pti.workflow import execute
-from tests.pti.small import configuration
+from tests.tiny.runs import configuration
 
 
 def kill_at(stage, step, place):

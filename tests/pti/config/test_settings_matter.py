@@ -1,0 +1,362 @@
+"""Every setting changes something, in the stage that reads it (trap 10)."""
+
+import json
+from functools import cache
+
+import pytest
+import torch
+
+from clipgeom.errors import ClipGeomError, ConfigError
+from pti.config.schema import Config
+from pti.config.toml_io import read_config
+from pti.runs import checkpoint
+from pti.workflow import execute
+from tests.tiny.runs import configuration, write_pictures
+
+# What the others are compared with: few steps, everything switched on that costs little
+BASE = (
+    "inversion.steps=2",
+    "tuning.steps=2",
+    "tuning.measure_every=1",
+    "sampling.prompts=[]",
+    "data.limit=2",
+    "sampling.steps=1",
+)
+
+# setting: (what it changes, its value, what has to be set beside it in both runs)
+INVERT = {
+    "concept.class_word": ("ghost", ()),
+    "concept.initializer": ("ghost", ()),
+    "data.source": ("miniworld:comet", ("concept.class_word=dragon",)),
+    "data.caption": ('"ink {token}"', ()),
+    "data.tag_dropout": ("1.0", ()),
+    "data.templates": ('["one {token}"]', ("data.tag_dropout=1.0",)),
+    "data.wordings": ("2", ("data.tag_dropout=0.5", "data.wordings=3", "inversion.steps=4")),
+    "data.limit": ("3", ()),
+    "data.held_out": ("1", ()),
+    "data.size": ("16", ()),
+    "data.crop": ("squeeze", ("oblong",)),
+    "data.crops": ("7", ("oblong", "data.crop=random")),
+    "data.flip": ("true", ()),
+    "data.latents": ("mean", ()),
+    "data.fit_steps": ("9", ()),
+    "objective.timesteps": ("uniform", ()),
+    "objective.min_timestep": ("50", ()),
+    "objective.max_timestep": ("50", ()),
+    "objective.min_snr_gamma": ("1.0", ()),
+    "objective.noise_offset": ("0.5", ()),
+    "inversion.steps": ("3", ()),
+    "inversion.batch": ("3", ()),
+    "inversion.rate": ("0.02", ()),
+    "inversion.schedule": ("linear", ()),
+    "inversion.warmup": ("2", ()),
+    "inversion.optimizer": ("sgd", ()),
+    "inversion.weight_decay": ("0.9", ()),
+    "inversion.norm": ("fixed", ()),
+    "inversion.norm_target": ("table", ("inversion.norm=fixed",)),
+    "inversion.norm_decay": ("0.5", ("inversion.norm=decay", "inversion.rate=0.1")),
+    "inversion.max_distance": ("0.01", ()),
+    "inversion.plateau": ("1", ("inversion.plateau_gain=1.0", "inversion.steps=4")),
+    "inversion.plateau_gain": (
+        "1.0",
+        ("inversion.plateau=1", "inversion.plateau_gain=0.0", "inversion.steps=4", "engine.seed=2"),
+    ),
+    "engine.seed": ("1", ()),
+    "engine.mixed_precision": ("bf16", ()),
+    "engine.accumulation": ("2", ()),
+    "engine.max_grad_norm": ("1e-4", ("inversion.optimizer=sgd",)),
+}
+TUNE = {
+    "tuning.steps": ("3", ()),
+    "tuning.batch": ("3", ()),
+    "tuning.rate": ("0.02", ()),
+    "tuning.schedule": ("linear", ()),
+    "tuning.warmup": ("2", ()),
+    "tuning.weight_decay": ("0.9", ()),
+    "tuning.averaging": ("1.0", ()),
+    "tuning.rank": ("3", ()),
+    "tuning.alpha": ("5.0", ()),
+    "tuning.whole_captions_from": ("0", ("data.tag_dropout=1.0",)),
+    "tuning.targets": ('["to_q"]', ()),
+    "tuning.text_encoder": ("true", ()),
+    "tuning.text_rate": ("0.02", ("tuning.text_encoder=true",)),
+    "tuning.text_rate_share": ("1.0", ("tuning.text_encoder=true",)),
+    "tuning.text_targets": ('["q_proj"]', ("tuning.text_encoder=true",)),
+    "tuning.max_weight_distance": ("1e-6", ()),
+    "tuning.max_function_distance": ("1e-6", ()),
+    "locality.mode": ("lerp", ()),
+    "locality.weight": ("2.0", ()),
+    "locality.time": ("0.25", ()),
+    "locality.time_drawn": ("true", ()),
+    "locality.positions": ("placeholder", ()),
+    "locality.whole_captions": (
+        "true",
+        (
+            "tuning.whole_captions_from=0",
+            "data.tag_dropout=0.9",
+            "locality.one_in=1",
+            "locality.empty=0.0",
+            "tuning.steps=4",
+        ),
+    ),
+    "locality.untrained": ("nothing", ("objective.max_timestep=30",)),
+    "locality.exchange": ("false", ("locality.empty=0.0",)),
+    "locality.inputs": ("own", ()),
+    "locality.own_count": ("3", ("locality.inputs=own",)),
+    "locality.empty": ("0.0", ()),
+    "locality.one_in": ("1", ()),
+    "locality.every": ("2", ()),
+    "prior.weight": ("0.5", ()),
+    "prior.source": ("a folder", ("prior.weight=0.5",)),
+    "prior.prompt": ("a drawing of {class}", ("prior.weight=0.5",)),
+    "prior.count": ("3", ("prior.weight=0.5", "tuning.batch=4")),
+    "sampling.guidance": ("1.5", ("locality.inputs=own",)),
+}
+PREVIEWS = {
+    "sampling.prompts": ('["{token} at night", "{token}"]', ()),
+    "sampling.count": ("3", ()),
+    "sampling.every": ("1", ()),
+    "sampling.seed": ("5", ()),
+    "sampling.steps": ("3", ()),
+}
+METRICS = {"tuning.measure_every": ("2", ()), "tuning.probes": ("3", ())}
+ELSEWHERE = {  # what each of these changes has a test of its own, named here
+    **dict.fromkeys(
+        (f"evaluation.{key}" for key in ("prompts", "count", "seed", "clip", "dino", "learnt")),
+        "test_outcome.py: test_settings_of_the_evaluation",
+    ),
+    **dict.fromkeys(("export.name", "export.precision"), "test_outcome.py: test_settings_of_the_export"),
+    "model.name": "test_other_pipelines",
+    "model.revision": "test_what_belongs_to_the_hub",
+    "model.variant": "test_what_belongs_to_the_hub",
+    "concept.token": "test_the_word_itself",
+    "concept.vectors": "test_several_vectors",
+    "data.split": "test_dataset.test_a_data_set",
+    "objective.unmasked_weight": "test_focus.test_both_stages_weigh_places",  # to the small ones all places are alike
+    "data.image_column": "test_columns_of_a_data_set",
+    "data.caption_column": "test_dataset.test_another_column_of_the_metadata",
+    "locality.certificates": "test_gate",
+    "locality.override_certificate": "test_gate",
+    "engine.device": "test_the_device",
+    "engine.gradient_checkpointing": "test_gradient_checkpointing",
+    "engine.trackers": "test_trackers",
+    "run.folder": "test_checkpoints_and_their_folder",
+    "run.checkpoint_every": "test_checkpoints_and_their_folder",
+    "run.keep": "test_checkpoints_and_their_folder",
+}
+
+
+def test_every_setting_has_its_test():
+    named = [*INVERT, *TUNE, *PREVIEWS, *METRICS, *ELSEWHERE]
+    assert sorted(named) == sorted(Config().flat())
+
+
+@pytest.fixture(scope="module")
+def outcome(sd, tmp_path_factory):
+    """Run both stages with some changes; what came of it. The same changes are run once."""
+    root = tmp_path_factory.mktemp("runs")
+    oblong = write_pictures(root / "oblong", ("a {token}", "{token} at night"))
+    pictures = write_pictures(root / "class", ("a dragon", "dragon at night"))
+
+    @cache
+    def run(*changes):
+        replaced = [
+            (f'data.source="{oblong}"', "concept.class_word=dragon") if change == "oblong" else (change,)
+            for change in (c.replace("a folder", f'"{pictures}"') for c in changes)
+        ]
+        folder = root / str(len(list(root.iterdir())))
+        try:
+            execute(configuration(sd, folder, *BASE, *(c for some in replaced for c in some)), ("invert", "tune"))
+        finally:
+            from accelerate.state import AcceleratorState, PartialState
+
+            AcceleratorState._reset_state()
+            PartialState._reset_state()
+        found = {
+            stage: checkpoint.load(checkpoint.latest(folder / "checkpoints", stage)).tensors
+            for stage in ("invert", "tune")
+        }
+        found["metrics"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found["previews"] = {p.name: p.read_bytes() for p in (folder / "previews").glob("*")}
+        return found
+
+    return run
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(a[k].shape == b[k].shape and torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", INVERT)
+def test_settings_of_stage_one(outcome, name):
+    value, beside = INVERT[name]
+    assert not same(outcome(*beside)["invert"], outcome(*beside, f"{name}={value}")["invert"])
+
+
+@pytest.mark.parametrize("name", TUNE)
+def test_settings_of_stage_two_change_it_alone(outcome, name):
+    value, beside = TUNE[name]
+    without, along = outcome(*beside), outcome(*beside, f"{name}={value}")
+    assert same(without["invert"], along["invert"])
+    assert not same(without["tune"], along["tune"])
+
+
+@pytest.mark.parametrize("name", PREVIEWS)
+def test_settings_of_pictures_change_no_weight(outcome, name):
+    value, beside = PREVIEWS[name]
+    base = ('sampling.prompts=["{token}"]', *beside)
+    without, along = outcome(*base), outcome(*base, f"{name}={value}")
+    assert without["previews"] != along["previews"]
+    assert same(without["tune"], along["tune"])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_settings_of_measurements_change_no_weight(outcome, name):
+    value, beside = METRICS[name]
+    without, along = outcome(*beside), outcome(*beside, f"{name}={value}")
+    assert without["metrics"] != along["metrics"]
+    assert same(without["tune"], along["tune"])
+
+
+def test_several_vectors(outcome):
+    one, two = outcome(), outcome("concept.vectors=2", "concept.class_word=red dragon")
+    assert [o["tune"]["rows.0"].shape for o in (one, two)] == [(1, 16), (2, 16)]
+    assert (two["tune"]["rows.0"] != two["tune"]["start.0"]).all()
+    with pytest.raises(ConfigError, match="is 1 token"):
+        outcome("concept.vectors=2")
+
+
+def test_the_word_itself(outcome):
+    """Another name for the new word changes what is written in prompts, and nothing that is computed."""
+    assert same(outcome()["tune"], outcome("concept.token=<other>")["tune"])
+    with pytest.raises(ConfigError, match="'knight' is a token"):
+        outcome("concept.token=knight")
+
+
+def test_other_pipelines(outcome, sd_v):
+    assert not same(outcome()["invert"], outcome(f'model.name="{sd_v}"')["invert"])
+
+
+def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
+    with pytest.raises(ConfigError, match=r"model\.revision applies to a hub id"):
+        outcome("model.revision=main")
+    with pytest.raises(ClipGeomError, match="fp16"):
+        outcome("model.variant=fp16")
+    from diffusers import DiffusionPipeline
+
+    asked = {}
+
+    def download(name, **settings):
+        asked.update(settings, name=name)
+        return str(sd)
+
+    monkeypatch.setattr(DiffusionPipeline, "download", download)
+    same(outcome()["tune"], outcome("model.name=some/pipeline", "model.revision=abc")["tune"])
+    assert asked == {"name": "some/pipeline", "revision": "abc", "variant": None, "use_safetensors": True}
+
+
+def test_columns_of_a_data_set(tmp_path, monkeypatch):
+    import datasets
+
+    from pti.data.dataset import read_pictures
+
+    table = datasets.load_dataset("imagefolder", data_dir=str(write_pictures(tmp_path, ("{token}",))), split="train")
+    table = table.rename_column("image", "picture")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    data = read_config(None, ("data.source=somebody/pictures", "data.image_column=picture")).data
+    assert len(read_pictures(data).samples) == 1
+
+
+def test_the_device(monkeypatch):
+    import accelerate
+
+    from pti.training.accelerator import Engine
+
+    asked = []
+    honest = accelerate.Accelerator
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **s: asked.append(s["cpu"]) or honest(**s))
+    for there in (True, False):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda there=there: there)
+        for device in ("cpu", "auto"):
+            Engine(read_config(None, (f"engine.device={device}",)).engine)
+    assert asked == [True, False, True, True]
+
+
+def test_half_precision_that_the_device_lacks():
+    from pti.training.accelerator import Engine
+
+    if torch.cuda.is_available():
+        pytest.skip("this device has it")
+    with pytest.raises(ConfigError, match=r"engine\.mixed_precision = 'fp16' does not work here"):
+        Engine(read_config(None, ("engine.mixed_precision=fp16",)).engine)
+
+
+def test_gradient_checkpointing(outcome, monkeypatch):
+    """The same numbers, each activation computed twice."""
+    import torch.utils.checkpoint as recomputing
+
+    calls = []
+    honest = recomputing.checkpoint
+    monkeypatch.setattr(recomputing, "checkpoint", lambda *a, **k: calls.append(1) or honest(*a, **k))
+    along = outcome("engine.gradient_checkpointing=true")
+    assert calls
+    for name, value in outcome()["tune"].items():
+        torch.testing.assert_close(along["tune"][name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_trackers(sd, tmp_path, monkeypatch):
+    from accelerate import tracking
+
+    told = []
+
+    class Recorder(tracking.GeneralTracker):
+        name, requires_logging_directory, main_process_only = "tensorboard", True, True
+
+        def __init__(self, run_name, logging_dir, **_):
+            super().__init__()
+            told.append(("init", run_name, logging_dir))
+
+        @property
+        def tracker(self):
+            return self
+
+        def store_init_configuration(self, values):
+            told.append(("config", values["tuning.rank"], values["run.folder"]))
+
+        def log(self, values, step, **_):
+            told.append((step, sorted(values)))
+
+        def finish(self):
+            told.append("finished")
+
+    with pytest.raises(ConfigError, match=r"names 'tensorbord'; accelerate knows .*tensorboard"):
+        execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorbord"), ("invert",))
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    with pytest.raises(ConfigError, match=r"'wandb', whose package is not installed: .*pip install .*wandb"):
+        execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=wandb"), ("invert",))
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [tracking.LoggerType.TENSORBOARD])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
+    execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorboard"), ("invert", "tune"))
+    assert told[0][:2] == ("init", "pti")
+    assert told[1] == ("config", 2, str(tmp_path / "run"))
+    assert [entry[0] for entry in told[2:-1]] == [1, 2, 3, 4]
+    assert "invert/distance" in told[2][1]
+    assert "tune/locality" in told[-2][1]
+    assert told[-1] == "finished"
+
+
+def test_checkpoints_and_their_folder(sd, tmp_path):
+    names = {}
+    for every, keep in ((2, 1), (1, 1), (1, 3)):
+        changes = ("inversion.steps=3", f"run.checkpoint_every={every}", f"run.keep={keep}", "sampling.prompts=[]")
+        folder = execute(configuration(sd, tmp_path / f"{every}-{keep}", *changes), ("invert",))
+        names[every, keep] = sorted(p.stem for p in (folder / "checkpoints").iterdir())
+    assert names == {
+        (2, 1): ["invert-0000003"],
+        (1, 1): ["invert-0000003"],
+        (1, 3): ["invert-0000001", "invert-0000002", "invert-0000003"],
+    }
+    folder = execute(
+        configuration(sd, tmp_path / "2-9", *changes[:1], "run.keep=9", "sampling.prompts=[]"), ("invert",)
+    )
+    assert sorted(p.stem for p in (folder / "checkpoints").iterdir()) == ["invert-0000002", "invert-0000003"]

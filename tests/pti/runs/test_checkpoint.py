@@ -1,0 +1,215 @@
+"""Checkpoints are whole or absent, and know what they belong to."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from clipgeom._progress import Quiet
+from pti.errors import CheckpointError, TrainingError
+from pti.runs import checkpoint
+from pti.runs.run import load_run
+from pti.training.textual_inversion import Inversion
+from pti.workflow import execute
+from tests.pti.fuzz_run import fuzz
+from tests.tiny.runs import configuration, session
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3, dtype=torch.int64)}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 7, "stopped": ""}, {"x.y": 1.5})
+    found = checkpoint.load(path)
+    assert (found.stage, found.state, found.belongs) == ("tune", {"step": 7, "stopped": ""}, {"x.y": 1.5})
+    assert all(torch.equal(found.tensors[k], v) for k, v in TENSORS.items())
+    assert not found.finished
+    found.require({"x.y": 1.5})
+
+
+def test_another_configuration_is_refused_with_every_difference(tmp_path):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 7}, {"a.b": 1, "c.d": ["x"], "e.f": None})
+    message = r'a.b was 1, is 2; c.d was \["x"\], is \["y"\]\. Set these back'
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(path).require({"a.b": 2, "c.d": ("y",), "e.f": None})
+
+
+def test_the_last_ones_are_kept(tmp_path):
+    for step in (2, 10, 100):
+        checkpoint.save(tmp_path, "tune", TENSORS, {"step": step}, {})
+    checkpoint.save(tmp_path, "invert", TENSORS, {"step": 1}, {})
+    checkpoint.prune(tmp_path, "tune", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "invert-0000001.safetensors",
+        "tune-0000010.safetensors",
+        "tune-0000100.safetensors",
+    ]
+    assert checkpoint.latest(tmp_path, "tune").name == "tune-0000100.safetensors"
+    assert checkpoint.latest(tmp_path, "export") is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path, monkeypatch, number):
+    before = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {})
+    content = before.read_bytes()
+
+    def full(_handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"no space left on the disk.*the one before it is whole: .*tune-0000001"):
+        checkpoint.save(tmp_path, "tune", TENSORS, {"step": 2}, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["tune-0000001.safetensors"]
+    assert before.read_bytes() == content
+
+
+def damaged(content):
+    """Each damage of a file, by what it does."""
+    flipped = bytearray(content)
+    flipped[-20] ^= 1
+    yield "a bit of a tensor", bytes(flipped)
+    yield "the state", content.replace(b'\\"step\\": 1', b'\\"step\\": 2')
+    yield "what it belongs to", content.replace(b'\\"x.y\\": 1.5', b'\\"x.y\\": 1.6')
+    yield "a name", content.replace(b'"a":', b'"c":')
+    yield "a shape", content.replace(b"[2,3]", b"[3,2]")
+    yield "a type", content.replace(b'"F32"', b'"I32"')
+    yield "no digest", content.replace(b"sha256", b"sha257")
+    yield "cut", content[:-3]
+    yield "cut in its header", content[:60]
+    yield "empty", b""
+    yield "something else", b"x" * 40
+
+
+def test_damaged_files_are_named(tmp_path, subtests):
+    path = checkpoint.save(tmp_path, "tune", TENSORS, {"step": 1}, {"x.y": 1.5})
+    content = path.read_bytes()
+    for name, damage in damaged(content):
+        with subtests.test(name):
+            assert damage != content
+            path.write_bytes(damage)
+            with pytest.raises(
+                CheckpointError, match=r"tune-0000001.safetensors is damaged, or no checkpoint .*; delete"
+            ):
+                checkpoint.load(path)
+
+
+def test_a_checkpoint_under_the_name_of_another_is_refused(tmp_path):
+    one, other = (checkpoint.save(tmp_path, "tune", TENSORS, {"step": step}, {}) for step in (1, 2))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(CheckpointError, match="it is of step 1 of tune"):
+        checkpoint.load(other)
+
+
+def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
+    notes = []
+
+    class Told(Quiet):
+        def note(self, text):
+            notes.append(text)
+
+    settings = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
+    settings += ("prior.weight=0.3", "prior.count=2", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
+    folder = execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
+    kept = {folder / f"{name}.safetensors": b"" for name in ("latents", "focus", "own", "prior")}
+    kept = {path: path.read_bytes() for path in kept}
+    [last] = (folder / "checkpoints").glob("tune-*")
+    expected = last.read_bytes()
+    for damage in (
+        lambda content: content[:-6] + bytes([content[-6] ^ 1]) + content[-5:],
+        lambda content: content[:-3],
+    ):
+        for path, content in kept.items():
+            path.write_bytes(damage(content))
+        for path in (folder / "checkpoints").iterdir():
+            path.unlink()
+        notes.clear()
+        execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"), progress=Told())
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert last.read_bytes() == expected
+        assert all(any(f"{path} is damaged" in note and "made anew" in note for note in notes) for path in kept)
+
+
+def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_path):
+    folder = execute(configuration(sd, tmp_path / "run"), ("invert", "tune"))
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(
+        CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
+    ):
+        execute(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
+    with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
+        execute(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
+    with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
+        execute(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
+    config = configuration(sd, tmp_path / "run")
+    folder = execute(config, ("invert", "tune"))
+    before = (folder / "metrics.jsonl").read_bytes()
+
+    def never(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr("pti.training.optimizer.Descent.walk", never)
+    execute(config, ("invert", "tune"))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    with pytest.raises(AssertionError):  # it would have been noticed
+        execute(configuration(sd, tmp_path / "other"), ("invert",))
+
+
+def test_tuning_needs_a_finished_inversion(sd, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no finished inversion; run pti invert first"):
+        execute(configuration(sd, tmp_path / "run"), ("tune",))
+    with pytest.raises(CheckpointError, match="is no run folder"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["invert", "tune"])
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, monkeypatch, stage):
+    from pti.training import lora_tuning as finetune
+    from pti.training import textual_inversion as inversion
+
+    calls = []
+
+    def spoiled(*arguments):
+        calls.append(1)
+        loss = honest(*arguments)
+        return loss * float("nan") if len(calls) == 4 else loss
+
+    module = {"invert": inversion, "tune": finetune}[stage]
+    honest = module.denoising_loss
+    monkeypatch.setattr(module, "denoising_loss", spoiled)
+    config = configuration(sd, tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"
+    ):
+        execute(config, ("invert", "tune"))
+    found = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", stage))
+    assert found.state["step"] == 2
+    assert all(torch.isfinite(t).all() for t in found.tensors.values())
+
+
+def test_moments_and_vectors_are_in_it(sd, tmp_path):
+    """Trap 7."""
+    made = session(configuration(sd, tmp_path / "run", "inversion.plateau=2"))
+    inversion = Inversion(made.engine, made.model, made.latents, made.config)
+    steps = inversion.run()
+    next(steps)
+    next(steps)
+    kept = inversion.tensors()
+    assert set(kept) == {
+        "parameter.rows.0",
+        "optimizer.step.rows.0",
+        "optimizer.exp_avg.rows.0",
+        "optimizer.exp_avg_sq.rows.0",
+        "start.0",
+        "losses",
+    }
+    assert len(kept["losses"]) == 2
+
+
+def test_no_random_change_to_an_interrupted_run_gives_another_result(sd, tmp_path):
+    counts, wrong = fuzz(tmp_path, sd, changes=6, seed=0)
+    assert wrong == []
+    assert counts["refused"] + counts["made anew with a note"] > 3

@@ -18,16 +18,16 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from clipgeom._progress import Quiet
-from pti.config.schema import TuningSection
+from pti.config.schema import LoraSection
 from pti.config.toml_io import read_config
-from pti.models.pipeline import load_model
-from pti.training.lora_tuning import Finetuning
-from pti.training.trainer import Session
+from pti.models.pipeline import load_pipeline
+from pti.training.lora_tuning import LoraTuning
+from pti.training.trainer import Trainer
 
 
 def minimal(model, batch, rank, text):
     """The loop of diffusers' examples, with latents computed beforehand, and text states where their encoder is frozen."""
-    loaded, settings = load_model(model), TuningSection()
+    loaded, settings = load_pipeline(model), LoraSection()
     unet, (encoder,) = loaded.unet, loaded.encoders
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.targets)), unet)
     networks = [unet]
@@ -68,11 +68,11 @@ def ours(model, batch, rank, folder, *changes):
             *changes,
         ),
     )
-    session = Session(config, folder, Quiet(), None)
+    session = Trainer(config, folder, Quiet(), None)
     session.prepare_tuning()
     session.open()
     session._focus()  # the weights of places, which a run makes before its first step
-    tuning = Finetuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
+    tuning = LoraTuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
     return tuning._one
 
 

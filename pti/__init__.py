@@ -1,29 +1,29 @@
 """Pivotal tuning: invert a few pictures of a character to a new word, then tune a generator lightly around it.
 
-The command is ``pti``; from Python, `read_config`, `execute` and `load_run` do the same.
+The command is ``pti``; from Python, `read_config`, `run_stages` and `load_run` do the same.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Config", "Run", "Sweep", "draw", "execute", "load_run", "read_config"]
+__all__ = ["Config", "Run", "Sweep", "load_run", "read_config", "run_stages", "sample_images"]
 
 if TYPE_CHECKING:
     from pti.config.schema import Config
     from pti.config.toml_io import read_config
-    from pti.models.sampling import draw
+    from pti.models.sampling import sample_images
     from pti.runs.run import Run, load_run
     from pti.sweeps.sweep import Sweep
-    from pti.workflow import execute
+    from pti.workflow import run_stages
 
 _MODULES = {
     "Config": "pti.config.schema",
-    "Run": "pti.workflow",
+    "Run": "pti.runs.run",
     "Sweep": "pti.sweeps.sweep",
-    "draw": "pti.models.sampling",
-    "execute": "pti.workflow",
-    "load_run": "pti.workflow",
+    "sample_images": "pti.models.sampling",
+    "run_stages": "pti.workflow",
+    "load_run": "pti.runs.run",
     "read_config": "pti.config.toml_io",
 }
 

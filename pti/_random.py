@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["STREAMS", "rng_of"]
+__all__ = ["STREAMS", "rng_for"]
 
 _NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluation", "held-out", "focus", "held")
 
@@ -12,6 +12,6 @@ _NAMES = ("invert", "tune", "prior", "own", "probe", "sample", "order", "evaluat
 STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 
-def rng_of(seed: int, stream: str, *numbers: int) -> np.random.Generator:
+def rng_for(seed: int, stream: str, *numbers: int) -> np.random.Generator:
     """The random numbers of one step of one stream."""
     return np.random.default_rng((seed, STREAMS[stream], *numbers))

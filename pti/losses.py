@@ -5,14 +5,22 @@ from __future__ import annotations
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.config.schema import ObjectiveSection
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions
+from pti.config.schema import LossSection
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds
 
-__all__ = ["denoising_loss", "min_snr_weights", "noise_levels", "noised", "offset_noise", "predict", "target_of"]
+__all__ = [
+    "add_noise",
+    "denoising_loss",
+    "min_snr_weights",
+    "offset_noise",
+    "predict_noise",
+    "prediction_target",
+    "timestep_range",
+]
 
 
-def noise_levels(settings: ObjectiveSection, n_times: int) -> range:
+def timestep_range(settings: LossSection, n_times: int) -> range:
     """The noise levels that training draws from.
 
     Raises
@@ -29,7 +37,7 @@ def noise_levels(settings: ObjectiveSection, n_times: int) -> range:
     return range(settings.min_timestep, last)
 
 
-def noised(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+def add_noise(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """z_t = √ᾱ_t·z + √(1 − ᾱ_t)·ε.
 
     Parameters
@@ -43,7 +51,7 @@ def noised(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times
     return signal * clean + spread * noise
 
 
-def target_of(
+def prediction_target(
     prediction: str, alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
 ) -> torch.Tensor:
     """What the UNet should say: ε, or the velocity √ᾱ_t·ε − √(1 − ᾱ_t)·z (arXiv 2202.00512)."""
@@ -88,14 +96,16 @@ def denoising_loss(
     return each.mean() if weights is None else (each * weights.to(each)).mean()
 
 
-def predict(model: Model, noisy: torch.Tensor, times: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+def predict_noise(
+    model: DiffusionModel, noisy: torch.Tensor, times: torch.Tensor, conditions: PromptEmbeds
+) -> torch.Tensor:
     """What the UNet says, shape (n, channels, side, side)."""
     dtype = model.unet.dtype
     added = None
-    if conditions.pooled is not None:
-        added = {"text_embeds": conditions.pooled.to(dtype), "time_ids": conditions.sizes}
+    if conditions.pooled_prompt_embeds is not None:
+        added = {"text_embeds": conditions.pooled_prompt_embeds.to(dtype), "time_ids": conditions.time_ids}
     said: torch.Tensor = model.unet(
-        noisy.to(dtype), times, encoder_hidden_states=conditions.states.to(dtype), added_cond_kwargs=added
+        noisy.to(dtype), times, encoder_hidden_states=conditions.prompt_embeds.to(dtype), added_cond_kwargs=added
     ).sample
     return said
 

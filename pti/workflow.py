@@ -22,7 +22,7 @@ What is exported and evaluated starts from `load_run`::
     run.marks            what every output has to say, such as an overridden certificate; usually empty
     run.record           record.json
 
-`pti.models.sampling.draw(run.model, prompts, seed=…, lora_scale=…)` draws; `run.lora.frozen()` is the base model;
+`pti.models.sampling.sample_images(run.model, prompts, seed=…, lora_scale=…)` draws; `run.lora.frozen()` is the base model;
 `encode(run.model, [run.model.pivot.in_class(p)])` conditions on the class word.
 """
 
@@ -49,14 +49,14 @@ from pti.models.token import PLACEHOLDER
 from pti.runs import checkpoint
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.record import read_record
-from pti.training.trainer import Session
+from pti.training.trainer import Trainer
 
-__all__ = ["STAGES", "execute", "finish"]
+__all__ = ["STAGES", "run_stage", "run_stages"]
 
 STAGES = (*TRAINED, "evaluate", "export")
 
 
-def execute(
+def run_stages(
     config: Config, stages: Sequence[str] = STAGES, *, progress: Progress | None = None, root: Path | None = None
 ) -> Path:
     """Run stages, each from where it stopped; what is finished is not done again.
@@ -104,7 +104,7 @@ def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path
     folder = Path(config.run.folder)
     if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
         raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
-    session = Session(config, folder, progress, root)
+    session = Trainer(config, folder, progress, root)
     try:
         if "tune" in stages:
             session.prepare_tuning()
@@ -119,7 +119,7 @@ def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path
     return session.engine.is_main
 
 
-def finish(stage: str, folder: Path, progress: Progress | None = None) -> Path:
+def run_stage(stage: str, folder: Path, progress: Progress | None = None) -> Path:
     """Evaluate or export a trained run; what that takes is imported now, not with the trainer."""
     from pti.evaluation.run import evaluate_run
     from pti.export.run import export_run
@@ -145,7 +145,7 @@ def _finish_once(stage: str, folder: Path, progress: Progress) -> None:
     done = read_record(folder).get("stages", {}).get(stage, {}) if (folder / RECORD).exists() else {}
     if of is not None and done.get("of") == of:
         return
-    finish(stage, folder, progress)
+    run_stage(stage, folder, progress)
     record = read_record(folder)  # what it did may have been written down
     record.setdefault("stages", {})[stage] = {"of": of}
     write_json(folder / RECORD, record)

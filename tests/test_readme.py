@@ -6,7 +6,7 @@ import pytest
 
 from pti.config.toml_io import read_config
 from pti.runs.run import load_run
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.conftest import ROOT
 from tests.tiny.runs import save_sd
 
@@ -53,7 +53,7 @@ def test_the_example_for_stable_diffusion_trains(stable_diffusion, tmp_path):
     )
     here = ("data.source=miniworld:ember", "concept.token=<tok>", "engine.mixed_precision=no", "engine.device=cpu")
     named = (f'model.name="{pipeline}"', f'run.folder="{tmp_path / "run"}"', "concept.class_word=dragon")
-    run = load_run(execute(read_config(stable_diffusion, (*named, *here, *small)), ("invert", "tune")))
+    run = load_run(run_stages(read_config(stable_diffusion, (*named, *here, *small)), ("invert", "tune")))
     assert run.record["stages"]["tune"]["stopped"]
     assert not run.lora.in_text
     assert all("attn" in name for name in run.lora.parameters)

@@ -14,15 +14,15 @@ import PIL.Image
 import torch
 
 from clipgeom.miniworld import FACTORS, FactorReaders, load_readers, scenes
-from pti._random import rng_of
+from pti._random import rng_for
 from pti.config.schema import DataSection
 from pti.data.dataset import Sample
-from pti.data.latent_cache import Latents
-from pti.data.views import View
-from pti.losses import denoising_loss, noised, predict, target_of
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import encode
-from pti.models.sampling import draw
+from pti.data.latent_cache import LatentCache
+from pti.data.views import ImageView
+from pti.losses import add_noise, denoising_loss, predict_noise, prediction_target
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import encode_prompts
+from pti.models.sampling import sample_images
 from pti.runs import checkpoint
 from pti.runs.run import Run
 
@@ -58,16 +58,16 @@ def readers() -> FactorReaders:
     return load_readers()
 
 
-def looks(model: Model, count: int, *, seed: int, word: str = "{token}") -> dict[str, list[str]]:
+def looks(model: DiffusionModel, count: int, *, seed: int, word: str = "{token}") -> dict[str, list[str]]:
     """What the readers see in pictures of "a picture of …", where all but the character is left to chance."""
-    pictures = draw(model, [f"a picture of {word}"] * count, seed=seed, steps=STEPS, guidance=GUIDANCE)
+    pictures = sample_images(model, [f"a picture of {word}"] * count, seed=seed, steps=STEPS, guidance=GUIDANCE)
     return {factor: list(values) for factor, values in readers().read(pictures).items()}
 
 
-def placed(model: Model, each: int, *, seed: int, word: str = "{token}") -> dict[str, float]:
+def placed(model: DiffusionModel, each: int, *, seed: int, word: str = "{token}") -> dict[str, float]:
     """Share of pictures whose place, background and style are what the prompt says; `each` pictures of each prompt."""
     prompts = [prompt.format(word) for prompt in PLACES for _ in range(each)]
-    seen = readers().read(draw(model, prompts, seed=seed, steps=STEPS, guidance=GUIDANCE))
+    seen = readers().read(sample_images(model, prompts, seed=seed, steps=STEPS, guidance=GUIDANCE))
     wanted = [values for values in PLACES.values() for _ in range(each)]
     return {
         factor: float(np.mean([value == told[i] for value, told in zip(seen[factor], wanted, strict=True)]))
@@ -75,7 +75,7 @@ def placed(model: Model, each: int, *, seed: int, word: str = "{token}") -> dict
     }
 
 
-def seen(model: Model, count: int, each: int, *, seed: int) -> dict[str, Any]:
+def seen(model: DiffusionModel, count: int, each: int, *, seed: int) -> dict[str, Any]:
     """Of a study's row: what is counted in `count` pictures of `looks`, and as ``placed.FACTOR`` the shares of `placed`."""
     shares = placed(model, each, seed=seed)
     return {
@@ -98,7 +98,7 @@ def restore(run: Run, step: int) -> None:
 
 
 @torch.no_grad()
-def held_out(models: Sequence[Model], data: DataSection, character: str) -> list[dict[str, float]]:
+def held_out(models: Sequence[DiffusionModel], data: DataSection, character: str) -> list[dict[str, float]]:
     """How well some models denoise pictures of a new character that none was trained on, and how much the prompt says to them.
 
     The same pictures, whole captions, noise and noise levels (eight, evenly spread over the schedule) for every model.
@@ -116,21 +116,21 @@ def held_out(models: Sequence[Model], data: DataSection, character: str) -> list
         for i, (pixels, caption) in enumerate(zip(drawn.pictures, drawn.captions, strict=True))
     ]
     first = models[0]
-    latents = Latents(first, samples, replace(data, latents="mean", tag_dropout=0.0), seed=0)
-    clean, _sizes = latents.of([View(i) for i in range(_HELD_OUT)], torch.zeros(_HELD_OUT, *latents.shape))
-    rng = rng_of(_HELD_OUT_SEED, "held-out")
+    latents = LatentCache(first, samples, replace(data, latents="mean", tag_dropout=0.0), seed=0)
+    clean, _sizes = latents.of([ImageView(i) for i in range(_HELD_OUT)], torch.zeros(_HELD_OUT, *latents.shape))
+    rng = rng_for(_HELD_OUT_SEED, "held-out")
     own, other = np.zeros((2, len(models), _LEVELS))
     for level in range(_LEVELS):
-        times = torch.full((_HELD_OUT,), int((level + 0.5) * len(first.alphas) / _LEVELS))
+        times = torch.full((_HELD_OUT,), int((level + 0.5) * len(first.alphas_cumprod) / _LEVELS))
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32))
-        noisy = noised(first.alphas, clean, noise, times)
-        target = target_of(first.prediction, first.alphas, clean, noise, times)
+        noisy = add_noise(first.alphas_cumprod, clean, noise, times)
+        target = prediction_target(first.prediction, first.alphas_cumprod, clean, noise, times)
         for number, model in enumerate(models):
-            assert model.pivot is not None
-            conditions = encode(model, [model.pivot.in_prompt(sample.caption) for sample in samples])
+            assert model.placeholder is not None
+            conditions = encode_prompts(model, [model.placeholder.in_prompt(sample.caption) for sample in samples])
             shifted = conditions[torch.arange(_HELD_OUT).roll(1)]
             for losses, some in ((own, conditions), (other, shifted)):
-                losses[number, level] = float(denoising_loss(predict(model, noisy, times, some), target))
+                losses[number, level] = float(denoising_loss(predict_noise(model, noisy, times, some), target))
     return [
         {"loss": float(right.mean()), "control": float((wrong - right).mean())}
         for right, wrong in zip(own, other, strict=True)

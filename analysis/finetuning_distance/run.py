@@ -122,7 +122,7 @@ def _untuned(run: Run, character: str, seed: int) -> Mapping[str, Any]:
     """Of the inverted word, which the learning rates share, and of the class word on the same frozen model."""
     source = run.config.data.source
     if source not in _OF_PIVOT:
-        with run.lora.frozen():
+        with run.lora.disabled():
             if (seed, character) not in _OF_CLASS:
                 looks = reading.looks(run.model, OF_CLASS, seed=_BASE_SEED + seed, word="{class}")
                 _OF_CLASS[seed, character] = reading.counted(looks)

@@ -33,15 +33,15 @@ from clipgeom.miniworld import FACTORS, load_clip
 from pti._logging import silence
 from pti.config.schema import LocalitySection
 from pti.locality.alignment import (
-    Place,
-    Route,
-    places_of,
+    TokenPosition,
+    TokenSpan,
+    interpolated_positions,
 )
-from pti.locality.certification import CENTERED, Decision, decide
+from pti.locality.certification import CENTERED, InterpolationPlan, plan_interpolation
 from pti.locality.midpoint import midpoint
-from pti.models.pipeline import Model, load_model
-from pti.models.prompt_embeds import Conditions, concatenate, encode, tokenize
-from pti.models.sampling import decode, draw_latents, starting_noise
+from pti.models.pipeline import DiffusionModel, load_pipeline
+from pti.models.prompt_embeds import PromptEmbeds, concatenate, encode_prompts, tokenize
+from pti.models.sampling import decode_latents, sample_latents, starting_noise
 
 OUT = ROOT / "reports" / "interpolation"
 CERTIFICATE = ROOT / "reports" / "miniworld" / "certificate.safetensors"
@@ -92,18 +92,18 @@ class Concepts:
         return f"{article} {style} of a {body} {kind}, {self.shared['position']}, {_PHRASES[self.shared['background']]}"
 
 
-def route_of(model: Model, first: str, second: str) -> Route:
+def route_of(model: DiffusionModel, first: str, second: str) -> TokenSpan:
     """Where the states of two aligned prompts are interpolated: from the first token that differs to the end."""
     tokens = tokenize(model.encoders[0], [first, second])
     assert int(tokens.eos[0]) == int(tokens.eos[1]), (first, second)
     differs = int((tokens.ids[0] != tokens.ids[1]).nonzero()[0])
-    return Route(differs, model.encoders[0].length, int(tokens.eos[0]), pooled=False)
+    return TokenSpan(differs, model.encoders[0].length, int(tokens.eos[0]), pooled=False)
 
 
-def decisions_of(model: Model, places: set[Place]) -> dict[str, Decision]:
+def decisions_of(model: DiffusionModel, places: set[TokenPosition]) -> dict[str, InterpolationPlan]:
     """For each mode how to interpolate at each place; about the certificate's centres, validated there or not."""
     return {
-        mode: decide(
+        mode: plan_interpolation(
             LocalitySection(mode=mode, certificates=(str(CERTIFICATE),), override_certificate=mode in CENTERED),
             model,
             places,
@@ -115,10 +115,10 @@ def decisions_of(model: Model, places: set[Place]) -> dict[str, Decision]:
 def measure(count: int, progress: Progress) -> tuple[pd.DataFrame, NDArray[np.float16], dict[str, Any]]:
     """A row for each picture, its embeddings in the same order, and what the check says of the states."""
     silence()
-    model = load_model("miniworld")
+    model = load_pipeline("miniworld")
     concepts = [Concepts.drawn(i) for i in range(count)]
     routes = [route_of(model, c.prompt(0), c.prompt(1)) for c in concepts]
-    decisions = decisions_of(model, places_of(model, [(route,) for route in routes]))
+    decisions = decisions_of(model, interpolated_positions(model, [(route,) for route in routes]))
     embed = _embedder()
     rows, embeddings = [], []
     progress.expect(count)
@@ -141,12 +141,17 @@ def measure(count: int, progress: Progress) -> tuple[pd.DataFrame, NDArray[np.fl
 
 @torch.no_grad()
 def _pictures(
-    model: Model, pair: Concepts, route: Route, decisions: Mapping[str, Decision], index: int, number: int
+    model: DiffusionModel,
+    pair: Concepts,
+    route: TokenSpan,
+    decisions: Mapping[str, InterpolationPlan],
+    index: int,
+    number: int,
 ) -> tuple[list[tuple[str, float]], NDArray[np.uint8]]:
     """Both ends and all points between them from one noise, another prompt from another, and the ends faded into each other."""
-    ends = [encode(model, [pair.prompt(which)]) for which in range(3)]
+    ends = [encode_prompts(model, [pair.prompt(which)]) for which in range(3)]
     told: list[tuple[str, float]] = [("real", 0.0), ("real", 1.0)]
-    parts: list[Conditions] = [ends[0], ends[1]]
+    parts: list[PromptEmbeds] = [ends[0], ends[1]]
     for mode in MODES:
         for t in TIMES:
             told.append((mode, t))
@@ -155,7 +160,7 @@ def _pictures(
     noise = starting_noise(model, _NOISE_SEED, 1, first=first).repeat(len(parts), 1, 1, 1)
     other = starting_noise(model, _NOISE_SEED + 1, 1, first=first)
     told.append(("control", 0.0))
-    latents = draw_latents(
+    latents = sample_latents(
         model,
         concatenate([*parts, ends[2]]),
         torch.cat([noise, other]),
@@ -163,13 +168,13 @@ def _pictures(
         steps=reading.STEPS,
         guidance=reading.GUIDANCE,
     )
-    pictures = decode(model, latents)
+    pictures = decode_latents(model, latents)
     faded = (pictures[0].astype(np.uint16) + pictures[1]) // 2
     told.append(("fade", 0.5))
     return told, np.concatenate([pictures, faded[None].astype(np.uint8)])
 
 
-def said_of_states(certificate: Certificate, routes: Sequence[Route]) -> dict[str, Any]:
+def said_of_states(certificate: Certificate, routes: Sequence[TokenSpan]) -> dict[str, Any]:
     """The check's on-shell rate and AUC for each mode and time, as means over the positions that are interpolated."""
     places = Counter(route.position(i) for route in routes for i in range(route.first, route.last))
     total = sum(places.values())

@@ -26,8 +26,8 @@ from analysis.common.study import PAIRS, THEN
 from clipgeom.centering.shells import FittedShells, Whitening
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
 from clipgeom.miniworld.readers import entropy
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import encode, tokenize
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import encode_prompts, tokenize
 from pti.runs import checkpoint
 from pti.runs.metrics_log import MetricsLog
 from pti.runs.run import load_run
@@ -75,13 +75,17 @@ _PROMPTS, _PROMPTS_SEED = 200, 6000  # in which the new word takes the class wor
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of an inversion."""
     run = load_run(folder, pictures=False)
-    assert run.model.pivot is not None
+    assert run.model.placeholder is not None
     character = run.config.data.source.removeprefix("miniworld:")
     stepped = {row["step"]: row for row in MetricsLog(folder).rows() if row["stage"] == "invert"}
-    models = {0: replace(run.model, pivot=run.model.pivot.with_rows(run.model.pivot.start))}
+    models = {
+        0: replace(
+            run.model, placeholder=run.model.placeholder.with_embeddings(run.model.placeholder.initial_embeddings)
+        )
+    }
     for step in STEPS[1:]:
         rows = checkpoint.load(folder / "checkpoints" / f"invert-{step:07d}.safetensors").tensors["parameter.rows.0"]
-        models[step] = replace(run.model, pivot=run.model.pivot.with_rows([rows]))
+        models[step] = replace(run.model, placeholder=run.model.placeholder.with_embeddings([rows]))
     held_out = reading.held_out(list(models.values()), run.config.data, character)
     class_states = None
     found = []
@@ -97,7 +101,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         for name in ("distance", "path", "distance_per_rate", "norm"):
             row[name] = stepped[step][name] if step else 0.0
         if not step:
-            row["norm"] = float(model.pivot.start[0].norm(dim=-1).mean())  # type: ignore[union-attr]
+            row["norm"] = float(model.placeholder.start[0].norm(dim=-1).mean())  # type: ignore[union-attr]
         for place, shells in _shells(run.model).items():
             moved = states[place] - class_states[place]
             row[f"{place}.distance"] = float(np.linalg.norm(moved, axis=1).mean())
@@ -107,7 +111,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _seen(model: Model, step: int, seed: int, character: str) -> Mapping[str, float]:
+def _seen(model: DiffusionModel, step: int, seed: int, character: str) -> Mapping[str, float]:
     """Shares of the drawn pictures that are what they should be; of the class word, once for all ways."""
     if not step and (seed, character) in _OF_CLASS:
         return _OF_CLASS[seed, character]
@@ -152,7 +156,7 @@ class _Shells:
 _KEPT: list[dict[str, _Shells]] = []
 
 
-def _shells(model: Model) -> dict[str, _Shells]:
+def _shells(model: DiffusionModel) -> dict[str, _Shells]:
     """Of the states of real captions, at the class word and at EOS."""
     if not _KEPT:
         drawn = scenes(_CAPTIONS, _CAPTIONS_SEED)
@@ -161,13 +165,13 @@ def _shells(model: Model) -> dict[str, _Shells]:
     return _KEPT[0]
 
 
-def _states(model: Model) -> dict[str, NDArray[np.float64]]:
+def _states(model: DiffusionModel) -> dict[str, NDArray[np.float64]]:
     """Of prompts with the new word in the class word's place, at the new word and at EOS."""
-    assert model.pivot is not None
-    word = model.pivot.class_word
+    assert model.placeholder is not None
+    word = model.placeholder.class_word
     captions = _prompts(word)
-    texts = [text.replace(word, model.pivot.written, 1) for text in captions]
-    return _encoded(model, texts, [model.pivot.written] * len(texts))
+    texts = [text.replace(word, model.placeholder.written, 1) for text in captions]
+    return _encoded(model, texts, [model.placeholder.written] * len(texts))
 
 
 @cache
@@ -175,7 +179,7 @@ def _prompts(word: str) -> Sequence[str]:
     return scenes(_PROMPTS, _PROMPTS_SEED, fixed={"class": word}).captions
 
 
-def _encoded(model: Model, texts: Sequence[str], words: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def _encoded(model: DiffusionModel, texts: Sequence[str], words: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """States after the transformer, shape (n, width), at each text's word and at its EOS."""
     encoder = model.encoders[0]
     at_word, at_end = [], []
@@ -187,7 +191,7 @@ def _encoded(model: Model, texts: Sequence[str], words: Sequence[str]) -> dict[s
                 [encoder.tokenizer.convert_tokens_to_ids(_token(encoder, w)) for w in words[start : start + 200]]
             )
             places = (tokens.ids == ids[:, None]).int().argmax(dim=1)
-            states = encode(model, some).states
+            states = encode_prompts(model, some).prompt_embeds
             rows = torch.arange(len(some))
             at_word.append(states[rows, places])
             at_end.append(states[rows, tokens.eos])

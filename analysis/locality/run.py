@@ -114,7 +114,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     about = {"base": base, "rulings": rulings_of(run.record) if regularised else "{}"}
     found = []
     if plain and run.config.tuning.rate == RATES[0]:
-        with run.lora.frozen():  # the inverted word alone, which all ways start from, is told once
+        with run.lora.disabled():  # the inverted word alone, which all ways start from, is told once
             found.append({"step": 0, **about, **reading.seen(run.model, PICTURES, EACH, seed=seed)})
     for step in (*(EARLIER if plain else ()), LAST):
         reading.restore(run, step)
@@ -134,7 +134,7 @@ def base_of(run: Run) -> str:
     """What the frozen model draws of the class word, told once in a process for each pair."""
     key = (run.config.engine.seed, run.config.data.source)
     if key not in _BASES:
-        with run.lora.frozen():
+        with run.lora.disabled():
             looks = reading.looks(run.model, OF_CLASS, seed=_CLASS_SEED + run.config.engine.seed, word="{class}")
         _BASES[key] = reading.counted(looks)
     return _BASES[key]

@@ -35,10 +35,10 @@ from clipgeom.miniworld import NEW_CHARACTERS, FactorReaders, load_readers, scen
 from clipgeom.miniworld.codec import decode, encode, normalized
 from pti._files import write_json
 from pti.config.toml_io import read_config
-from pti.data.latent_refinement import fitted
-from pti.models.sampling import draw
+from pti.data.latent_refinement import refine_latents
+from pti.models.sampling import sample_images
 from pti.runs.run import load_run
-from pti.workflow import execute
+from pti.workflow import run_stages
 
 OUT = ROOT / "reports" / "pivotal-tuning"
 # seeds of the first character; 0 to 4, 13, 14, 21 to 24, 28 to 31, 33, 34, 41, 47 to 51 and 57 to 61 were looked at as well
@@ -84,7 +84,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     folder = kept / f"run-{seed}"
     config = read_config(None, settings(seed, folder))
     with Progress("trained", "steps", speaker=f"run {seed}") as progress:
-        execute(config, ("invert", "tune"), progress=progress)
+        run_stages(config, ("invert", "tune"), progress=progress)
     trained = time.monotonic() - start
     run, readers = load_run(folder), load_readers()
     sampling = run.config.sampling
@@ -98,7 +98,9 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         "read": {},
         "placed": {},
     }
-    drawing = partial(draw, run.model, seed=_DRAWING_SEED + seed, steps=sampling.steps, guidance=sampling.guidance)
+    drawing = partial(
+        sample_images, run.model, seed=_DRAWING_SEED + seed, steps=sampling.steps, guidance=sampling.guidance
+    )
     sheets = []
     for stage, word, scale in (("base", "{class}", 0.0), ("inverted", "{token}", 0.0), ("tuned", "{token}", 1.0)):
         drawn = partial(drawing, lora_scale=scale)
@@ -125,7 +127,7 @@ def _rebuilt(
 ) -> dict[str, list[str]]:
     """What the readers see in pictures that the autoencoder has encoded, perhaps fitted, and decoded."""
     shown = torch.from_numpy(normalized(pictures))
-    latents = [fitted(vae, z[None], x[None], steps) for z, x in zip(encode(vae, pictures), shown, strict=True)]
+    latents = [refine_latents(vae, z[None], x[None], steps) for z, x in zip(encode(vae, pictures), shown, strict=True)]
     return readers.read(decode(vae, torch.cat(latents)))
 
 

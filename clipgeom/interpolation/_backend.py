@@ -36,7 +36,7 @@ the block is large enough to hide what some forty calls of the library cost. It 
 
 
 @dataclass(frozen=True)
-class Library:
+class Backend:
     """What a formula needs to know about the library it runs on."""
 
     xp: Any
@@ -76,10 +76,10 @@ Formula: TypeAlias = Callable[..., Array]
 
 
 @dataclass(frozen=True)
-class Ends:
+class Operands:
     """The two ends of an interpolation, broadcast against each other, vectors along the last axis."""
 
-    library: Library
+    library: Backend
     a: Array
     b: Array
     s: Array
@@ -161,7 +161,7 @@ def is_number(x: object) -> bool:
     return isinstance(x, Real)
 
 
-def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Array) -> Ends:
+def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Array) -> Operands:
     """Check the operands of the public function `name` and bring them into the form that formulas expect.
 
     Parameters
@@ -227,7 +227,7 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
     with quiet(xp):
         s, t = _complements(xp, t, like=a, work=work)
         c = xp.astype(moved["center"], work, copy=False) if center else None
-    return Ends(
+    return Operands(
         library=library,
         a=a,
         b=b,
@@ -301,7 +301,7 @@ def _complements(xp: Any, t: Array, *, like: Array, work: Any) -> tuple[Array, A
     return xp.astype(1.0 - t, work, copy=False), xp.astype(t, work, copy=False)
 
 
-def _library(xp: Any, arrays: list[Array], dtype: Any, work: Any) -> tuple[Library, int]:
+def _library(xp: Any, arrays: list[Array], dtype: Any, work: Any) -> tuple[Backend, int]:
     """Describe the library; and say how many threads it would use on these arrays, if they are plain ones in memory."""
     eager, threads, stop_gradient = False, 0, None
     if all(is_numpy_array(x) for x in arrays):
@@ -316,7 +316,7 @@ def _library(xp: Any, arrays: list[Array], dtype: Any, work: Any) -> tuple[Libra
     elif is_jax_array(arrays[0]):
         stop_gradient = sys.modules["jax"].lax.stop_gradient
     finfo, largest = xp.finfo(work), float(xp.finfo(dtype).max)
-    return Library(xp, eager, stop_gradient, largest, float(finfo.eps), float(finfo.smallest_normal)), threads
+    return Backend(xp, eager, stop_gradient, largest, float(finfo.eps), float(finfo.smallest_normal)), threads
 
 
 def _is_differentiated(torch: Any, x: Array) -> bool:

@@ -29,7 +29,7 @@ In exact arithmetic this is ω = 2·atan2(‖u − v‖, ‖u + v‖). It costs 
 import math
 
 from clipgeom.errors import DomainError
-from clipgeom.interpolation._backend import Array, Library, is_number, prepare, quiet
+from clipgeom.interpolation._backend import Array, Backend, is_number, prepare, quiet
 
 __all__ = ["aslerp", "lerp", "slerp", "vslerp"]
 
@@ -223,7 +223,7 @@ def vslerp(
         raise DomainError(f"vslerp: expected a finite alpha, got {alpha}; 1 is the centre itself, 0 is slerp")
     ends = prepare("vslerp", a, b, t, axis=axis, center=center)
 
-    def formula(library: Library, a: Array, b: Array, s: Array, t: Array, shift: Array) -> Array:
+    def formula(library: Backend, a: Array, b: Array, s: Array, t: Array, shift: Array) -> Array:
         result = _slerp(library, a - shift, b - shift, s, t) + shift
         if not keep_norm:
             return result
@@ -291,7 +291,7 @@ def aslerp(a: Array, b: Array, /, t: Array | float, *, center: Array, axis: int 
             "aslerp: expected a centre that is not zero, got a zero vector, which gives no axis; use slerp"
         )
 
-    def formula(library: Library, a: Array, b: Array, s: Array, t: Array, e: Array) -> Array:
+    def formula(library: Backend, a: Array, b: Array, s: Array, t: Array, e: Array) -> Array:
         along_a, along_b = library.dot(a, e), library.dot(b, e)
         across = _slerp(library, a - along_a * e, b - along_b * e, s, t)
         return across + (s * along_a + t * along_b) * e
@@ -299,11 +299,11 @@ def aslerp(a: Array, b: Array, /, t: Array | float, *, center: Array, axis: int 
     return ends.interpolate(formula, direction)
 
 
-def _lerp(library: Library, a: Array, b: Array, s: Array, t: Array) -> Array:
+def _lerp(library: Backend, a: Array, b: Array, s: Array, t: Array) -> Array:
     return library.blend(s, a, t, b)
 
 
-def _slerp(library: Library, a: Array, b: Array, s: Array, t: Array) -> Array:
+def _slerp(library: Backend, a: Array, b: Array, s: Array, t: Array) -> Array:
     xp = library.xp
     if library.eager:
         aa, ab, bb = library.dot(a, a), library.dot(a, b), library.dot(b, b)
@@ -322,7 +322,7 @@ def _slerp(library: Library, a: Array, b: Array, s: Array, t: Array) -> Array:
     return _multiplied(library, xp.clip(result, -bound, bound), k)
 
 
-def _slerp_any(library: Library, a: Array, b: Array, s: Array, t: Array, up_a: Array, up_b: Array) -> Array:
+def _slerp_any(library: Backend, a: Array, b: Array, s: Array, t: Array, up_a: Array, up_b: Array) -> Array:
     """Slerp at any angle, by the two forms derived above; `up_a` and `up_b` bring the ends to a length of order one."""
     xp = library.xp
     negligible = library.smallest**_NEGLIGIBLE
@@ -364,7 +364,7 @@ def _slerp_any(library: Library, a: Array, b: Array, s: Array, t: Array, up_a: A
     return library.blend(weight_a, a, weight_b, b) + weight_total * total
 
 
-def _sine_ratios(library: Library, s: Array, t: Array, cosine: Array) -> tuple[Array, Array]:
+def _sine_ratios(library: Backend, s: Array, t: Array, cosine: Array) -> tuple[Array, Array]:
     """Return w(s) and w(t), where w(t) = sin(tω)/sin ω, for cos ω from 1 (or just above, by rounding) to -1/2."""
     xp = library.xp
     if library.stop_gradient is not None:
@@ -377,7 +377,7 @@ def _sine_ratios(library: Library, s: Array, t: Array, cosine: Array) -> tuple[A
     return xp.sin(s * omega) / sine, xp.sin(t * omega) / sine
 
 
-def _sine_ratio(library: Library, t: Array, h: Array) -> Array:
+def _sine_ratio(library: Backend, t: Array, h: Array) -> Array:
     """Return sin(tω)/sin ω as a function of h = sin²(ω/2), with an accurate derivative.
 
     Near ω = 0 it is t·₂F₁(1 + t, 1 − t; 3/2; h), a power series in h (from DLMF 15.4.16 by the transformation 15.8.1).
@@ -395,7 +395,7 @@ def _sine_ratio(library: Library, t: Array, h: Array) -> Array:
     return xp.where(small, t * series, xp.sin(t * omega) / xp.sin(omega))
 
 
-def _direction(library: Library, x: Array) -> tuple[Array, Array]:
+def _direction(library: Backend, x: Array) -> tuple[Array, Array]:
     """Return the unit vector of `x`, zero for zero, and the length of `x`, without overflow."""
     xp = library.xp
     k = _power_of_two(library, x)
@@ -406,7 +406,7 @@ def _direction(library: Library, x: Array) -> tuple[Array, Array]:
     return x / length, xp.where(zero, 0.0, length) * k
 
 
-def _power_of_two(library: Library, x: Array) -> Array:
+def _power_of_two(library: Backend, x: Array) -> Array:
     """The power of two at or below the largest component of each row, 1 for zero: to divide by it costs no rounding."""
     xp = library.xp
     largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
@@ -418,14 +418,14 @@ def _power_of_two(library: Library, x: Array) -> Array:
     return 2.0 ** xp.clip(exponent, math.log2(library.smallest), None)
 
 
-def _divided(library: Library, x: Array, k: Array) -> Array:
+def _divided(library: Backend, x: Array, k: Array) -> Array:
     """x/k. Its derivative is 1/k where that is a number of moderate size; see `_multiplied`."""
     if library.stop_gradient is None:
         return x / k
     return library.stop_gradient(x / k) + (x - library.stop_gradient(x)) / _moderate(library, k)
 
 
-def _multiplied(library: Library, x: Array, k: Array) -> Array:
+def _multiplied(library: Backend, x: Array, k: Array) -> Array:
     """k·x, with the derivative that undoes that of `_divided`.
 
     Back-propagation through k·f(x/k) multiplies by k, sums over components, and divides by k. At k = 1e38 the sum
@@ -437,6 +437,6 @@ def _multiplied(library: Library, x: Array, k: Array) -> Array:
     return library.stop_gradient(x * k) + (x - library.stop_gradient(x)) * _moderate(library, k)
 
 
-def _moderate(library: Library, k: Array) -> Array:
+def _moderate(library: Backend, k: Array) -> Array:
     limit = library.smallest**_MODERATE
     return library.xp.clip(k, limit, 1 / limit)

@@ -14,21 +14,21 @@ from clipgeom._io.safetensors import save_tensors
 from clipgeom.report.folder import files_in, output_folder
 
 if TYPE_CHECKING:
-    from clipgeom.report.measure.build import Measured
+    from clipgeom.report.measure.build import ReportData
 
 __all__ = ["write_report"]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_report(measured: Measured, out: Path) -> None:
+def write_report(measured: ReportData, out: Path) -> None:
     """Write a report folder: report.html, report.json, statistics.csv, centers.safetensors and figures/.
 
     The same `measured` gives the same bytes. Of an earlier report at `out`, its own files are replaced; others stay.
 
     Parameters
     ----------
-    measured : Measured
+    measured : ReportData
         From `measure_captions` or `measure_embeddings`.
     out : Path
         The folder to create.

@@ -151,8 +151,8 @@ def _sample(
     out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
 ) -> None:
     """Draw pictures with what a run has learnt."""
-    from pti.models.sampling import draw
-    from pti.runs.image_grid import is_grid, save_grid
+    from pti.models.sampling import sample_images
+    from pti.runs.image_grid import is_grid, save_image_grid
     from pti.runs.run import load_run
 
     if out.suffix.lower() != ".png":
@@ -165,7 +165,7 @@ def _sample(
     defaults = run.config.sampling
     count = defaults.count if count is None else count
     prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
-    pictures = draw(
+    pictures = sample_images(
         run.model,
         prompts,
         seed=defaults.seed if seed is None else seed,
@@ -174,7 +174,7 @@ def _sample(
         lora_scale=lora_scale,
         size=run.config.data.size,
     )
-    save_grid(target, pictures, count, run.marks)
+    save_image_grid(target, pictures, count, run.marks)
     print(f"pictures: {out}")
 
 
@@ -196,21 +196,21 @@ def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Co
 
 
 def _execute(config: Config, stages: tuple[str, ...]) -> None:
-    from pti.workflow import execute
+    from pti.workflow import run_stages
 
     silence()
     with Progress("trained", "steps", speaker="pti") as progress:
-        folder = execute(config, stages, progress=progress)
+        folder = run_stages(config, stages, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # launchers start a command for each process
         print(f"run: {folder}")
 
 
 def _finish(stage: str, folder: Path) -> None:
-    from pti.workflow import finish
+    from pti.workflow import run_stage
 
     silence()
     with Progress("done", "steps", speaker="pti") as progress:
-        path = finish(stage, folder, progress)
+        path = run_stage(stage, folder, progress)
     print(f"{'evaluation' if stage == 'evaluate' else stage}: {path}")
 
 

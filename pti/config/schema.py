@@ -18,17 +18,17 @@ __all__ = [
     "ConceptSection",
     "Config",
     "DataSection",
-    "EngineSection",
     "EvaluationSection",
     "ExportSection",
     "InversionSection",
     "LocalitySection",
+    "LoraSection",
+    "LossSection",
     "ModelSection",
-    "ObjectiveSection",
-    "PriorSection",
-    "RunSection",
+    "OutputSection",
+    "PriorPreservationSection",
+    "RuntimeSection",
     "SamplingSection",
-    "TuningSection",
 ]
 
 
@@ -120,7 +120,7 @@ class DataSection:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectiveSection:
+class LossSection:
     """The denoising loss, in both stages."""
 
     timesteps: str = option(
@@ -197,7 +197,7 @@ class InversionSection:
 
 
 @dataclass(frozen=True, slots=True)
-class TuningSection:
+class LoraSection:
     """Stage 2: low-rank changes (LoRA) of the UNet and the text encoder, with the vectors frozen."""
 
     steps: int = option(1000, "Steps of the optimiser, at most.", low=1)
@@ -338,7 +338,7 @@ class LocalitySection:
 
 
 @dataclass(frozen=True, slots=True)
-class PriorSection:
+class PriorPreservationSection:
     """Prior preservation in stage 2 (DreamBooth): go on denoising pictures of the class."""
 
     weight: float = option(
@@ -407,7 +407,7 @@ class ExportSection:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSection:
+class RuntimeSection:
     """The machine, and what both stages share."""
 
     seed: int = option(0, "Of pictures' order, noise, and the low-rank factors.", low=0)
@@ -420,7 +420,7 @@ class EngineSection:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSection:
+class OutputSection:
     """The folder of the run, and what is kept in it."""
 
     folder: str = option("run", "Where everything is written.")
@@ -435,16 +435,16 @@ class Config:
     model: ModelSection = ModelSection()
     concept: ConceptSection = ConceptSection()
     data: DataSection = DataSection()
-    objective: ObjectiveSection = ObjectiveSection()
+    objective: LossSection = LossSection()
     inversion: InversionSection = InversionSection()
-    tuning: TuningSection = TuningSection()
+    tuning: LoraSection = LoraSection()
     locality: LocalitySection = LocalitySection()
-    prior: PriorSection = PriorSection()
+    prior: PriorPreservationSection = PriorPreservationSection()
     sampling: SamplingSection = SamplingSection()
     evaluation: EvaluationSection = EvaluationSection()
     export: ExportSection = ExportSection()
-    engine: EngineSection = EngineSection()
-    run: RunSection = RunSection()
+    engine: RuntimeSection = RuntimeSection()
+    run: OutputSection = OutputSection()
 
     def flat(self) -> dict[str, Any]:
         """Every value by its full name, such as ``tuning.rank``."""

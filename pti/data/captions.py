@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["exchanged", "wordings"]
+__all__ = ["drop_tags", "mix_captions"]
 
 _SEPARATOR = ","
 
 
-def wordings(
+def drop_tags(
     caption: str, /, *, dropout: float, count: int, rng: np.random.Generator, templates: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The caption as it is, then others from which each part between commas is left out with a probability.
@@ -52,7 +52,7 @@ def wordings(
     return tuple(made)
 
 
-def exchanged(captions: Sequence[str], /, *, rng: np.random.Generator) -> tuple[str, ...]:
+def mix_captions(captions: Sequence[str], /, *, rng: np.random.Generator) -> tuple[str, ...]:
     """Captions whose parts between commas were exchanged: prompts for what no picture shows together.
 
     Parameters

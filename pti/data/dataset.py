@@ -22,7 +22,7 @@ from pti.errors import DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MINIWORLD", "Pictures", "Sample", "read_pictures"]
+__all__ = ["MINIWORLD", "ImageSet", "Sample", "read_images"]
 
 MINIWORLD = "miniworld:"
 _TOKEN = "{token}"
@@ -41,7 +41,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
+class ImageSet:
     """The pictures of a run.
 
     Attributes
@@ -63,7 +63,7 @@ class Pictures:
     notes: tuple[str, ...] = ()
 
 
-def read_pictures(data: DataSection, *, needs_token: bool = True) -> Pictures:
+def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     """Read and check every picture and caption.
 
     Parameters
@@ -117,7 +117,7 @@ def read_pictures(data: DataSection, *, needs_token: bool = True) -> Pictures:
     notes = []
     if kept == 1:
         notes.append("training on a single picture: the concept cannot be told from its pose, place and background")
-    return Pictures(tuple(samples[:kept]), tuple(samples[kept:]), total.hexdigest(), class_word, tuple(notes))
+    return ImageSet(tuple(samples[:kept]), tuple(samples[kept:]), total.hexdigest(), class_word, tuple(notes))
 
 
 def _check_caption(name: str, caption: str | None, needs_token: bool) -> None:

@@ -15,29 +15,29 @@ import numpy as np
 import torch
 
 from pti.config.schema import DataSection
-from pti.data.captions import exchanged, wordings
+from pti.data.captions import drop_tags, mix_captions
 from pti.data.dataset import Sample
-from pti.data.latent_refinement import fitted
-from pti.data.transforms import pixels
-from pti.data.views import View
-from pti.models.pipeline import Model
+from pti.data.latent_refinement import refine_latents
+from pti.data.transforms import image_to_tensor
+from pti.data.views import ImageView
+from pti.models.pipeline import DiffusionModel
 from pti.scaling import scaled
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Latents"]
+__all__ = ["LatentCache"]
 
 
 _WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of cut-outs
 
 
-class Latents:
+class LatentCache:
     """Latents and sizes of views.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
     samples : sequence of Sample
     data : DataSection
         How pictures are cut.
@@ -45,7 +45,7 @@ class Latents:
         Of the random cut-outs.
     """
 
-    def __init__(self, model: Model, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
+    def __init__(self, model: DiffusionModel, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
         self._model, self._samples, self._data, self._seed = model, samples, data, seed
         self.size = data.size or model.size
         self.size -= self.size % model.factor
@@ -53,18 +53,18 @@ class Latents:
         self.wordings = data.wordings if data.tag_dropout else 1
         said = [sample.caption for sample in samples]
         self._wordings = [self._worded(caption, self.wordings, (seed, i, _WORDINGS)) for i, caption in enumerate(said)]
-        exchanges = [exchanged(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
+        exchanges = [mix_captions(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
         self._exchanged = [
             [self._worded(texts[i], 2, (seed, i, _EXCHANGED, k))[k > 0] for k, texts in enumerate(exchanges)]
             for i in range(len(said))
         ]
-        self._kept: dict[View, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[ImageView, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._cells: dict[tuple[int, int], torch.Tensor] = {}
-        self._means: dict[View, torch.Tensor] = {}
+        self._means: dict[ImageView, torch.Tensor] = {}
 
     def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
         dropout, templates = self._data.tag_dropout, self._data.templates
-        return wordings(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
+        return drop_tags(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -80,11 +80,11 @@ class Latents:
         side = self.size // self._model.factor
         return int(self._model.vae.config.latent_channels), side, side
 
-    def caption(self, view: View) -> str:
+    def caption(self, view: ImageView) -> str:
         """The caption of a view's picture in the view's wording, with ``{token}``."""
         return self._wordings[view.sample][view.wording]
 
-    def exchanged(self, view: View) -> str:
+    def exchanged(self, view: ImageView) -> str:
         """A caption in whose place another was put, part by part from those of all pictures; the first wording is whole."""
         return self._exchanged[view.sample][view.wording]
 
@@ -92,12 +92,12 @@ class Latents:
         """Every caption in every wording, each once, sorted; or those whose parts were exchanged."""
         return sorted({text for texts in (self._exchanged if exchanged else self._wordings) for text in texts})
 
-    def of(self, views: Sequence[View], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def of(self, views: Sequence[ImageView], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents of some views, scaled as the UNet takes them.
 
         Parameters
         ----------
-        views : sequence of View
+        views : sequence of ImageView
         noise : Tensor, shape (n, channels, side, side)
             Standard normal: which latent of the autoencoder's distribution is taken. Ignored where its mean is.
 
@@ -113,16 +113,16 @@ class Latents:
             latents = latents + torch.stack([deviation for _, deviation, _ in moments]) * noise.to(latents)
         return scaled(self._model.vae, latents), torch.cat([sizes for _, _, sizes in moments])
 
-    def pixels(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-        """A view's picture and its sizes, as the function `pixels` makes them."""
+    def pixels(self, view: ImageView) -> tuple[torch.Tensor, torch.Tensor]:
+        """A view's picture and its sizes, as the function `image_to_tensor` makes them."""
         rng = np.random.default_rng((self._seed, view.sample, view.crop))
         image = self._samples[view.sample].decode()
-        return pixels(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+        return image_to_tensor(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
 
     @property
-    def cut_outs(self) -> list[View]:
+    def unmirrored_views(self) -> list[ImageView]:
         """Every picture in every cut-out, not mirrored."""
-        return [View(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
+        return [ImageView(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
 
     def means(self) -> torch.Tensor:
         """Means of the latents of all views, unscaled, shape (n, channels, side, side)."""
@@ -132,15 +132,15 @@ class Latents:
         """Use such means, which were made before, in place of fitting them again."""
         self._means = dict(zip(self._views(), means, strict=True))
 
-    def _views(self) -> list[View]:
+    def _views(self) -> list[ImageView]:
         ways = (False, True) if self.flips else (False,)
-        return [replace(view, mirrored=mirrored) for view in self.cut_outs for mirrored in ways]
+        return [replace(view, mirrored=mirrored) for view in self.unmirrored_views for mirrored in ways]
 
-    def weigh(self, view: View, cells: torch.Tensor) -> None:
+    def set_loss_weights(self, view: ImageView, cells: torch.Tensor) -> None:
         """Let places in a picture's cut-out count by weights of shape (1, side, side)."""
         self._cells[view.sample, view.crop] = cells
 
-    def cells(self, views: Sequence[View]) -> torch.Tensor | None:
+    def loss_weights(self, views: Sequence[ImageView]) -> torch.Tensor | None:
         """Weights of places, shape (n, 1, side, side), mirrored with the pictures; None where none were given."""
         if not self._cells:
             return None
@@ -148,7 +148,7 @@ class Latents:
         return torch.stack([cells.flip(-1) if mirrored else cells for cells, mirrored in found])
 
     @torch.no_grad()
-    def _moments(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _moments(self, view: ImageView) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         view = replace(view, wording=0)  # they share the picture
         if view not in self._kept:
             array, sizes = self.pixels(view)
@@ -157,7 +157,7 @@ class Latents:
             device = self._model.device
             mean = self._means.get(view)
             if mean is None:
-                mean = fitted(vae, posterior.mean, array[None].to(vae.device), self._data.fit_steps)[0]
+                mean = refine_latents(vae, posterior.mean, array[None].to(vae.device), self._data.fit_steps)[0]
             self._kept[view] = (
                 mean.to(device),
                 posterior.std[0].float().to(device),

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 from pti.scaling import scale
 
-__all__ = ["fitted"]
+__all__ = ["refine_latents"]
 
 _RATE = 0.025  # of Adam, in units of the latents' deviation; falls to nothing along a line
 _SQUARE = 4.0  # weight of the squared error beside the absolute one
 _NEAR = 0.1  # weight of the squared distance from what the encoder says, in the same units
 
 
-def fitted(vae: AutoencoderKL, latents: torch.Tensor, pictures: torch.Tensor, steps: int) -> torch.Tensor:
+def refine_latents(vae: AutoencoderKL, latents: torch.Tensor, pictures: torch.Tensor, steps: int) -> torch.Tensor:
     """Latents near some others, from which the decoder shows the pictures better.
 
     Parameters

@@ -12,10 +12,10 @@ from pti.models.prompt_embeds import time_ids
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["pixels"]
+__all__ = ["image_to_tensor"]
 
 
-def pixels(
+def image_to_tensor(
     image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture as a square of numbers.

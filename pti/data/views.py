@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     pass
 
-__all__ = ["View"]
+__all__ = ["ImageView"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class View:
+class ImageView:
     """One picture, one way of cutting it out, mirrored or not, and one wording of its caption."""
 
     sample: int

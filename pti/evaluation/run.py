@@ -13,11 +13,11 @@ from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ClipGeomError
 from pti._files import write_json
 from pti._lock import locked
-from pti._random import rng_of
+from pti._random import rng_for
 from pti.data.dataset import MINIWORLD
-from pti.data.latent_cache import Latents
-from pti.data.transforms import pixels
-from pti.data.views import View
+from pti.data.latent_cache import LatentCache
+from pti.data.transforms import image_to_tensor
+from pti.data.views import ImageView
 from pti.evaluation.evaluate import Judges, evaluate_pictures
 from pti.evaluation.judges import (
     ClipJudge,
@@ -29,10 +29,10 @@ from pti.evaluation.judges import (
     character_values,
 )
 from pti.evaluation.metrics import Estimate, mean_estimate
-from pti.losses import denoising_loss, noised, predict, target_of
-from pti.models.prompt_embeds import encode
-from pti.models.sampling import draw
-from pti.runs.image_grid import save_grid
+from pti.losses import add_noise, denoising_loss, predict_noise, prediction_target
+from pti.models.prompt_embeds import encode_prompts
+from pti.models.sampling import sample_images
+from pti.runs.image_grid import save_image_grid
 from pti.runs.layout import EVALUATION
 from pti.runs.run import Run, finished_run
 
@@ -78,10 +78,10 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     for scale, word, first in ((1.0, "{token}", 0), (0.0, "{class}", 0), (1.0, "{class}", n)):
         drawn.append({})
         for number, prompt in enumerate(settings.prompts, start=first):
-            drawn[-1][prompt] = draw(
+            drawn[-1][prompt] = sample_images(
                 run.model,
                 [prompt.replace("{token}", word)] * settings.count,
-                seed=int(rng_of(settings.seed, "evaluation", number).integers(2**31)),
+                seed=int(rng_for(settings.seed, "evaluation", number).integers(2**31)),
                 steps=sampling.steps,
                 guidance=sampling.guidance,
                 lora_scale=scale,
@@ -110,7 +110,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
         content["left_out"]["held_out_loss"] = "no picture was kept from training; see data.held_out"
     path = run.folder / EVALUATION
     write_json(path, content)
-    save_grid(
+    save_image_grid(
         run.folder / "previews" / "evaluation.png",
         np.concatenate([of_token[prompt] for prompt in settings.prompts]),
         settings.count,
@@ -129,29 +129,29 @@ def held_out_loss(run: Run) -> dict[str, Estimate]:
     if not run.held_out:
         return {}
     model, seed = run.model, run.config.evaluation.seed
-    assert model.pivot is not None
-    latents = Latents(model, run.held_out, run.config.data, seed=seed)
-    n_times = len(model.alphas)
+    assert model.placeholder is not None
+    latents = LatentCache(model, run.held_out, run.config.data, seed=seed)
+    n_times = len(model.alphas_cumprod)
     times = torch.tensor([int((i + 0.5) * n_times / _LEVELS) for i in range(_LEVELS)], device=model.device)
     scores: dict[str, list[float]] = {"token": [], "class_word": []}
     for number in range(len(latents)):
-        view = View(number)
-        rng = rng_of(seed, "held-out", number)
+        view = ImageView(number)
+        rng = rng_for(seed, "held-out", number)
         clean, sizes = latents.of([view], torch.zeros(1, *latents.shape))
         clean = clean.expand(_LEVELS, -1, -1, -1)
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32)).to(model.device)
-        noisy = noised(model.alphas, clean, noise, times)
-        target = target_of(model.prediction, model.alphas, clean, noise, times)
+        noisy = add_noise(model.alphas_cumprod, clean, noise, times)
+        target = prediction_target(model.prediction, model.alphas_cumprod, clean, noise, times)
         caption = latents.caption(view)
         for side, text, scale in (
-            ("token", model.pivot.in_prompt(caption), 1.0),
-            ("class_word", model.pivot.in_class(caption), 0.0),
+            ("token", model.placeholder.in_prompt(caption), 1.0),
+            ("class_word", model.placeholder.in_class_prompt(caption), 0.0),
         ):
             with run.lora.scaled(scale):
-                conditions = encode(model, [text] * _LEVELS)
-                if conditions.pooled is not None:
-                    conditions = conditions.with_sizes(sizes.expand(_LEVELS, -1))
-                scores[side].append(float(denoising_loss(predict(model, noisy, times, conditions), target)))
+                conditions = encode_prompts(model, [text] * _LEVELS)
+                if conditions.pooled_prompt_embeds is not None:
+                    conditions = conditions.with_time_ids(sizes.expand(_LEVELS, -1))
+                scores[side].append(float(denoising_loss(predict_noise(model, noisy, times, conditions), target)))
     return {side: mean_estimate(np.array(values), seed=seed) for side, values in scores.items()}
 
 
@@ -195,6 +195,6 @@ def _learnt(run: Run, judges: Judges) -> Mapping[str, str | None]:
 def _training_pictures(run: Run) -> Pictures:
     data, size = run.config.data, run.config.data.size or run.model.size
     cut = "squeeze" if data.crop == "squeeze" else "center"
-    arrays = [pixels(sample.decode(), size, cut, np.random.default_rng(0))[0] for sample in run.samples]
+    arrays = [image_to_tensor(sample.decode(), size, cut, np.random.default_rng(0))[0] for sample in run.samples]
     whole = ((torch.stack(arrays) + 1) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(whole.permute(0, 2, 3, 1).numpy())

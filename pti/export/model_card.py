@@ -36,7 +36,7 @@ class Concept:
     base_model : str
         Hub id or directory of the pipeline.
     layout : {"sd", "sdxl"}
-    token : str
+    placeholder_token : str
     n_vectors : int
     class_word : str
     instance_prompt : str
@@ -49,7 +49,7 @@ class Concept:
 
     base_model: str
     layout: Literal["sd", "sdxl"]
-    token: str
+    placeholder_token: str
     n_vectors: int
     class_word: str
     instance_prompt: str
@@ -89,7 +89,7 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
         for key, suffix in (("clip_l", ""), ("clip_g", "_2")):
             lines += [
                 "pipeline.load_textual_inversion(",
-                f"    vectors[{key!r}], token={concept.token!r},",
+                f"    vectors[{key!r}], token={concept.placeholder_token!r},",
                 f"    text_encoder=pipeline.text_encoder{suffix}, tokenizer=pipeline.tokenizer{suffix},",
                 ")",
             ]
@@ -98,7 +98,7 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
             "pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id",
         ]
     else:
-        lines += [f"pipeline.load_textual_inversion({embedding!r}, token={concept.token!r})"]
+        lines += [f"pipeline.load_textual_inversion({embedding!r}, token={concept.placeholder_token!r})"]
     if concept.kohya_file is not None:
         lines += [f"pipeline.load_lora_weights({folder!r}, weight_name={DIFFUSERS_FILE!r})"]
     return "\n".join(lines) + "\n"
@@ -178,7 +178,7 @@ def write_model_card(
             raise ConfigError(f"the model card speaks of {name}, which is not in {root}")
     shown = concept if _on_hub(concept) else replace(concept, base_model=f"path/to/{Path(concept.base_model).name}")
     parts = [
-        f"# {_code(concept.token)} ({_text(concept.class_word)})",
+        f"# {_code(concept.placeholder_token)} ({_text(concept.class_word)})",
         *(f"> [!WARNING]\n> **{_text(mark)}**" for mark in marks),
         _summary(shown),
         *([_previews(previews)] if previews else []),
@@ -224,9 +224,11 @@ def _front_matter(concept: Concept, previews: Sequence[Preview]) -> str:
 
 def _summary(concept: Concept) -> str:
     vectors = "one vector" if concept.n_vectors == 1 else f"{concept.n_vectors} vectors"
-    learnt = f"{vectors} for {_code(concept.token)}" + (" and a LoRA around it" if concept.kohya_file else "")
+    learnt = f"{vectors} for {_code(concept.placeholder_token)}" + (
+        " and a LoRA around it" if concept.kohya_file else ""
+    )
     return (
-        f"Made by pivotal tuning of {_code(concept.base_model)}: {learnt}. Prompts say {_code(concept.token)} where they would "
+        f"Made by pivotal tuning of {_code(concept.base_model)}: {learnt}. Prompts say {_code(concept.placeholder_token)} where they would "
         f"say {_code(concept.class_word)}, for example {_code(concept.instance_prompt)}."
     )
 
@@ -248,7 +250,7 @@ def _usage(concept: Concept) -> str:
         webui += f" Put {lora} into `models/Lora`; prompts also say {called}."
     text = ["## Use", "", "With diffusers:", "", f"```python\n{code}\n```", "", comfy, "", webui]
     if concept.n_vectors > 1:
-        called = _code(concept.token)
+        called = _code(concept.placeholder_token)
         text += ["", f"The {concept.n_vectors} vectors go by {called} alone: diffusers puts the others in by itself."]
     return "\n".join(text)
 

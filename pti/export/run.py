@@ -13,8 +13,8 @@ from pti._lock import locked
 from pti.evaluation.evaluate import Evaluation
 from pti.export.files import export_name, save_embedding, save_lora
 from pti.export.model_card import Concept, Preview, metric_rows, write_model_card
-from pti.models.sampling import draw
-from pti.runs.image_grid import save_grid
+from pti.models.sampling import sample_images
+from pti.runs.image_grid import save_image_grid
 from pti.runs.layout import EVALUATION, EXPORT
 from pti.runs.run import Run, finished_run
 
@@ -39,7 +39,11 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     metadata: dict[str, Any] = {"class_word": concept.class_word or "", "base_model": _public_name(run)}
     if run.marks:
         metadata["marks"] = "; ".join(run.marks)
-    rows = [row.detach().cpu().numpy() for row in run.model.pivot.rows] if run.model.pivot is not None else []
+    rows = (
+        [row.detach().cpu().numpy() for row in run.model.placeholder.embeddings]
+        if run.model.placeholder is not None
+        else []
+    )
     vectors = rows[0] if len(rows) == 1 else {"clip_l": rows[0], "clip_g": rows[1]}
     embedding = save_embedding(target / f"{name}.safetensors", concept.token, vectors, metadata=metadata)
     files = save_lora(
@@ -53,7 +57,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     sampling = run.config.sampling
     previews = []
     for number, prompt in enumerate(sampling.prompts):
-        pictures = draw(
+        pictures = sample_images(
             run.model,
             [prompt] * sampling.count,
             seed=sampling.seed,
@@ -62,7 +66,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
             size=run.config.data.size,
         )
         file = f"preview-{number}.png"
-        save_grid(target / file, pictures, sampling.count, run.marks)
+        save_image_grid(target / file, pictures, sampling.count, run.marks)
         previews.append(Preview(file, prompt.replace("{token}", concept.token)))
     certificates = run.config.locality.certificates
     write_model_card(
@@ -70,7 +74,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
         Concept(
             base_model=_public_name(run),
             layout=run.model.kind,
-            token=concept.token,
+            placeholder_token=concept.token,
             n_vectors=concept.vectors,
             class_word=concept.class_word or "",
             instance_prompt=(run.samples[0].caption if run.samples else "{token}").replace("{token}", concept.token),

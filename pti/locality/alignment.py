@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.models.pipeline import Model
+from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import tokenize
 
-__all__ = ["Place", "Route", "places_of", "routes_of"]
+__all__ = ["TokenPosition", "TokenSpan", "align_prompts", "interpolated_positions"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class TokenPosition:
     """One position of one representation of one encoder, as certificates name them (``eos``, ``5``, ``padded:20``)."""
 
     encoder: int
@@ -24,7 +24,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class TokenSpan:
     """Where one prompt's states are interpolated in one encoder.
 
     Attributes
@@ -47,12 +47,12 @@ class Route:
         return str(index) if index < self.eos else "eos" if index == self.eos else f"padded:{index}"
 
 
-def routes_of(model: Model, prompts: Sequence[str], positions: str) -> list[tuple[Route, ...]]:
+def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str) -> list[tuple[TokenSpan, ...]]:
     """Where each prompt is interpolated, in each encoder.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
         With a pivot.
     prompts : sequence of str
         With ``{token}``.
@@ -63,13 +63,13 @@ def routes_of(model: Model, prompts: Sequence[str], positions: str) -> list[tupl
     ConfigError
         A prompt and the same with the class word do not align; the message names the tokens (trap 12).
     """
-    pivot = model.pivot
+    pivot = model.placeholder
     assert pivot is not None
     vectors = len(pivot.tokens)
-    routes: list[list[Route]] = [[] for _ in prompts]
+    routes: list[list[TokenSpan]] = [[] for _ in prompts]
     for index, encoder in enumerate(model.encoders):
         new = tokenize(encoder, [pivot.in_prompt(p) for p in prompts])
-        plain = tokenize(encoder, [pivot.in_class(p) for p in prompts])
+        plain = tokenize(encoder, [pivot.in_class_prompt(p) for p in prompts])
         for row, prompt in enumerate(prompts):
             here = (new.ids[row] == pivot.ids[index][0]).nonzero()
             if not len(here):
@@ -87,18 +87,20 @@ def routes_of(model: Model, prompts: Sequence[str], positions: str) -> list[tupl
                 )
             suffix = positions == "suffix"
             last = encoder.length if suffix else first + vectors
-            routes[row].append(Route(first, last, int(new.eos[row]), encoder.pools and suffix))
+            routes[row].append(TokenSpan(first, last, int(new.eos[row]), encoder.pools and suffix))
     return [tuple(r) for r in routes]
 
 
-def places_of(model: Model, routes: Sequence[tuple[Route, ...]]) -> set[Place]:
+def interpolated_positions(model: DiffusionModel, routes: Sequence[tuple[TokenSpan, ...]]) -> set[TokenPosition]:
     """Every place at which anything is interpolated."""
     places = set()
     for route in routes:
         for index, (encoder, part) in enumerate(zip(model.encoders, route, strict=True)):
-            places |= {Place(index, encoder.representation, part.position(i)) for i in range(part.first, part.last)}
+            places |= {
+                TokenPosition(index, encoder.representation, part.position(i)) for i in range(part.first, part.last)
+            }
             if part.pooled:
-                places.add(Place(index, "projected", "eos"))
+                places.add(TokenPosition(index, "projected", "eos"))
     return places
 
 

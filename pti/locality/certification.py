@@ -18,16 +18,16 @@ from clipgeom import Certificate, load_text_encoder
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
 from pti.config.schema import LocalitySection
-from pti.locality.alignment import Place
-from pti.models.pipeline import Model
+from pti.locality.alignment import TokenPosition
+from pti.models.pipeline import DiffusionModel
 
-__all__ = ["CENTERED", "Decision", "Ruling", "decide"]
+__all__ = ["CENTERED", "InterpolationPlan", "PositionMode", "plan_interpolation"]
 
 CENTERED = ("vslerp", "vslerp_norm", "aslerp")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ruling:
+class PositionMode:
     """How to interpolate at a place, about which centre (shape (width,), None for modes without), and why."""
 
     mode: str
@@ -36,13 +36,13 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decision:
+class InterpolationPlan:
     """A ruling for every place, and whether certificates were overridden."""
 
-    rulings: dict[Place, Ruling]
+    rulings: dict[TokenPosition, PositionMode]
     overridden: bool = False
 
-    def record(self, model: Model) -> dict[str, Any]:
+    def record(self, model: DiffusionModel) -> dict[str, Any]:
         """For the run's record: the reasons, each with the places that it holds for."""
         grouped: dict[tuple[str, str, str, str], list[str]] = {}
         for place, ruling in self.rulings.items():
@@ -65,7 +65,7 @@ class Decision:
                 total.update(ruling.center.double().numpy().tobytes())
         return total.hexdigest()
 
-    def notes(self, model: Model) -> list[str]:
+    def notes(self, model: DiffusionModel) -> list[str]:
         """The same for the user, a line for each reason."""
         lines = []
         for group in self.record(model)["rulings"]:
@@ -81,14 +81,16 @@ class Decision:
         return lines
 
 
-def decide(settings: LocalitySection, model: Model, places: Iterable[Place]) -> Decision:
+def plan_interpolation(
+    settings: LocalitySection, model: DiffusionModel, places: Iterable[TokenPosition]
+) -> InterpolationPlan:
     """Rule on every place.
 
     Parameters
     ----------
     settings : LocalitySection
-    model : Model
-    places : iterable of Place
+    model : DiffusionModel
+    places : iterable of TokenPosition
         Where interpolation will take place.
 
     Raises
@@ -107,7 +109,7 @@ def decide(settings: LocalitySection, model: Model, places: Iterable[Place]) -> 
             f"it takes one of {', '.join(CENTERED)}"
         )
     if settings.mode in ("slerp", "lerp", "none"):
-        return Decision({p: Ruling(settings.mode, None, "as configured") for p in places})
+        return InterpolationPlan({p: PositionMode(settings.mode, None, "as configured") for p in places})
     certificates = [Certificate.load(path) for path in settings.certificates]
     if not certificates:
         if centered:
@@ -116,10 +118,10 @@ def decide(settings: LocalitySection, model: Model, places: Iterable[Place]) -> 
                 f"make one with: {_commands(model, places)}"
             )
         reason = "no certificate was given, and only slerp needs none"
-        return Decision({p: Ruling("slerp", None, reason) for p in places})
+        return InterpolationPlan({p: PositionMode("slerp", None, reason) for p in places})
     given = _given(certificates, settings, model, places)
     if not centered:
-        return Decision({p: _recommended(given[p.encoder], p, model) for p in places})
+        return InterpolationPlan({p: _recommended(given[p.encoder], p, model) for p in places})
     return _asked(settings, given, model, places)
 
 
@@ -130,7 +132,7 @@ class _Given:
     certificates: tuple[Certificate, ...]
     fingerprint: str
 
-    def covering(self, place: Place) -> tuple[Certificate, Entry] | None:
+    def covering(self, place: TokenPosition) -> tuple[Certificate, Entry] | None:
         """The first of them that says something of a place, and what."""
         for certificate in self.certificates:
             with suppress(CertificateError):
@@ -139,7 +141,10 @@ class _Given:
 
 
 def _given(
-    certificates: Sequence[Certificate], settings: LocalitySection, model: Model, places: Sequence[Place]
+    certificates: Sequence[Certificate],
+    settings: LocalitySection,
+    model: DiffusionModel,
+    places: Sequence[TokenPosition],
 ) -> dict[int, _Given]:
     """For every encoder its certificates; one that is for none of them is an error."""
     given = {}
@@ -157,24 +162,26 @@ def _given(
     return {index: _Given((*g.certificates, *strangers), g.fingerprint) for index, g in given.items()}
 
 
-def _recommended(given: _Given, place: Place, model: Model) -> Ruling:
+def _recommended(given: _Given, place: TokenPosition, model: DiffusionModel) -> PositionMode:
     if not given.certificates:
-        return Ruling("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
+        return PositionMode("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
     found = given.covering(place)
     if found is None:
-        return Ruling("slerp", None, "the certificate says nothing of this position")
+        return PositionMode("slerp", None, "the certificate says nothing of this position")
     mode = found[0].mode_for(given.fingerprint, place.representation, place.position)
     if mode == "slerp":
-        return Ruling("slerp", None, "the certificate validates no centred mode here")
+        return PositionMode("slerp", None, "the certificate validates no centred mode here")
     center = found[0].center_for(given.fingerprint, place.representation, place.position)
-    return Ruling(mode, torch.from_numpy(center.copy()), "recommended by the certificate")
+    return PositionMode(mode, torch.from_numpy(center.copy()), "recommended by the certificate")
 
 
-def _asked(settings: LocalitySection, given: dict[int, _Given], model: Model, places: Sequence[Place]) -> Decision:
+def _asked(
+    settings: LocalitySection, given: dict[int, _Given], model: DiffusionModel, places: Sequence[TokenPosition]
+) -> InterpolationPlan:
     """A centred mode at every place, or an error that names the places where it is not validated."""
     mode, overridden = settings.mode, False
-    rulings: dict[Place, Ruling] = {}
-    uncovered: list[Place] = []
+    rulings: dict[TokenPosition, PositionMode] = {}
+    uncovered: list[TokenPosition] = []
     for place in places:
         if not given[place.encoder].certificates:
             raise CertificateError(
@@ -201,7 +208,7 @@ def _asked(settings: LocalitySection, given: dict[int, _Given], model: Model, pl
                     f"{entry.recommended} there, or locality.override_certificate = true, which marks every output"
                 )
             reason, overridden = "OVERRIDDEN: not validated by a certificate for this encoder", True
-        rulings[place] = Ruling(mode, torch.from_numpy(entry.center.copy()), reason)
+        rulings[place] = PositionMode(mode, torch.from_numpy(entry.center.copy()), reason)
     if uncovered:
         named = ", ".join(f"{p.representation} at {p.position}" for p in uncovered[:5])
         more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
@@ -209,17 +216,17 @@ def _asked(settings: LocalitySection, given: dict[int, _Given], model: Model, pl
             f"the certificate says nothing of {named}{more}. Make one that does with: {_commands(model, places)}; or use "
             'locality.mode = "auto", which takes slerp there, or locality.positions = "placeholder"'
         )
-    return Decision(rulings, overridden)
+    return InterpolationPlan(rulings, overridden)
 
 
-def _width(model: Model, place: Place) -> int:
+def _width(model: DiffusionModel, place: TokenPosition) -> int:
     encoder = model.encoders[place.encoder]
     if place.representation == "projected":
         return int(encoder.network.text_projection.weight.shape[0])
     return encoder.width
 
 
-def _fingerprint(model: Model, index: int) -> str:
+def _fingerprint(model: DiffusionModel, index: int) -> str:
     """Of the encoder as it lies in the pipeline's folder: the tokenizer in memory has learnt new words since."""
     name = model.encoders[index].name
     try:
@@ -228,7 +235,7 @@ def _fingerprint(model: Model, index: int) -> str:
         raise CertificateError(f"the fingerprint of {name} cannot be computed: {error}") from error
 
 
-def _commands(model: Model, places: Sequence[Place]) -> str:
+def _commands(model: DiffusionModel, places: Sequence[TokenPosition]) -> str:
     captions = "miniworld" if model.source == "miniworld" else "coco2014:val"
     source = model.folder if model.source == "miniworld" else model.source
     commands = []

@@ -26,31 +26,31 @@ import torch
 
 from clipgeom import aslerp, lerp, slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.locality.alignment import Place, Route
-from pti.locality.certification import Decision
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions
+from pti.locality.alignment import TokenPosition, TokenSpan
+from pti.locality.certification import InterpolationPlan
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds
 
 __all__ = ["difference", "interpolate", "midpoint"]
 
 
 def midpoint(
-    model: Model,
-    decision: Decision,
-    routes: Sequence[tuple[Route, ...]],
-    token: Conditions,
-    plain: Conditions,
+    model: DiffusionModel,
+    decision: InterpolationPlan,
+    routes: Sequence[tuple[TokenSpan, ...]],
+    token: PromptEmbeds,
+    plain: PromptEmbeds,
     times: torch.Tensor,
-) -> Conditions:
+) -> PromptEmbeds:
     """Conditions between those of prompts with the token and those with the class word.
 
     Parameters
     ----------
-    model : Model
-    decision : Decision
+    model : DiffusionModel
+    decision : InterpolationPlan
         How to interpolate, place by place.
-    routes : sequence of n tuples of Route
-    token, plain : Conditions, n of them
+    routes : sequence of n tuples of TokenSpan
+    token, plain : PromptEmbeds, n of them
         Of the prompts with the token, and with the class word.
     times : Tensor, shape (n,)
         0 is the token, 1 the class word.
@@ -62,15 +62,19 @@ def midpoint(
     """
     widths = [encoder.width for encoder in model.encoders]
     made = []
-    pooled = token.pooled
+    pooled = token.pooled_prompt_embeds
     for index, (a, b) in enumerate(
-        zip(torch.split(token.states, widths, dim=-1), torch.split(plain.states, widths, dim=-1), strict=True)
+        zip(
+            torch.split(token.prompt_embeds, widths, dim=-1),
+            torch.split(plain.prompt_embeds, widths, dim=-1),
+            strict=True,
+        )
     ):
         representation = model.encoders[index].representation
         rows: dict[str, list[tuple[int, int, torch.Tensor | None]]] = {}
         for row, route in enumerate(routes):
             for position in range(route[index].first, route[index].last):
-                ruling = decision.rulings[Place(index, representation, route[index].position(position))]
+                ruling = decision.rulings[TokenPosition(index, representation, route[index].position(position))]
                 rows.setdefault(ruling.mode, []).append((row, position, ruling.center))
         for mode, entries in rows.items():
             of = torch.tensor([row for row, _, _ in entries], device=a.device)
@@ -78,11 +82,21 @@ def midpoint(
             between = interpolate(mode, a[of, at], b[of, at], times.to(a)[of], _centers(entries, a))
             a = a.index_put((of, at), between)
         made.append(a)
-        if routes[0][index].pooled and token.pooled is not None and plain.pooled is not None:
-            ruling = decision.rulings[Place(index, "projected", "eos")]
-            center = None if ruling.center is None else ruling.center.to(token.pooled)
-            pooled = interpolate(ruling.mode, token.pooled, plain.pooled, times.to(token.pooled), center)
-    return Conditions(torch.cat(made, dim=-1), pooled, token.sizes)
+        if (
+            routes[0][index].pooled
+            and token.pooled_prompt_embeds is not None
+            and plain.pooled_prompt_embeds is not None
+        ):
+            ruling = decision.rulings[TokenPosition(index, "projected", "eos")]
+            center = None if ruling.center is None else ruling.center.to(token.pooled_prompt_embeds)
+            pooled = interpolate(
+                ruling.mode,
+                token.pooled_prompt_embeds,
+                plain.pooled_prompt_embeds,
+                times.to(token.pooled_prompt_embeds),
+                center,
+            )
+    return PromptEmbeds(torch.cat(made, dim=-1), pooled, token.time_ids)
 
 
 def interpolate(

@@ -12,57 +12,59 @@ from collections.abc import Sequence
 import torch
 
 from pti.config.schema import LocalitySection
-from pti.locality.alignment import Route, routes_of
-from pti.locality.certification import Decision
+from pti.locality.alignment import TokenSpan, align_prompts
+from pti.locality.certification import InterpolationPlan
 from pti.locality.midpoint import midpoint
 from pti.models.lora import Lora
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions, concatenate, empty, encode
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds, concatenate, empty_prompt_embeds, encode_prompts
 
-__all__ = ["Captioned"]
+__all__ = ["PromptEmbedCache"]
 
 
-class Captioned:
+class PromptEmbedCache:
     """Conditions of captions, kept as far as they are frozen.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
         With a pivot, which is frozen.
     lora : Lora
     settings : LocalitySection
-    decision : Decision or None
+    decision : InterpolationPlan or None
         How midpoints are interpolated; None where there are none.
     """
 
-    def __init__(self, model: Model, lora: Lora, settings: LocalitySection, decision: Decision | None) -> None:
-        assert model.pivot is not None
-        self.model, self.pivot, self.lora = model, model.pivot, lora
+    def __init__(
+        self, model: DiffusionModel, lora: Lora, settings: LocalitySection, decision: InterpolationPlan | None
+    ) -> None:
+        assert model.placeholder is not None
+        self.model, self.pivot, self.lora = model, model.placeholder, lora
         self.settings, self.decision = settings, decision
-        self._kept: dict[tuple[str, str], Conditions] = {}
-        self._routes: dict[str, tuple[Route, ...]] = {}
-        self._empty: Conditions | None = None
+        self._kept: dict[tuple[str, str], PromptEmbeds] = {}
+        self._routes: dict[str, tuple[TokenSpan, ...]] = {}
+        self._empty: PromptEmbeds | None = None
 
     @property
-    def live(self) -> bool:
+    def requires_grad(self) -> bool:
         """Whether conditions depend on what is being trained, here and now."""
         return self.lora.in_text and torch.is_grad_enabled()
 
-    def of(self, captions: Sequence[str], word: str) -> Conditions:
+    def encode(self, captions: Sequence[str], word: str) -> PromptEmbeds:
         """Conditions of captions with the ``token`` or with the ``class`` word.
 
         With gradients, and a tuned text encoder, they are the tuned ones; otherwise the frozen model's.
         """
-        write = self.pivot.in_prompt if word == "token" else self.pivot.in_class
-        if self.live:
-            return encode(self.model, [write(caption) for caption in captions])
+        write = self.pivot.in_prompt if word == "token" else self.pivot.in_class_prompt
+        if self.requires_grad:
+            return encode_prompts(self.model, [write(caption) for caption in captions])
         for caption in dict.fromkeys(captions):
             if (word, caption) not in self._kept:
-                with torch.no_grad(), self.lora.frozen():
-                    self._kept[word, caption] = encode(self.model, [write(caption)]).detached()
+                with torch.no_grad(), self.lora.disabled():
+                    self._kept[word, caption] = encode_prompts(self.model, [write(caption)]).detached()
         return concatenate([self._kept[word, caption] for caption in captions])
 
-    def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
+    def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> PromptEmbeds:
         """Conditions between captions with the token and with the class word, tuned or frozen as `of`'s are.
 
         Parameters
@@ -71,14 +73,16 @@ class Captioned:
         times : Tensor, shape (n,), optional
             Where between them; by default where the settings say, which is computed once for each caption.
         """
-        if times is not None or self.live:
+        if times is not None or self.requires_grad:
             return self._midpoint(captions, times)
         for caption in dict.fromkeys(captions):
             if ("midpoint", caption) not in self._kept:
                 self._kept["midpoint", caption] = self._midpoint([caption], None).detached()
         return concatenate([self._kept["midpoint", caption] for caption in captions])
 
-    def held(self, captions: Sequence[str], ways: Sequence[str], times: torch.Tensor | None = None) -> Conditions:
+    def encode_mixed(
+        self, captions: Sequence[str], ways: Sequence[str], times: torch.Tensor | None = None
+    ) -> PromptEmbeds:
         """What the regulariser holds, each caption said in a way of its own.
 
         Parameters
@@ -98,27 +102,27 @@ class Captioned:
             elif way == "midpoint":
                 parts.append(self.midpoints(said, None if times is None else times[rows]))
             else:
-                parts.append(self.of(said, way))
+                parts.append(self.encode(said, way))
             places += rows
         return concatenate(parts)[torch.tensor(places).argsort()]
 
-    def empty(self) -> Conditions:
+    def empty(self) -> PromptEmbeds:
         """Conditions of no prompt, one row; tuned or frozen as `of`'s are."""
-        if self.live:
-            return empty(self.model)
+        if self.requires_grad:
+            return empty_prompt_embeds(self.model)
         if self._empty is None:
-            with torch.no_grad(), self.lora.frozen():
-                self._empty = empty(self.model).detached()
+            with torch.no_grad(), self.lora.disabled():
+                self._empty = empty_prompt_embeds(self.model).detached()
         return self._empty
 
-    def _midpoint(self, captions: Sequence[str], times: torch.Tensor | None) -> Conditions:
+    def _midpoint(self, captions: Sequence[str], times: torch.Tensor | None) -> PromptEmbeds:
         assert self.decision is not None
         for caption in captions:
             if caption not in self._routes:
-                (self._routes[caption],) = routes_of(self.model, [caption], self.settings.positions)
+                (self._routes[caption],) = align_prompts(self.model, [caption], self.settings.positions)
         if times is None:
             times = torch.full((len(captions),), self.settings.time, device=self.model.device)
         routes = [self._routes[caption] for caption in captions]
         return midpoint(
-            self.model, self.decision, routes, self.of(captions, "token"), self.of(captions, "class"), times
+            self.model, self.decision, routes, self.encode(captions, "token"), self.encode(captions, "class"), times
         )

@@ -14,10 +14,10 @@ import torch
 
 from clipgeom._extras import needs_extra
 from clipgeom.errors import ConfigError
-from pti.config.schema import TuningSection
-from pti.models.pipeline import Model
+from pti.config.schema import LoraSection
+from pti.models.pipeline import DiffusionModel
 
-__all__ = ["Lora", "add_lora", "base_digest", "check_targets"]
+__all__ = ["Lora", "add_lora", "base_weights_sha256", "check_targets"]
 
 
 class Lora:
@@ -29,7 +29,7 @@ class Lora:
         Of all networks, under their names there: ``unet.…``, ``text_encoder.…``.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: DiffusionModel) -> None:
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         named = {"unet": model.unet, **{encoder.name: encoder.network for encoder in model.encoders}}
@@ -45,7 +45,7 @@ class Lora:
         return any(name.startswith("text_encoder") for name in self.parameters)
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """While this lasts, every network is what it was: the UNet and the text encoders alike (trap 11)."""
         active = [layer for layer in self.layers if not layer.disable_adapters]  # none of them inside another frozen()
         for layer in active:
@@ -62,7 +62,7 @@ class Lora:
         if scale == 1.0 or not self.layers:
             yield
         elif scale == 0.0:
-            with self.frozen():
+            with self.disabled():
                 yield
         else:
             before = [dict(layer.scaling) for layer in self.layers]
@@ -90,7 +90,7 @@ class Lora:
         return max(0.0, total) ** 0.5
 
 
-def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
+def add_lora(model: DiffusionModel, tuning: LoraSection, *, seed: int) -> Lora:
     """Add LoRA adapters to a model's networks, in place: zero at first, in float32, the only trainable weights.
 
     PEFT is called directly. The `add_adapter` of transformers refuses a PEFT older than its own minimum, which newly
@@ -121,7 +121,7 @@ def add_lora(model: Model, tuning: TuningSection, *, seed: int) -> Lora:
     return lora
 
 
-def check_targets(model: Model, tuning: TuningSection) -> None:
+def check_targets(model: DiffusionModel, tuning: LoraSection) -> None:
     """Refuse names of modules that are absent, or that LoRA cannot change.
 
     Raises
@@ -146,7 +146,7 @@ def check_targets(model: Model, tuning: TuningSection) -> None:
                     )
 
 
-def _changed(model: Model, tuning: TuningSection) -> dict[str, tuple[Any, tuple[str, ...]]]:
+def _changed(model: DiffusionModel, tuning: LoraSection) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Networks that get changes, each with the ends of its layers' names."""
     networks = {"unet": (model.unet, tuning.targets)}
     if tuning.text_encoder:
@@ -158,7 +158,7 @@ def _setting(network: str) -> str:
     return "tuning.targets" if network == "unet" else "tuning.text_targets"
 
 
-def base_digest(model: Model) -> str:
+def base_weights_sha256(model: DiffusionModel) -> str:
     """SHA-256 over every frozen weight of all networks, in the order of their names."""
     total = hashlib.sha256()
     for network in model.networks():

@@ -20,9 +20,9 @@ from clipgeom.errors import ConfigError, EncoderError, first_line
 from pti.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
 
 if TYPE_CHECKING:
-    from pti.models.token import Pivot
+    from pti.models.token import PlaceholderToken
 
-__all__ = ["Encoder", "Model", "load_model"]
+__all__ = ["DiffusionModel", "PipelineTextEncoder", "load_pipeline"]
 
 _KINDS: dict[str, Literal["sd", "sdxl"]] = {
     "StableDiffusionPipeline": "sd",
@@ -34,7 +34,7 @@ _WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoder:
+class PipelineTextEncoder:
     """One text encoder with its tokenizer, and what of it the UNet is given.
 
     Attributes
@@ -72,7 +72,7 @@ class Encoder:
 
 @short_repr
 @dataclass(frozen=True, slots=True, eq=False)
-class Model:
+class DiffusionModel:
     """A loaded pipeline.
 
     Attributes
@@ -85,9 +85,9 @@ class Model:
     pipeline : diffusers pipeline
         Holds the same networks, and draws the pictures.
     prediction : {"epsilon", "v_prediction"}
-    alphas : Tensor, shape (n_times,), float32
+    alphas_cumprod : Tensor, shape (n_times,), float32
         Cumulative products of the noise schedule, ᾱ_t.
-    pivot : Pivot or None
+    placeholder : PlaceholderToken or None
         The new word, once there is one.
     """
 
@@ -95,10 +95,10 @@ class Model:
     folder: Path
     kind: Literal["sd", "sdxl"]
     pipeline: Any
-    encoders: tuple[Encoder, ...]
+    encoders: tuple[PipelineTextEncoder, ...]
     prediction: Literal["epsilon", "v_prediction"]
-    alphas: torch.Tensor
-    pivot: Pivot | None = None
+    alphas_cumprod: torch.Tensor
+    placeholder: PlaceholderToken | None = None
 
     @property
     def unet(self) -> Any:
@@ -131,9 +131,9 @@ class Model:
         return (self.unet, self.vae, *(encoder.network for encoder in self.encoders))
 
 
-def load_model(
+def load_pipeline(
     name: str, *, revision: str | None = None, variant: str | None = None, root: Path | None = None
-) -> Model:
+) -> DiffusionModel:
     """Load a pipeline, every network frozen, in float32 and in evaluation mode.
 
     Parameters
@@ -171,14 +171,14 @@ def load_model(
             f"the UNet of {name} takes {pipeline.unet.config.in_channels} channels, its autoencoder gives "
             f"{pipeline.vae.config.latent_channels}: inpainting pipelines cannot be trained"
         )
-    model = Model(
+    model = DiffusionModel(
         source=name,
         folder=folder,
         kind=kind,
         pipeline=pipeline,
         encoders=_encoders(pipeline, kind),
         prediction=prediction,  # type: ignore[arg-type]  # checked above
-        alphas=pipeline.scheduler.alphas_cumprod.detach().clone().float(),
+        alphas_cumprod=pipeline.scheduler.alphas_cumprod.detach().clone().float(),
     )
     for network in model.networks():
         # not diffusers' own `to`, which warns of what it does
@@ -275,10 +275,10 @@ def _require_safetensors(folder: Path, kind: str) -> None:
         )
 
 
-def _encoders(pipeline: Any, kind: str) -> tuple[Encoder, ...]:
+def _encoders(pipeline: Any, kind: str) -> tuple[PipelineTextEncoder, ...]:
     if kind == "sd":
-        return (Encoder("text_encoder", pipeline.tokenizer, pipeline.text_encoder, "hidden"),)
+        return (PipelineTextEncoder("text_encoder", pipeline.tokenizer, pipeline.text_encoder, "hidden"),)
     return (
-        Encoder("text_encoder", pipeline.tokenizer, pipeline.text_encoder, "penultimate"),
-        Encoder("text_encoder_2", pipeline.tokenizer_2, pipeline.text_encoder_2, "penultimate", pools=True),
+        PipelineTextEncoder("text_encoder", pipeline.tokenizer, pipeline.text_encoder, "penultimate"),
+        PipelineTextEncoder("text_encoder_2", pipeline.tokenizer_2, pipeline.text_encoder_2, "penultimate", pools=True),
     )

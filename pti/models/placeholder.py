@@ -15,20 +15,22 @@ from typing import Any
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.models.pipeline import Encoder, Model
-from pti.models.token import Pivot, placeholders
+from pti.models.pipeline import DiffusionModel, PipelineTextEncoder
+from pti.models.token import PlaceholderToken, placeholders
 
-__all__ = ["add_pivot", "class_tokens", "entering"]
+__all__ = ["add_placeholder_token", "class_word_ids", "placeholder_embeddings"]
 
 
-def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | None = None, vectors: int = 1) -> Model:
+def add_placeholder_token(
+    model: DiffusionModel, token: str, class_word: str, *, initializer: str | None = None, vectors: int = 1
+) -> DiffusionModel:
     """Give a model a new word.
 
     Its tokenizers learn the tokens; the encoders' tables stay as they are.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
     token : str
     class_word : str
         Of as many tokens as there are vectors, so that both prompts align (trap 12).
@@ -46,7 +48,7 @@ def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | N
         _refuse_known(encoder, tokens)
     starts = []
     for encoder in model.encoders:
-        class_ids = class_tokens(encoder, class_word, vectors)
+        class_ids = class_word_ids(encoder, class_word, vectors)
         ids = class_ids if initializer is None else _initial(encoder, initializer, vectors)
         with torch.no_grad():
             starts.append(encoder.table.weight[ids].detach().float().clone())
@@ -61,19 +63,19 @@ def add_pivot(model: Model, token: str, class_word: str, *, initializer: str | N
             )
         all_ids.append(tuple(int(i) for i in ids))
     norms = tuple(float(e.table.weight.detach().float().norm(dim=-1).mean()) for e in model.encoders)
-    pivot = Pivot(
+    pivot = PlaceholderToken(
         token=token,
         tokens=tokens,
         class_word=class_word,
         ids=tuple(all_ids),
-        rows=tuple(starts),
-        start=tuple(start.clone() for start in starts),
+        embeddings=tuple(starts),
+        initial_embeddings=tuple(start.clone() for start in starts),
         table_norms=norms,
     )
-    return replace(model, pivot=pivot)
+    return replace(model, placeholder=pivot)
 
 
-def class_tokens(encoder: Encoder, class_word: str, vectors: int) -> list[int]:
+def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) -> list[int]:
     """Ids of the class word.
 
     Raises
@@ -92,7 +94,7 @@ def class_tokens(encoder: Encoder, class_word: str, vectors: int) -> list[int]:
 
 
 @contextmanager
-def entering(encoder: Encoder, ids: Sequence[int], rows: torch.Tensor) -> Iterator[None]:
+def placeholder_embeddings(encoder: PipelineTextEncoder, ids: Sequence[int], rows: torch.Tensor) -> Iterator[None]:
     """While this lasts, the encoder embeds the new ids by `rows`, shape (vectors, width), gradients included."""
     new = torch.tensor(ids, device=rows.device)
     asked: list[torch.Tensor] = []
@@ -115,7 +117,7 @@ def entering(encoder: Encoder, ids: Sequence[int], rows: torch.Tensor) -> Iterat
             handle.remove()
 
 
-def _refuse_known(encoder: Encoder, tokens: Sequence[str]) -> None:
+def _refuse_known(encoder: PipelineTextEncoder, tokens: Sequence[str]) -> None:
     known = encoder.tokenizer.get_vocab()
     for token in tokens:
         if any(form in known for form in (token, f"{token}</w>", token.lower(), f"{token.lower()}</w>")):
@@ -125,7 +127,7 @@ def _refuse_known(encoder: Encoder, tokens: Sequence[str]) -> None:
             )
 
 
-def _initial(encoder: Encoder, words: str, vectors: int) -> list[int]:
+def _initial(encoder: PipelineTextEncoder, words: str, vectors: int) -> list[int]:
     ids = _ids(encoder, words)
     if len(ids) == 1:
         return ids * vectors
@@ -138,5 +140,5 @@ def _initial(encoder: Encoder, words: str, vectors: int) -> list[int]:
     return ids
 
 
-def _ids(encoder: Encoder, words: str) -> list[int]:
+def _ids(encoder: PipelineTextEncoder, words: str) -> list[int]:
     return [int(i) for i in encoder.tokenizer(words, add_special_tokens=False).input_ids]

@@ -13,46 +13,50 @@ from dataclasses import dataclass
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.models.pipeline import Encoder, Model
-from pti.models.placeholder import entering
+from pti.models.pipeline import DiffusionModel, PipelineTextEncoder
+from pti.models.placeholder import placeholder_embeddings
 
-__all__ = ["Conditions", "Tokenized", "concatenate", "empty", "encode", "time_ids", "tokenize"]
+__all__ = ["PromptEmbeds", "Tokenized", "concatenate", "empty_prompt_embeds", "encode_prompts", "time_ids", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Conditions:
+class PromptEmbeds:
     """What n predictions are conditioned on.
 
     Attributes
     ----------
-    states : Tensor, shape (n, 77, width)
+    prompt_embeds : Tensor, shape (n, 77, width)
         Of all encoders, side by side.
-    pooled : Tensor or None, shape (n, d)
+    pooled_prompt_embeds : Tensor or None, shape (n, d)
         SDXL's projected state at EOS.
-    sizes : Tensor or None, shape (n, 6)
+    time_ids : Tensor or None, shape (n, 6)
         SDXL's height and width, top and left of the cut-out, target height and width.
     """
 
-    states: torch.Tensor
-    pooled: torch.Tensor | None = None
-    sizes: torch.Tensor | None = None
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor | None = None
+    time_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.prompt_embeds)
 
-    def __getitem__(self, rows: torch.Tensor | slice | list[int]) -> Conditions:
-        return Conditions(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]
+    def __getitem__(self, rows: torch.Tensor | slice | list[int]) -> PromptEmbeds:
+        return PromptEmbeds(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]
 
-    def detached(self) -> Conditions:
+    def detached(self) -> PromptEmbeds:
         """The same without gradients."""
-        return Conditions(*(None if part is None else part.detach() for part in self._parts()))  # type: ignore[arg-type]
+        return PromptEmbeds(*(None if part is None else part.detach() for part in self._parts()))  # type: ignore[arg-type]
 
-    def with_sizes(self, sizes: torch.Tensor | None) -> Conditions:
+    def with_time_ids(self, sizes: torch.Tensor | None) -> PromptEmbeds:
         """The same with other sizes; unchanged for a pipeline that takes none."""
-        return self if self.pooled is None else Conditions(self.states, self.pooled, sizes)
+        return (
+            self
+            if self.pooled_prompt_embeds is None
+            else PromptEmbeds(self.prompt_embeds, self.pooled_prompt_embeds, sizes)
+        )
 
     def _parts(self) -> tuple[torch.Tensor | None, ...]:
-        return self.states, self.pooled, self.sizes
+        return self.prompt_embeds, self.pooled_prompt_embeds, self.time_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +67,7 @@ class Tokenized:
     eos: torch.Tensor
 
 
-def tokenize(encoder: Encoder, prompts: Sequence[str]) -> Tokenized:
+def tokenize(encoder: PipelineTextEncoder, prompts: Sequence[str]) -> Tokenized:
     """Ids as the pipeline would make them.
 
     Raises
@@ -83,12 +87,14 @@ def tokenize(encoder: Encoder, prompts: Sequence[str]) -> Tokenized:
     return Tokenized(ids, is_end.int().argmax(dim=-1))
 
 
-def encode(model: Model, prompts: Sequence[str], *, rows: Sequence[torch.Tensor] | None = None) -> Conditions:
+def encode_prompts(
+    model: DiffusionModel, prompts: Sequence[str], *, rows: Sequence[torch.Tensor] | None = None
+) -> PromptEmbeds:
     """Conditions for some prompts.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
     prompts : sequence of str
         In which the new word is written out (`Pivot.in_prompt`).
     rows : sequence of Tensor, each (vectors, width), optional
@@ -100,30 +106,30 @@ def encode(model: Model, prompts: Sequence[str], *, rows: Sequence[torch.Tensor]
         Without sizes; see `time_ids`.
     """
     states, pooled = [], None
-    if rows is None and model.pivot is not None:
-        rows = model.pivot.rows
+    if rows is None and model.placeholder is not None:
+        rows = model.placeholder.embeddings
     for index, encoder in enumerate(model.encoders):
         tokens = tokenize(encoder, prompts)
         device = encoder.network.device
         ids, eos = tokens.ids.to(device), tokens.eos.to(device)
-        if rows is None or model.pivot is None:
+        if rows is None or model.placeholder is None:
             outputs = encoder.network(ids, output_hidden_states=True)
         else:
-            with entering(encoder, model.pivot.ids[index], rows[index].to(device)):
+            with placeholder_embeddings(encoder, model.placeholder.ids[index], rows[index].to(device)):
                 outputs = encoder.network(ids, output_hidden_states=True)
         hidden = outputs.last_hidden_state
         states.append(hidden if encoder.representation == "hidden" else outputs.hidden_states[-2])
         if encoder.pools:
             at_end = hidden[torch.arange(len(ids), device=device), eos]
             pooled = encoder.network.text_projection(at_end)
-    return Conditions(torch.cat(states, dim=-1), pooled)
+    return PromptEmbeds(torch.cat(states, dim=-1), pooled)
 
 
-def empty(model: Model) -> Conditions:
+def empty_prompt_embeds(model: DiffusionModel) -> PromptEmbeds:
     """Conditions of no prompt, as guidance subtracts it: of an empty one, or zeros where the pipeline has it so."""
-    none = encode(model, [""])
-    if none.pooled is not None and model.pipeline.config.force_zeros_for_empty_prompt:
-        return Conditions(torch.zeros_like(none.states), torch.zeros_like(none.pooled))
+    none = encode_prompts(model, [""])
+    if none.pooled_prompt_embeds is not None and model.pipeline.config.force_zeros_for_empty_prompt:
+        return PromptEmbeds(torch.zeros_like(none.prompt_embeds), torch.zeros_like(none.pooled_prompt_embeds))
     return none
 
 
@@ -132,9 +138,9 @@ def time_ids(size: tuple[int, int], corner: tuple[int, int], target: int) -> tor
     return torch.tensor([[*size, *corner, target, target]], dtype=torch.float32)
 
 
-def concatenate(parts: Sequence[Conditions]) -> Conditions:
+def concatenate(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
     """Several batches as one."""
     if len(parts) == 1:
         return parts[0]
     columns = zip(*(part._parts() for part in parts), strict=True)
-    return Conditions(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    return PromptEmbeds(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

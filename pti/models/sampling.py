@@ -14,22 +14,22 @@ import torch
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
-from pti._random import rng_of
+from pti._random import rng_for
 from pti.models.lora import Lora
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions, empty, encode, time_ids
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds, empty_prompt_embeds, encode_prompts, time_ids
 from pti.scaling import unscaled
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-__all__ = ["decode", "draw", "draw_latents", "starting_noise", "whole_sizes"]
+__all__ = ["decode_latents", "sample_images", "sample_latents", "starting_noise", "whole_sizes"]
 
 _BATCH = 8
 
 
-def draw(
-    model: Model,
+def sample_images(
+    model: DiffusionModel,
     prompts: Sequence[str],
     *,
     seed: int,
@@ -42,7 +42,7 @@ def draw(
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
         With its pivot and low-rank changes, as far as there are any.
     prompts : sequence of str
         The new word is written ``{token}``, or as it is; ``{class}`` is the class word.
@@ -66,33 +66,33 @@ def draw(
         A prompt is too long, or more steps than the model has noise levels.
     """
     size = size or model.size
-    texts = [p if model.pivot is None else model.pivot.in_prompt(p) for p in prompts]
+    texts = [p if model.placeholder is None else model.placeholder.in_prompt(p) for p in prompts]
     drawn = []
     with torch.no_grad(), Lora(model).scaled(lora_scale):
         for start in range(0, len(texts), _BATCH):
             part = texts[start : start + _BATCH]
             noise = starting_noise(model, seed, len(part), size=size, first=start)
-            latents = draw_latents(
-                model, encode(model, part), noise, seed=seed, first=start, steps=steps, guidance=guidance
+            latents = sample_latents(
+                model, encode_prompts(model, part), noise, seed=seed, first=start, steps=steps, guidance=guidance
             )
-            drawn.append(decode(model, latents))
+            drawn.append(decode_latents(model, latents))
     return np.concatenate(drawn)
 
 
 def starting_noise(
-    model: Model, seed: int, n: int, *, size: int | None = None, first: int = 0, stream: str = "sample"
+    model: DiffusionModel, seed: int, n: int, *, size: int | None = None, first: int = 0, stream: str = "sample"
 ) -> torch.Tensor:
     """The noise that the pictures `first` … `first + n` start from, shape (n, channels, side, side), float32."""
     side = (size or model.size) // model.factor
     shape = (int(model.unet.config.in_channels), side, side)
-    rows = [rng_of(seed, stream, first + i).standard_normal(shape, dtype=np.float32) for i in range(n)]
+    rows = [rng_for(seed, stream, first + i).standard_normal(shape, dtype=np.float32) for i in range(n)]
     return torch.from_numpy(np.stack(rows))
 
 
 @torch.no_grad()
-def draw_latents(
-    model: Model,
-    conditions: Conditions,
+def sample_latents(
+    model: DiffusionModel,
+    conditions: PromptEmbeds,
     noise: torch.Tensor,
     *,
     seed: int,
@@ -101,14 +101,14 @@ def draw_latents(
     first: int = 0,
 ) -> torch.Tensor:
     """Latents, as the UNet takes them, for some conditions and the noise to start from."""
-    if steps > len(model.alphas):
+    if steps > len(model.alphas_cumprod):
         raise ConfigError(
-            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas)} noise levels"
+            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas_cumprod)} noise levels"
         )
     device, dtype = model.device, model.unet.dtype
     n, side = len(conditions), noise.shape[-1] * model.factor
     settings = {
-        "prompt_embeds": conditions.states.to(device, dtype),
+        "prompt_embeds": conditions.prompt_embeds.to(device, dtype),
         "latents": noise.to(device, dtype),
         "num_inference_steps": steps,
         "guidance_scale": guidance,
@@ -119,17 +119,17 @@ def draw_latents(
         # samplers that add noise on the way
         "generator": [_generator(seed, first + i) for i in range(n)],
     }
-    negative = empty(model)
-    if conditions.pooled is not None and negative.pooled is not None:
-        settings["pooled_prompt_embeds"] = conditions.pooled.to(device, dtype)
-        settings["negative_pooled_prompt_embeds"] = negative.pooled.to(device, dtype).repeat(n, 1)
-    settings["negative_prompt_embeds"] = negative.states.to(device, dtype).repeat(n, 1, 1)
+    negative = empty_prompt_embeds(model)
+    if conditions.pooled_prompt_embeds is not None and negative.pooled_prompt_embeds is not None:
+        settings["pooled_prompt_embeds"] = conditions.pooled_prompt_embeds.to(device, dtype)
+        settings["negative_pooled_prompt_embeds"] = negative.pooled_prompt_embeds.to(device, dtype).repeat(n, 1)
+    settings["negative_prompt_embeds"] = negative.prompt_embeds.to(device, dtype).repeat(n, 1, 1)
     latents: torch.Tensor = model.pipeline(**settings)[0]
     return latents.float()
 
 
 @torch.no_grad()
-def decode(model: Model, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
+def decode_latents(model: DiffusionModel, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
     """Latents to pictures, by the autoencoder in its own precision."""
     pictures = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
     pixels = (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
@@ -137,7 +137,7 @@ def decode(model: Model, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n s
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(rng_of(seed, "sample", index, 1).integers(2**62)))
+    return torch.Generator().manual_seed(int(rng_for(seed, "sample", index, 1).integers(2**62)))
 
 
 def whole_sizes(n: int, side: int) -> torch.Tensor:

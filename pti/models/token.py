@@ -9,7 +9,7 @@ import torch
 
 from clipgeom.errors import ConfigError
 
-__all__ = ["PLACEHOLDER", "Pivot", "placeholders"]
+__all__ = ["PLACEHOLDER", "PlaceholderToken", "placeholders"]
 
 PLACEHOLDER = "{token}"
 
@@ -18,7 +18,7 @@ CLASS = "{class}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pivot:
+class PlaceholderToken:
     """A new word in every text encoder of a model.
 
     Attributes
@@ -30,9 +30,9 @@ class Pivot:
     class_word : str
     ids : tuple of tuple of int
         Their ids, for each encoder.
-    rows : tuple of Tensor, each of shape (vectors, width)
+    embeddings : tuple of Tensor, each of shape (vectors, width)
         Their embeddings, float32, for each encoder.
-    start : tuple of Tensor
+    initial_embeddings : tuple of Tensor
         What the rows were before any training, e₀.
     table_norms : tuple of float
         Mean norm of each encoder's embedding table.
@@ -42,8 +42,8 @@ class Pivot:
     tokens: tuple[str, ...]
     class_word: str
     ids: tuple[tuple[int, ...], ...]
-    rows: tuple[torch.Tensor, ...]
-    start: tuple[torch.Tensor, ...]
+    embeddings: tuple[torch.Tensor, ...]
+    initial_embeddings: tuple[torch.Tensor, ...]
     table_norms: tuple[float, ...]
 
     @property
@@ -58,7 +58,7 @@ class Pivot:
             text = text.replace(self.token, self.written)
         return text
 
-    def in_class(self, text: str) -> str:
+    def in_class_prompt(self, text: str) -> str:
         """The same prompt with the class word in place of the token."""
         for token in (*reversed(self.tokens[1:]),):
             text = text.replace(f" {token}", "")
@@ -68,9 +68,9 @@ class Pivot:
             .replace(CLASS, self.class_word)
         )
 
-    def with_rows(self, rows: Sequence[torch.Tensor]) -> Pivot:
+    def with_embeddings(self, rows: Sequence[torch.Tensor]) -> PlaceholderToken:
         """The same word with other embeddings."""
-        return replace(self, rows=tuple(rows))
+        return replace(self, embeddings=tuple(rows))
 
 
 def placeholders(token: str, vectors: int) -> tuple[str, ...]:

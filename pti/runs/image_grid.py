@@ -11,12 +11,12 @@ import numpy as np
 
 from clipgeom._io.files import write_whole
 
-__all__ = ["is_grid", "save_grid"]
+__all__ = ["is_grid", "save_image_grid"]
 
 _MAKER = "pti"
 
 
-def save_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
+def save_image_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
     """Write pictures, shape (n, h, w, 3), as one PNG with so many in a row; marks become part of the file's text."""
     from PIL import Image, PngImagePlugin
 
@@ -36,7 +36,7 @@ def save_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: S
 
 
 def is_grid(path: Path) -> bool:
-    """Whether `save_grid` wrote a file."""
+    """Whether `save_image_grid` wrote a file."""
     from PIL import Image
 
     try:

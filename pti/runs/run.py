@@ -12,16 +12,16 @@ from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
 from pti.config.schema import Config
 from pti.config.toml_io import read_config
-from pti.data.dataset import Pictures, Sample, read_pictures
+from pti.data.dataset import ImageSet, Sample, read_images
 from pti.errors import CheckpointError
 from pti.models.lora import Lora, add_lora
-from pti.models.pipeline import Model, load_model
-from pti.models.placeholder import add_pivot
+from pti.models.pipeline import DiffusionModel, load_pipeline
+from pti.models.placeholder import add_placeholder_token
 from pti.runs import checkpoint
 from pti.runs.ema_weights import averages_in
 from pti.runs.record import read_record
 
-__all__ = ["Run", "load_run", "prepared"]
+__all__ = ["Run", "load_concept_model", "load_run"]
 
 
 @short_repr
@@ -31,7 +31,7 @@ class Run:
 
     folder: Path
     config: Config
-    model: Model
+    model: DiffusionModel
     lora: Lora
     pivots: dict[str, list[torch.Tensor]]
     starts: dict[str, list[torch.Tensor]]
@@ -55,15 +55,15 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     if not (folder / "config.toml").is_file():
         raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
     config = read_config(folder)
-    data = read_pictures(config.data) if pictures else Pictures((), (), "")
-    model, config = prepared(config, data, root)
-    assert model.pivot is not None
+    data = read_images(config.data) if pictures else ImageSet((), (), "")
+    model, config = load_concept_model(config, data, root)
+    assert model.placeholder is not None
     inverted = checkpoint.latest(folder / "checkpoints", "invert")
     if inverted is None:
         raise CheckpointError(f"{folder} has no checkpoint yet; run pti run {folder} first")
     tensors = checkpoint.load(inverted).tensors
     rows = [tensors[f"parameter.rows.{i}"] for i in range(len(model.encoders))]
-    model = replace(model, pivot=model.pivot.with_rows(rows))
+    model = replace(model, placeholder=model.placeholder.with_embeddings(rows))
     tuned = checkpoint.latest(folder / "checkpoints", "tune")
     if tuned is not None:
         lora = add_lora(model, config.tuning, seed=config.engine.seed)
@@ -74,16 +74,16 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
                 parameter.copy_(averaged[name] if averaged else stored[f"parameter.{name}"])
     for network in model.networks():
         network.to(device).requires_grad_(False)
-    assert model.pivot is not None
-    token = model.pivot.token
+    assert model.placeholder is not None
+    token = model.placeholder.token
     record = read_record(folder)
     return Run(
         folder=folder,
         config=config,
         model=model,
         lora=Lora(model),
-        pivots={token: list(model.pivot.rows)},
-        starts={token: list(model.pivot.start)},
+        pivots={token: list(model.placeholder.embeddings)},
+        starts={token: list(model.placeholder.initial_embeddings)},
         held_out=data.held_out,
         samples=data.samples,
         marks=tuple(record.get("marks", [])),
@@ -91,15 +91,15 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     )
 
 
-def prepared(config: Config, pictures: Pictures, root: Path | None) -> tuple[Model, Config]:
+def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) -> tuple[DiffusionModel, Config]:
     """The model with the new word, and the settings with what the data knows filled in."""
     word = config.concept.class_word or pictures.class_word
     if not word:
         raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
     config = replace(config, concept=replace(config.concept, class_word=word))
-    model = load_model(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
+    model = load_pipeline(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
     concept = config.concept
-    model = add_pivot(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
+    model = add_placeholder_token(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
     return model, config
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from clipgeom.errors import ConfigError
 from pti.config.identity import fingerprint
-from pti.config.schema import Config, RunSection
+from pti.config.schema import Config, OutputSection
 from pti.config.toml_io import changed, read_config, value_of
 
 __all__ = ["Point", "Sweep", "digest_of", "read_together", "read_vary"]
@@ -136,7 +136,7 @@ class Sweep:
             config = self.base
         else:
             config = read_config(self.base, self.overrides)
-        return replace(config, run=replace(config.run, folder=RunSection().folder))
+        return replace(config, run=replace(config.run, folder=OutputSection().folder))
 
     def _check(self) -> None:
         for key, values in self.vary.items():

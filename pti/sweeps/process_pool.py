@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Died", "Workers"]
+__all__ = ["WorkerDied", "Workers"]
 
 
 @dataclass(frozen=True, slots=True)
-class Died:
+class WorkerDied:
     """In place of a result: the process was killed, or left, while it was at the task."""
 
     code: int | None
@@ -52,7 +52,7 @@ class Workers:
     """As many processes as there are jobs, started when the first tasks come and ended at once with the block.
 
     With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
-    with the number of jobs in each new process, and a process that dies gives a `Died` and is replaced while there is work.
+    with the number of jobs in each new process, and a process that dies gives a `WorkerDied` and is replaced while there is work.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Workers:
                     f"a process did not start (exit code {worker.process.exitcode}); a script that starts several "
                     'must do so under: if __name__ == "__main__"'
                 ) from None
-            return Died(worker.process.exitcode)
+            return WorkerDied(worker.process.exitcode)
         worker.started, worker.task = True, None
         if kind == "raised":
             raise value

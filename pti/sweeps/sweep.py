@@ -43,7 +43,7 @@ from pti._folder import check_sweep_folder
 from pti._lock import alone
 from pti.sweeps.layout import PLAN, RESULT, TABLE
 from pti.sweeps.plan import Point, Sweep
-from pti.sweeps.process_pool import Died, Workers
+from pti.sweeps.process_pool import WorkerDied, Workers
 
 if TYPE_CHECKING:
     from pti.sweeps.worker import Task
@@ -187,13 +187,13 @@ def _do(tasks: Sequence[Task], jobs: int, retry: bool, progress: Progress) -> No
                 progress(1)
         runs = [task for task in waiting if task.inversion not in broken]
         for number, outcome in workers.outcomes(run_once, runs):
-            if isinstance(outcome, Died):
+            if isinstance(outcome, WorkerDied):
                 write_failed(runs[number], _told(outcome))
             progress(1)
 
 
 def _told(outcome: Any) -> Mapping[str, str]:
-    return {"type": "Died", "message": str(outcome)} if isinstance(outcome, Died) else outcome
+    return {"type": "Died", "message": str(outcome)} if isinstance(outcome, WorkerDied) else outcome
 
 
 def _wanted(task: Task, retry: bool) -> bool:

@@ -31,9 +31,9 @@ from pti.runs import checkpoint
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.metrics_log import MetricsLog
 from pti.sweeps.layout import RESULT
-from pti.workflow import execute
+from pti.workflow import run_stages
 
-__all__ = ["Task", "invert_once", "run_once", "set_up", "told", "visible_devices", "write_failed"]
+__all__ = ["Task", "error_record", "invert_once", "run_once", "set_up", "visible_devices", "write_failed"]
 
 _LOSSES = ("loss", "denoising", "locality", "prior")
 _LAST = (
@@ -122,9 +122,9 @@ def invert_once(task: Task) -> dict[str, str] | None:
     config = replace(task.config, run=replace(task.config.run, folder=str(task.inversion)))
     clock = _Clock()
     try:
-        execute(config, ("invert",), progress=clock, root=task.root)
+        run_stages(config, ("invert",), progress=clock, root=task.root)
     except Exception as error:
-        return told(error)
+        return error_record(error)
     write_json(task.inversion / RESULT, {"status": "done", "seconds": {"invert": clock.seconds()}})
     return None
 
@@ -138,18 +138,18 @@ def run_once(task: Task) -> str:
         with alone(task.folder, make=True):
             _bring(task.inversion, task.folder)
         clock = _Clock()
-        execute(task.config, trained, progress=clock, root=task.root)
+        run_stages(task.config, trained, progress=clock, root=task.root)
         _remember(seconds, trained[-1], clock.seconds())
         _write(task, "started", seconds=seconds)  # an interruption must not lose how long that took
         for stage in task.stages[len(trained) :]:
             begun = time.perf_counter()
-            execute(task.config, (stage,), root=task.root)
+            run_stages(task.config, (stage,), root=task.root)
             _remember(seconds, stage, time.perf_counter() - begun)
             _write(task, "started", seconds=seconds)
         columns = _summary(task)
         rows = [{}] if task.measure is None else _rows(task.measure(task.folder), {*columns, *task.values})
     except Exception as error:
-        write_failed(task, told(error), seconds)
+        write_failed(task, error_record(error), seconds)
         return "failed"
     _write(task, "done", seconds=seconds, columns=columns, rows=rows)
     return "done"
@@ -160,7 +160,7 @@ def write_failed(task: Task, error: Mapping[str, str], seconds: Mapping[str, flo
     _write(task, "failed", error=dict(error), seconds=seconds or {})
 
 
-def told(error: Exception) -> dict[str, str]:
+def error_record(error: Exception) -> dict[str, str]:
     """An error as results hold it; with its traceback, unless it is the user's to mend."""
     plain = {"type": type(error).__name__, "message": str(error)}
     if not isinstance(error, ClipGeomError):

@@ -17,21 +17,21 @@ import torch
 
 from clipgeom._extras import needs_extra, pip_install
 from clipgeom.errors import ConfigError
-from pti.config.schema import EngineSection
-from pti.models.pipeline import Model
-from pti.training.batches import Share
+from pti.config.schema import RuntimeSection
+from pti.models.pipeline import DiffusionModel
+from pti.training.batches import BatchSlice
 
-__all__ = ["Engine"]
+__all__ = ["Runtime"]
 
 _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Engine:
+class Runtime:
     """Devices, processes, precision and trackers.
 
     Parameters
     ----------
-    settings : EngineSection
+    settings : RuntimeSection
     folder : Path, optional
         Where trackers that write files write them.
 
@@ -41,7 +41,7 @@ class Engine:
         The device cannot compute in that precision, or a tracker is unknown or not installed.
     """
 
-    def __init__(self, settings: EngineSection, folder: Path | None = None) -> None:
+    def __init__(self, settings: RuntimeSection, folder: Path | None = None) -> None:
         with needs_extra("pti", "training"):
             from accelerate import Accelerator
         self.settings = settings
@@ -80,11 +80,11 @@ class Engine:
         """Whether this process writes the files."""
         return bool(self.accelerator.is_main_process)
 
-    def share(self, batch: int) -> Share:
+    def batch_slice(self, batch: int) -> BatchSlice:
         """The share of this process in a batch of all."""
-        return Share(int(self.accelerator.process_index), self.processes, batch)
+        return BatchSlice(int(self.accelerator.process_index), self.processes, batch)
 
-    def place(self, model: Model) -> Model:
+    def prepare(self, model: DiffusionModel) -> DiffusionModel:
         """Move the networks to the device; the frozen UNet and text encoders into the chosen precision."""
         dtype = _HALF.get(self.settings.mixed_precision, torch.float32)
         model.vae.to(self.device)  # stays in float32: SDXL's overflows in half precision
@@ -105,12 +105,12 @@ class Engine:
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over processes."""
         reduced: torch.Tensor = self.accelerator.reduce(values, reduction="mean")
         return reduced
 
-    def wait(self) -> None:
+    def wait_for_everyone(self) -> None:
         """Until every process is here."""
         self.accelerator.wait_for_everyone()
 

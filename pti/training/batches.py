@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pti._random import STREAMS, rng_of
-from pti.data.views import View
+from pti._random import STREAMS, rng_for
+from pti.data.views import ImageView
 
-__all__ = ["Draw", "Share", "draw_part", "draw_times", "order"]
+__all__ = ["BatchPlan", "BatchSlice", "plan_micro_batch", "sample_order", "sample_timesteps"]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class BatchSlice:
     """The share of one process: its rank among how many, and its batch."""
 
     rank: int
@@ -39,45 +39,45 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draw:
+class BatchPlan:
     """What one process draws for one part of one step.
 
     Attributes
     ----------
     rows : ndarray of int, shape (b,)
         Which rows of the batch of all processes these are.
-    views : list of View
-    times : Tensor of int64, shape (b,)
+    views : list of ImageView
+    timesteps : Tensor of int64, shape (b,)
         Noise levels.
     noise, latent_noise : Tensor, shape (b, channels, side, side)
     offset : Tensor, shape (b, channels, 1, 1)
         Standard normal, for the noise offset.
-    between : Tensor, shape (b,)
+    interpolation_t : Tensor, shape (b,)
         Uniform on [0, 1).
     wordings : ndarray of int, shape (b,)
         Wordings that no noise level forbids.
     """
 
     rows: NDArray[np.int64]
-    views: list[View]
-    times: torch.Tensor
+    views: list[ImageView]
+    timesteps: torch.Tensor
     noise: torch.Tensor
     latent_noise: torch.Tensor
     offset: torch.Tensor
-    between: torch.Tensor
+    interpolation_t: torch.Tensor
     wordings: NDArray[np.int64]
 
 
-def order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.int64]:
+def sample_order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.int64]:
     """Places `start` … `start + count` of an endless sequence in which every n rows hold each sample once."""
     places = np.arange(start, start + count)
     epochs = {
-        int(epoch): rng_of(seed, "order", STREAMS[stream], int(epoch)).permutation(n) for epoch in set(places // n)
+        int(epoch): rng_for(seed, "order", STREAMS[stream], int(epoch)).permutation(n) for epoch in set(places // n)
     }
     return np.array([epochs[int(place // n)][place % n] for place in places], dtype=np.int64)
 
 
-def draw_times(rng: np.random.Generator, n: int, levels: range, kind: str) -> NDArray[np.int64]:
+def sample_timesteps(rng: np.random.Generator, n: int, levels: range, kind: str) -> NDArray[np.int64]:
     """Noise levels of a range: one from each of n equal stretches in a random order, or each on its own."""
     if kind == "uniform":
         return levels.start + rng.integers(len(levels), size=n)
@@ -85,14 +85,14 @@ def draw_times(rng: np.random.Generator, n: int, levels: range, kind: str) -> ND
     return levels.start + np.minimum(stretched, len(levels) - 1)[rng.permutation(n)]
 
 
-def draw_part(
+def plan_micro_batch(
     seed: int,
     stream: str,
     step: int,
     part: int,
     *,
     parts: int,
-    share: Share,
+    share: BatchSlice,
     samples: int,
     crops: int,
     flips: bool,
@@ -101,16 +101,16 @@ def draw_part(
     shape: tuple[int, int, int],
     levels: range,
     timesteps: str,
-) -> Draw:
+) -> BatchPlan:
     """Draw one part (of `parts` accumulated ones) of a step for one process.
 
     From the noise level `whole_from` on, samples come in their first wording.
     """
-    rng = rng_of(seed, stream, step, part)
+    rng = rng_for(seed, stream, step, part)
     total = share.total
-    which = order(seed, stream, samples, (step * parts + part) * total, total)
+    which = sample_order(seed, stream, samples, (step * parts + part) * total, total)
     crop, mirror = rng.integers(crops, size=total), rng.random(total) < (0.5 if flips else 0.0)
-    times = draw_times(rng, total, levels, timesteps)
+    times = sample_timesteps(rng, total, levels, timesteps)
     between = rng.random(total, dtype=np.float32)
     noise = rng.standard_normal((total, *shape), dtype=np.float32)
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
@@ -118,16 +118,16 @@ def draw_part(
     drawn = rng.integers(wordings, size=total)
     wording = drawn if whole_from is None else np.where(times >= whole_from, 0, drawn)
     mine = share.rows
-    return Draw(
+    return BatchPlan(
         rows=np.arange(total)[mine],
         views=[
-            View(int(s), int(c), bool(m), int(w))
+            ImageView(int(s), int(c), bool(m), int(w))
             for s, c, m, w in zip(which[mine], crop[mine], mirror[mine], wording[mine], strict=True)
         ],
-        times=torch.from_numpy(times[mine].copy()),
+        timesteps=torch.from_numpy(times[mine].copy()),
         noise=torch.from_numpy(noise[mine].copy()),
         latent_noise=torch.from_numpy(latent_noise[mine].copy()),
         offset=torch.from_numpy(offset[mine].copy()),
-        between=torch.from_numpy(between[mine].copy()),
+        interpolation_t=torch.from_numpy(between[mine].copy()),
         wordings=drawn[mine],
     )

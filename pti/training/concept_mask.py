@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pti._random import rng_of
-from pti.data.latent_cache import Latents
-from pti.data.views import View
-from pti.losses import noised, predict
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import encode
+from pti._random import rng_for
+from pti.data.latent_cache import LatentCache
+from pti.data.views import ImageView
+from pti.losses import add_noise, predict_noise
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import encode_prompts
 from pti.models.token import PLACEHOLDER
-from pti.training.accelerator import Engine
+from pti.training.accelerator import Runtime
 
-__all__ = ["contrast", "shaded", "weights_of"]
+__all__ = ["class_word_saliency", "loss_weights", "overlay"]
 
 _DRAWS, _TOGETHER = 16, 4  # noisy copies of a picture, and how many in a pass: no more room than training takes
 _FROM, _TO = 0.2, 0.7  # their noise levels, as shares of the schedule
@@ -30,36 +30,40 @@ _FULL = 0.25  # of the strongest contrast: from here on a cell weighs fully
 
 
 @torch.no_grad()
-def contrast(engine: Engine, model: Model, latents: Latents, view: View, *, seed: int) -> torch.Tensor:
+def class_word_saliency(
+    engine: Runtime, model: DiffusionModel, latents: LatentCache, view: ImageView, *, seed: int
+) -> torch.Tensor:
     """How far the class word changes what the frozen model predicts, cell by cell of a latent.
 
     The root of the mean square over noise and channels, shape (side, side). Not negative.
     """
-    assert model.pivot is not None
-    rng = rng_of(seed, "focus", view.sample, view.crop)
+    assert model.placeholder is not None
+    rng = rng_for(seed, "focus", view.sample, view.crop)
     clean, sizes = latents.of([view], torch.zeros(1, *latents.shape))
-    n_times = len(model.alphas)
+    n_times = len(model.alphas_cumprod)
     times = torch.linspace(_FROM * n_times, _TO * n_times, _DRAWS, device=engine.device).long().clamp(max=n_times - 1)
     noise = torch.from_numpy(rng.standard_normal((_DRAWS, *latents.shape), dtype=np.float32)).to(engine.device)
-    noisy = noised(model.alphas, clean.expand(_DRAWS, -1, -1, -1), noise, times)
+    noisy = add_noise(model.alphas_cumprod, clean.expand(_DRAWS, -1, -1, -1), noise, times)
     caption = latents.caption(view)
     squares = []
     with engine.autocast():
-        texts = (model.pivot.in_class(caption), caption.replace(PLACEHOLDER, "").strip())
-        sides = [encode(model, [text])[[0] * _TOGETHER].with_sizes(sizes.expand(_TOGETHER, -1)) for text in texts]
+        texts = (model.placeholder.in_class_prompt(caption), caption.replace(PLACEHOLDER, "").strip())
+        sides = [
+            encode_prompts(model, [text])[[0] * _TOGETHER].with_time_ids(sizes.expand(_TOGETHER, -1)) for text in texts
+        ]
         for z, t in zip(torch.split(noisy, _TOGETHER), torch.split(times, _TOGETHER), strict=True):
-            word, without = (predict(model, z, t, conditions).float() for conditions in sides)
+            word, without = (predict_noise(model, z, t, conditions).float() for conditions in sides)
             squares.append((word - without).square().mean(dim=(0, 1)))
     return torch.stack(squares).mean(dim=0).sqrt()
 
 
-def weights_of(found: torch.Tensor, unmasked: float) -> torch.Tensor:
+def loss_weights(found: torch.Tensor, unmasked: float) -> torch.Tensor:
     """Weights of the squared errors: 1 on the concept, `unmasked` beside it, then divided by their mean.
 
     Parameters
     ----------
     found : Tensor, shape (side, side)
-        As `contrast` gives it.
+        As `class_word_saliency` gives it.
     unmasked : float
 
     Returns
@@ -75,7 +79,7 @@ def weights_of(found: torch.Tensor, unmasked: float) -> torch.Tensor:
     return (weights / weights.mean())[None]
 
 
-def shaded(pixels: torch.Tensor, weights: torch.Tensor) -> NDArray[np.uint8]:
+def overlay(pixels: torch.Tensor, weights: torch.Tensor) -> NDArray[np.uint8]:
     """A picture, shape (3, size, size) in −1 … 1, the darker the less its places weigh; (size, size, 3)."""
     share = (weights / weights.max()).cpu()
     light = torch.nn.functional.interpolate(share[None], size=pixels.shape[1:], mode="nearest")[0]

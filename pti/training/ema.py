@@ -14,10 +14,10 @@ import torch
 from pti.errors import CheckpointError
 from pti.runs.ema_weights import PREFIX, averages_in
 
-__all__ = ["Averages"]
+__all__ = ["PowerEMA"]
 
 
-class Averages:
+class PowerEMA:
     """The average of named parameters over all steps so far, those of step s weighing by about s to the power 1/share − 1.
 
     A power of the step, in place of a decay for each, so that the part of training that counts is the same however
@@ -37,7 +37,7 @@ class Averages:
         self.values = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
-    def follow(self, step: int) -> None:
+    def update(self, step: int) -> None:
         """Count in what the parameters are after a step, numbered from 1."""
         weight = 1 - (1 - 1 / step) ** (1 / self.share)
         # all at once, as in torch.optim.swa_utils: there are hundreds, and small ones
@@ -47,13 +47,13 @@ class Averages:
     def applied(self) -> Iterator[None]:
         """While this lasts, the parameters are their averages."""
         trained = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.apply()
+        self.copy_to_model()
         try:
             yield
         finally:
             _copy(trained, self.parameters)
 
-    def apply(self) -> None:
+    def copy_to_model(self) -> None:
         """Make the parameters their averages, for good."""
         _copy(self.values, self.parameters)
 

@@ -9,17 +9,17 @@ from typing import ClassVar
 import torch
 
 from pti.config.schema import SamplingSection
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions
-from pti.models.sampling import draw_latents, starting_noise
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds
+from pti.models.sampling import sample_latents, starting_noise
 
-__all__ = ["Drawn", "draw_training_pictures"]
+__all__ = ["GeneratedLatents", "generate_latents"]
 
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class GeneratedLatents:
     """Latents that the frozen model drew, shape (n, channels, side, side), and the caption of each."""
 
     latents: torch.Tensor
@@ -33,21 +33,21 @@ class Drawn:
 
 
 @torch.no_grad()
-def draw_training_pictures(
-    model: Model,
+def generate_latents(
+    model: DiffusionModel,
     texts: Sequence[str],
-    conditions: Callable[[Sequence[str]], Conditions],
+    conditions: Callable[[Sequence[str]], PromptEmbeds],
     sampling: SamplingSection,
     *,
     seed: int,
     stream: str,
     side: int,
-) -> Drawn:
+) -> GeneratedLatents:
     """Latents of pictures that show some texts, as the model draws them now.
 
     Parameters
     ----------
-    model : Model
+    model : DiffusionModel
     texts : sequence of str
         The i-th picture depends on the i-th text, the seed, the stream and i.
     conditions : callable
@@ -64,7 +64,7 @@ def draw_training_pictures(
     for start in range(0, len(texts), _AT_ONCE):
         some = texts[start : start + _AT_ONCE]
         noise = starting_noise(model, seed, len(some), size=side, first=start, stream=stream)
-        latents = draw_latents(
+        latents = sample_latents(
             model,
             conditions(some),
             noise,
@@ -74,4 +74,4 @@ def draw_training_pictures(
             guidance=sampling.guidance,
         )
         parts.append(latents.cpu())
-    return Drawn(torch.cat(parts), tuple(texts))
+    return GeneratedLatents(torch.cat(parts), tuple(texts))

@@ -13,30 +13,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pti._random import rng_of
+from pti._random import rng_for
 from pti.config.schema import Config
-from pti.data.latent_cache import Latents
+from pti.data.latent_cache import LatentCache
 from pti.locality.midpoint import difference
-from pti.locality.prompt_cache import Captioned
-from pti.losses import noise_levels, noised, predict
+from pti.locality.prompt_cache import PromptEmbedCache
+from pti.losses import add_noise, predict_noise, timestep_range
 from pti.models.lora import Lora
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import Conditions
-from pti.training.accelerator import Engine
-from pti.training.batches import Draw, draw_times
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import PromptEmbeds
+from pti.training.accelerator import Runtime
+from pti.training.batches import BatchPlan, sample_timesteps
 
-__all__ = ["Held", "Regulariser"]
+__all__ = ["LocalityBatch", "LocalityLoss"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Held:
+class LocalityBatch:
     """Rows that are held.
 
     Attributes
     ----------
     noisy : Tensor, shape (n, channels, side, side)
     times : Tensor of int, shape (n,)
-    conditions : Conditions
+    conditions : PromptEmbeds
         Of what the tuned model is asked.
     frozen : Tensor, shape (n, channels, side, side)
         What the frozen model says, for it to say as well.
@@ -44,57 +44,63 @@ class Held:
 
     noisy: torch.Tensor
     times: torch.Tensor
-    conditions: Conditions
+    conditions: PromptEmbeds
     frozen: torch.Tensor
 
 
-class Regulariser:
+class LocalityLoss:
     """The regulariser of a run's stage 2.
 
     Parameters
     ----------
-    engine : Engine
-    model : Model
-    latents : Latents
+    engine : Runtime
+    model : DiffusionModel
+    latents : LatentCache
         Of the training pictures, for their captions.
     config : Config
     lora : Lora
-    conditions : Captioned
+    conditions : PromptEmbedCache
         With a gate's decision.
     """
 
     def __init__(
-        self, engine: Engine, model: Model, latents: Latents, config: Config, lora: Lora, conditions: Captioned
+        self,
+        engine: Runtime,
+        model: DiffusionModel,
+        latents: LatentCache,
+        config: Config,
+        lora: Lora,
+        conditions: PromptEmbedCache,
     ) -> None:
         self.engine, self.model, self.latents, self.lora, self.conditions = engine, model, latents, lora, conditions
         self.settings, self._config = config.locality, config
-        self._trained = noise_levels(config.objective, len(model.alphas))
+        self._trained = timestep_range(config.objective, len(model.alphas_cumprod))
 
     @property
     def count(self) -> int:
         """How many pictures of a batch of all processes are regularised on."""
-        return len(range(0, self.engine.share(self._config.tuning.batch).total, self.settings.one_in))
+        return len(range(0, self.engine.batch_slice(self._config.tuning.batch).total, self.settings.one_in))
 
-    def due(self, step: int) -> bool:
+    def applies_at(self, step: int) -> bool:
         """Whether a step is regularised."""
         return step % self.settings.every == 0
 
-    def rows(
+    def make_batch(
         self,
         step: int,
         part: int,
-        draw: Draw,
+        draw: BatchPlan,
         clean: torch.Tensor,
         noise: torch.Tensor,
         sizes: torch.Tensor,
         captions: Sequence[str] | None = None,
-    ) -> Held | None:
+    ) -> LocalityBatch | None:
         """What is held of a part of a step; None where no picture of this process is regularised on.
 
         Parameters
         ----------
         step, part : int
-        draw : Draw
+        draw : BatchPlan
         clean, noise : Tensor, shape (b, channels, side, side)
             Latents of what was drawn, and their noise.
         sizes : Tensor, shape (b, 6)
@@ -110,41 +116,41 @@ class Regulariser:
             self.caption(draw, i, int(level)) if captions is None else captions[i]
             for i, level in zip(chosen.tolist(), levels, strict=True)
         ]
-        tuned_to, frozen_to = self.ways(step, part, draw, levels, chosen)
-        between = draw.between[chosen].to(device) if self.settings.time_drawn else None
+        tuned_to, frozen_to = self.prompt_kinds(step, part, draw, levels, chosen)
+        between = draw.interpolation_t[chosen].to(device) if self.settings.time_drawn else None
         times, sizes = levels.to(device), sizes[chosen]
-        noisy = noised(self.model.alphas, clean[chosen], noise[chosen], times)
-        with torch.no_grad(), self.lora.frozen():
-            asked = self.conditions.held(said, frozen_to, between).with_sizes(sizes)
-            frozen = predict(self.model, noisy, times, asked)
+        noisy = add_noise(self.model.alphas_cumprod, clean[chosen], noise[chosen], times)
+        with torch.no_grad(), self.lora.disabled():
+            asked = self.conditions.encode_mixed(said, frozen_to, between).with_time_ids(sizes)
+            frozen = predict_noise(self.model, noisy, times, asked)
         if self.lora.in_text or tuned_to != frozen_to:
-            asked = self.conditions.held(said, tuned_to, between).with_sizes(sizes)
-        return Held(noisy, times, asked, frozen)
+            asked = self.conditions.encode_mixed(said, tuned_to, between).with_time_ids(sizes)
+        return LocalityBatch(noisy, times, asked, frozen)
 
-    def loss(self, said: torch.Tensor, held: Held) -> torch.Tensor:
+    def loss(self, said: torch.Tensor, held: LocalityBatch) -> torch.Tensor:
         """The mean over the rows of all processes, of which this one may hold more or fewer than the others."""
         return difference(said, held.frozen).sum() * (self.engine.processes / self.count)
 
-    def levels(self, step: int, part: int, draw: Draw) -> torch.Tensor:
+    def levels(self, step: int, part: int, draw: BatchPlan) -> torch.Tensor:
         """Noise levels of a batch: those of training or, where more is held than is trained on, of the whole schedule."""
-        whole = range(len(self.model.alphas))
+        whole = range(len(self.model.alphas_cumprod))
         if self.settings.untrained == "nothing" or self._trained == whole:
-            return draw.times
-        rng = rng_of(self._config.engine.seed, "held", step, part)
-        drawn = draw_times(rng, self.count, whole, self._config.objective.timesteps)
+            return draw.timesteps
+        rng = rng_for(self._config.engine.seed, "held", step, part)
+        drawn = sample_timesteps(rng, self.count, whole, self._config.objective.timesteps)
         return torch.from_numpy(drawn[draw.rows // self.settings.one_in])
 
-    def caption(self, draw: Draw, row: int, level: int) -> str:
+    def caption(self, draw: BatchPlan, row: int, level: int) -> str:
         """The caption that is held for a picture: what it does not say has to stay open at that noise level."""
         whole = self.settings.whole_captions and level >= self._config.tuning.whole_captions_from
         view = replace(draw.views[row], wording=0 if whole else int(draw.wordings[row]))
         return self.latents.exchanged(view) if self.settings.exchange else self.latents.caption(view)
 
-    def ways(
-        self, step: int, part: int, draw: Draw, levels: torch.Tensor, chosen: torch.Tensor
+    def prompt_kinds(
+        self, step: int, part: int, draw: BatchPlan, levels: torch.Tensor, chosen: torch.Tensor
     ) -> tuple[list[str], list[str]]:
         """How the prompts of some rows are said to the tuned model, and to the frozen one."""
-        silent = self.silent(step, part, draw, chosen)
+        silent = self.is_empty_prompt(step, part, draw, chosen)
         untrained = [int(level) not in self._trained for level in levels]
         frozen = [
             "empty" if quiet else self.settings.untrained if far else "midpoint"
@@ -152,7 +158,7 @@ class Regulariser:
         ]
         return ["token" if way == "class" else way for way in frozen], frozen
 
-    def silent(self, step: int, part: int, draw: Draw, chosen: torch.Tensor) -> list[bool]:
+    def is_empty_prompt(self, step: int, part: int, draw: BatchPlan, chosen: torch.Tensor) -> list[bool]:
         """On which of some rows the empty prompt is held: `locality.empty` of all, spread evenly over them."""
         passed = (step // self.settings.every) * self._config.engine.accumulation + part
         counts = passed * self.count + draw.rows[chosen.numpy()] // self.settings.one_in

@@ -12,26 +12,26 @@ import torch
 from pti.errors import TrainingError
 
 if TYPE_CHECKING:
-    from pti.training.accelerator import Engine
+    from pti.training.accelerator import Runtime
 
-__all__ = ["Descent", "Group", "share_at"]
+__all__ = ["OptimizationLoop", "ParamGroup", "lr_multiplier"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Group:
+class ParamGroup:
     """Parameters by name, with their highest learning rate."""
 
     parameters: Mapping[str, torch.nn.Parameter]
     rate: float
 
 
-class Descent:
+class OptimizationLoop:
     """An optimiser on named parameters, its schedule, and how many steps it has made.
 
     Parameters
     ----------
-    engine : Engine
-    groups : sequence of Group
+    engine : Runtime
+    groups : sequence of ParamGroup
     steps, warmup : int
     schedule : {"constant", "cosine", "linear"}
     optimizer : {"adamw", "sgd"}
@@ -40,8 +40,8 @@ class Descent:
 
     def __init__(
         self,
-        engine: Engine,
-        groups: Sequence[Group],
+        engine: Runtime,
+        groups: Sequence[ParamGroup],
         *,
         steps: int,
         warmup: int,
@@ -64,9 +64,9 @@ class Descent:
     @property
     def rate(self) -> float:
         """Learning rate of the next step, of the first group."""
-        return self.groups[0].rate * share_at(self.step, self.steps, self.warmup, self.schedule)
+        return self.groups[0].rate * lr_multiplier(self.step, self.steps, self.warmup, self.schedule)
 
-    def walk(
+    def take_step(
         self,
         terms_of: Callable[[int], Mapping[str, torch.Tensor]],
         *,
@@ -91,7 +91,7 @@ class Descent:
         TrainingError
             The loss, or a gradient, is no number; nothing has been changed then.
         """
-        share = share_at(self.step, self.steps, self.warmup, self.schedule)
+        share = lr_multiplier(self.step, self.steps, self.warmup, self.schedule)
         for group, told in zip(self.raw.param_groups, self.groups, strict=True):
             group["lr"] = told.rate * share
         parts = self.engine.settings.accumulation
@@ -103,7 +103,7 @@ class Descent:
             self.engine.accelerator.backward(terms["loss"] / parts)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / parts
-        means = self.engine.mean(torch.stack(list(sums.values())))
+        means = self.engine.all_reduce_mean(torch.stack(list(sums.values())))
         told_terms = {name: float(value) for name, value in zip(sums, means, strict=True)}
         if not math.isfinite(told_terms["loss"]):
             raise TrainingError(f"the loss of step {self.step + 1} is {told_terms['loss']}")
@@ -125,7 +125,7 @@ class Descent:
             return
         parameters = list(self.parameters.values())
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-        flat = self.engine.mean(flat)
+        flat = self.engine.all_reduce_mean(flat)
         for parameter, piece in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             parameter.grad = piece.view_as(parameter).clone()
 
@@ -164,7 +164,7 @@ class Descent:
             scaler.load_state_dict({k: int(v) if k in whole else v for k, v in stored.items()})
 
 
-def share_at(step: int, steps: int, warmup: int, schedule: str) -> float:
+def lr_multiplier(step: int, steps: int, warmup: int, schedule: str) -> float:
     """Share of the highest learning rate at a step, counted from 0."""
     if step < warmup:
         return (step + 1) / warmup

@@ -14,22 +14,30 @@ from typing import Any
 import torch
 
 from pti.config.schema import Config
-from pti.data.latent_cache import Latents
+from pti.data.latent_cache import LatentCache
 from pti.errors import TrainingError
-from pti.losses import denoising_loss, min_snr_weights, noise_levels, noised, offset_noise, predict, target_of
-from pti.models.pipeline import Model
-from pti.models.prompt_embeds import encode
-from pti.training.accelerator import Engine
-from pti.training.batches import Draw, draw_part
-from pti.training.optimizer import Descent, Group
+from pti.losses import (
+    add_noise,
+    denoising_loss,
+    min_snr_weights,
+    offset_noise,
+    predict_noise,
+    prediction_target,
+    timestep_range,
+)
+from pti.models.pipeline import DiffusionModel
+from pti.models.prompt_embeds import encode_prompts
+from pti.training.accelerator import Runtime
+from pti.training.batches import BatchPlan, plan_micro_batch
+from pti.training.optimizer import OptimizationLoop, ParamGroup
 
-__all__ = ["Inversion", "InversionRecord", "cut_to_distance", "distance", "project_out", "retract"]
+__all__ = ["InversionStep", "TextualInversion", "cut_to_distance", "distance", "project_out", "retract"]
 
 _BISECTIONS = 60  # halvings of a step: beyond the digits of float64
 
 
 @dataclass(frozen=True, slots=True)
-class InversionRecord:
+class InversionStep:
     """What one step of stage 1 did.
 
     Attributes
@@ -72,31 +80,31 @@ class InversionRecord:
         return row
 
 
-class Inversion:
+class TextualInversion:
     """Stage 1 of a run.
 
     Parameters
     ----------
-    engine : Engine
-    model : Model
+    engine : Runtime
+    model : DiffusionModel
         With a pivot.
-    latents : Latents
+    latents : LatentCache
     config : Config
     """
 
     stage = "invert"
 
-    def __init__(self, engine: Engine, model: Model, latents: Latents, config: Config) -> None:
-        assert model.pivot is not None
+    def __init__(self, engine: Runtime, model: DiffusionModel, latents: LatentCache, config: Config) -> None:
+        assert model.placeholder is not None
         self.engine, self.latents, self.config, self.settings = engine, latents, config, config.inversion
-        self.pivot = model.pivot
-        self.start = [start.to(engine.device) for start in self.pivot.start]
-        self.rows = [torch.nn.Parameter(row.to(engine.device).clone()) for row in self.pivot.rows]
+        self.pivot = model.placeholder
+        self.start = [start.to(engine.device) for start in self.pivot.initial_embeddings]
+        self.rows = [torch.nn.Parameter(row.to(engine.device).clone()) for row in self.pivot.embeddings]
         self.model = model
         settings = self.settings
-        self.descent = Descent(
+        self.descent = OptimizationLoop(
             engine,
-            [Group({f"rows.{i}": row for i, row in enumerate(self.rows)}, settings.rate)],
+            [ParamGroup({f"rows.{i}": row for i, row in enumerate(self.rows)}, settings.rate)],
             steps=settings.steps,
             warmup=settings.warmup,
             schedule=settings.schedule,
@@ -117,7 +125,7 @@ class Inversion:
         """Steps made."""
         return self.descent.step
 
-    def run(self) -> Iterator[InversionRecord]:
+    def run(self) -> Iterator[InversionStep]:
         """Train until a limit is reached.
 
         Raises
@@ -134,11 +142,11 @@ class Inversion:
                         raise TrainingError(f"the embedding table of {encoder.name} has moved; only the new rows may")
             yield record
 
-    def _one(self) -> InversionRecord:
+    def _one(self) -> InversionStep:
         before = [row.detach().clone() for row in self.rows]
         rate = self.descent.rate
         fixed = self.settings.norm == "fixed"
-        terms = self.descent.walk(self._terms, before=self._to_directions if fixed else None)
+        terms = self.descent.take_step(self._terms, before=self._to_directions if fixed else None)
         self._control_norms()
         limit = self.settings.max_distance
         if limit is not None and distance(self.rows, self.start) >= limit:
@@ -151,7 +159,7 @@ class Inversion:
             self.stopped = f"{self.settings.steps} steps made"
         apart = [distance([row], [start]) for row, start in zip(self.rows, self.start, strict=True)]
         total = math.hypot(*apart)
-        return InversionRecord(
+        return InversionStep(
             step=self.step,
             loss=terms["loss"],
             rate=rate,
@@ -167,32 +175,32 @@ class Inversion:
         draw = self.draw(part)
         clean, sizes = self.latents.of(draw.views, draw.latent_noise)
         texts = [self.pivot.in_prompt(self.latents.caption(view)) for view in draw.views]
-        conditions = encode(self.model, texts, rows=self.rows).with_sizes(sizes)
-        objective, alphas, device = self.config.objective, self.model.alphas, self.engine.device
-        times = draw.times.to(device)
+        conditions = encode_prompts(self.model, texts, rows=self.rows).with_time_ids(sizes)
+        objective, alphas, device = self.config.objective, self.model.alphas_cumprod, self.engine.device
+        times = draw.timesteps.to(device)
         noise = offset_noise(draw.noise, draw.offset, objective.noise_offset).to(device)
-        said = predict(self.model, noised(alphas, clean, noise, times), times, conditions)
-        target = target_of(self.model.prediction, alphas, clean, noise, times)
+        said = predict_noise(self.model, add_noise(alphas, clean, noise, times), times, conditions)
+        target = prediction_target(self.model.prediction, alphas, clean, noise, times)
         weights = None
         if objective.min_snr_gamma is not None:
             weights = min_snr_weights(self.model.prediction, alphas, times, objective.min_snr_gamma)
-        return {"loss": denoising_loss(said, target, weights, self.latents.cells(draw.views))}
+        return {"loss": denoising_loss(said, target, weights, self.latents.loss_weights(draw.views))}
 
-    def draw(self, part: int) -> Draw:
+    def draw(self, part: int) -> BatchPlan:
         """What this process draws for a part of the next step."""
-        return draw_part(
+        return plan_micro_batch(
             self.config.engine.seed,
             self.stage,
             self.step,
             part,
             parts=self.config.engine.accumulation,
-            share=self.engine.share(self.settings.batch),
+            share=self.engine.batch_slice(self.settings.batch),
             samples=len(self.latents),
             crops=self.latents.crops,
             flips=self.latents.flips,
             wordings=self.latents.wordings,
             shape=self.latents.shape,
-            levels=noise_levels(self.config.objective, len(self.model.alphas)),
+            levels=timestep_range(self.config.objective, len(self.model.alphas_cumprod)),
             timesteps=self.config.objective.timesteps,
         )
 
@@ -221,15 +229,15 @@ class Inversion:
                 self.stopped = f"the mean loss of {window} steps went from {earlier:.4g} to {later:.4g}: a plateau"
 
     @contextmanager
-    def outcome(self) -> Iterator[Model]:
+    def outcome(self) -> Iterator[DiffusionModel]:
         """While this lasts, the model as it would be if training ended here."""
         yield self.result()
 
-    def result(self) -> Model:
+    def result(self) -> DiffusionModel:
         """The model with the vectors as they are now."""
         from dataclasses import replace
 
-        return replace(self.model, pivot=self.pivot.with_rows([row.detach().clone() for row in self.rows]))
+        return replace(self.model, placeholder=self.pivot.with_embeddings([row.detach().clone() for row in self.rows]))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds."""

@@ -24,56 +24,56 @@ from pti._tensors import packed, unpacked
 from pti.config.identity import fingerprint
 from pti.config.schema import Config
 from pti.config.toml_io import toml_of
-from pti.data.dataset import read_pictures
-from pti.data.latent_cache import Latents
+from pti.data.dataset import read_images
+from pti.data.latent_cache import LatentCache
 from pti.errors import CheckpointError, DataError, TrainingError
-from pti.locality.alignment import places_of, routes_of
-from pti.locality.certification import Decision, decide
-from pti.losses import noise_levels
-from pti.models.lora import base_digest, check_targets
-from pti.models.pipeline import Model
+from pti.locality.alignment import align_prompts, interpolated_positions
+from pti.locality.certification import InterpolationPlan, plan_interpolation
+from pti.losses import timestep_range
+from pti.models.lora import base_weights_sha256, check_targets
+from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import tokenize
-from pti.models.sampling import draw
+from pti.models.sampling import sample_images
 from pti.runs import checkpoint
-from pti.runs.image_grid import save_grid
+from pti.runs.image_grid import save_image_grid
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.metrics_log import MetricsLog
 from pti.runs.record import read_record, versions
-from pti.runs.run import prepared
-from pti.training.accelerator import Engine
-from pti.training.concept_mask import contrast, shaded, weights_of
-from pti.training.generated_images import Drawn
-from pti.training.lora_tuning import Finetuning
-from pti.training.textual_inversion import Inversion
+from pti.runs.run import load_concept_model
+from pti.training.accelerator import Runtime
+from pti.training.concept_mask import class_word_saliency, loss_weights, overlay
+from pti.training.generated_images import GeneratedLatents
+from pti.training.lora_tuning import LoraTuning
+from pti.training.textual_inversion import TextualInversion
 
-__all__ = ["Session"]
+__all__ = ["Trainer"]
 
 _KEPT = "pti.kept/1"
 _RULINGS = "locality (its rulings)"
 _COLUMNS = 8  # of pictures in previews/focus.png
 
 
-class Session:
+class Trainer:
     """Both training stages of one run, in one process of it."""
 
     def __init__(self, config: Config, folder: Path, progress: Progress, root: Path | None) -> None:
         self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.record: dict[str, Any] = {}
-        self.decision: Decision | None = None
-        self.prior: Latents | None = None
+        self.decision: InterpolationPlan | None = None
+        self.prior: LatentCache | None = None
         self.steps_before = 0  # of earlier stages: trackers want one count that only rises
-        self.engine = Engine(config.engine, folder)
+        self.engine = Runtime(config.engine, folder)
         self.progress = progress if self.engine.is_main else Quiet()
-        self.pictures = pictures = read_pictures(config.data)
+        self.pictures = pictures = read_images(config.data)
         for note in pictures.notes:
             self.progress.note(note)
-        model, self.config = prepared(config, pictures, root)
-        self.model = self.engine.place(model)
-        self.weights = base_digest(self.model)
+        model, self.config = load_concept_model(config, pictures, root)
+        self.model = self.engine.prepare(model)
+        self.weights = base_weights_sha256(self.model)
         self._refuse_other_settings()
         self._check_prompts()
         self._check_levels()
-        self.latents = Latents(self.model, pictures.samples, config.data, seed=config.engine.seed)
+        self.latents = LatentCache(self.model, pictures.samples, config.data, seed=config.engine.seed)
         if config.data.size not in (None, self.latents.size):
             self.progress.note(
                 f"data.size = {config.data.size} becomes {self.latents.size}, a multiple of {self.model.factor}"
@@ -85,14 +85,14 @@ class Session:
         if self.engine.is_main:
             self._refuse_other_settings()  # another process may have trained here since
             self._open_folder()
-        self.engine.wait()
+        self.engine.wait_for_everyone()
         self.engine.start_trackers(self.config.flat())
 
-    def invert(self, train: bool) -> Model:
+    def invert(self, train: bool) -> DiffusionModel:
         """Stage 1, or what it has left behind."""
         self._fit()
         self._focus()
-        inversion = Inversion(self.engine, self.model, self.latents, self.config)
+        inversion = TextualInversion(self.engine, self.model, self.latents, self.config)
         found = self._resume(inversion)
         if not train and (found is None or not found.finished):
             raise CheckpointError(f"{self.folder} holds no finished inversion; run pti invert first, or pti run")
@@ -102,9 +102,9 @@ class Session:
         self.steps_before = inversion.step
         return inversion.result()
 
-    def tune(self, model: Model) -> Model:
+    def tune(self, model: DiffusionModel) -> DiffusionModel:
         """Stage 2."""
-        tuning = Finetuning(self.engine, model, self.latents, self.config, decision=self.decision, digest=self.weights)
+        tuning = LoraTuning(self.engine, model, self.latents, self.config, decision=self.decision, digest=self.weights)
         self._resume(tuning)
         if not tuning.stopped:
             self._own_pictures(tuning)
@@ -127,15 +127,15 @@ class Session:
                 fit_steps=0,
             )
             try:
-                pictures = read_pictures(data, needs_token=False)
+                pictures = read_images(data, needs_token=False)
             except DataError as error:
                 raise DataError(f"prior.source: {error}") from error
-            self.prior = Latents(self.model, pictures.samples, data, seed=self.config.engine.seed)
+            self.prior = LatentCache(self.model, pictures.samples, data, seed=self.config.engine.seed)
         if settings.mode == "none":
             return
         captions = self.latents.captions(exchanged=settings.exchange)
-        routes = routes_of(self.model, captions, settings.positions)
-        self.decision = decision = decide(settings, self.model, places_of(self.model, routes))
+        routes = align_prompts(self.model, captions, settings.positions)
+        self.decision = decision = plan_interpolation(settings, self.model, interpolated_positions(self.model, routes))
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")
         self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
@@ -152,39 +152,39 @@ class Session:
         if self.config.objective.unmasked_weight == 1:
             return
         kept = self._made_once("focus", "invert", b"", self._look)
-        for view, cells in zip(self.latents.cut_outs, kept["weights"].to(self.engine.device), strict=True):
-            self.latents.weigh(view, cells)
+        for view, cells in zip(self.latents.unmirrored_views, kept["weights"].to(self.engine.device), strict=True):
+            self.latents.set_loss_weights(view, cells)
 
     def _look(self) -> dict[str, torch.Tensor]:
         """Where the concept is in every cut-out, and a picture of it for who wants to see."""
         made = []
         shown = []
-        for view in self.latents.cut_outs:
-            found = contrast(self.engine, self.model, self.latents, view, seed=self.config.engine.seed)
+        for view in self.latents.unmirrored_views:
+            found = class_word_saliency(self.engine, self.model, self.latents, view, seed=self.config.engine.seed)
             if not found.max() > 0:
                 name = self.pictures.samples[view.sample].name
                 self.progress.note(f"focus: the class word changes nothing in {name}, which is trained on as a whole")
-            made.append(weights_of(found, self.config.objective.unmasked_weight))
-            shown.append(shaded(self.latents.pixels(view)[0], made[-1]))
-        save_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
+            made.append(loss_weights(found, self.config.objective.unmasked_weight))
+            shown.append(overlay(self.latents.pixels(view)[0], made[-1]))
+        save_image_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
         return {"weights": torch.stack(made).cpu()}
 
-    def _own_pictures(self, tuning: Finetuning) -> None:
+    def _own_pictures(self, tuning: LoraTuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""
         if tuning.decision is not None and self.config.locality.inputs == "own":
             tuning.own = self._kept("own", tuning.draw_own, tuning)
         if self.config.prior.weight > 0:
             tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
 
-    def _kept(self, name: str, make: Callable[[], Drawn], tuning: Finetuning) -> Drawn:
+    def _kept(self, name: str, make: Callable[[], GeneratedLatents], tuning: LoraTuning) -> GeneratedLatents:
         def tensors() -> dict[str, torch.Tensor]:
             drawn = make()
             captions = np.frombuffer(json.dumps(drawn.captions).encode(), dtype=np.uint8).copy()
             return {"latents": drawn.latents, "captions": torch.from_numpy(captions)}
 
-        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.rows)
+        rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.embeddings)
         kept = self._made_once(name, "tune", rows, tensors)
-        return Drawn(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
+        return GeneratedLatents(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
 
     def _made_once(
         self, name: str, stage: str, more: bytes, make: Callable[[], dict[str, torch.Tensor]]
@@ -197,17 +197,17 @@ class Session:
             try:
                 tensors, found = unpacked(path)
                 if found == header:
-                    self.engine.wait()
+                    self.engine.wait_for_everyone()
                     return tensors
             except FileNotFoundError:
                 pass
             except ValueError as error:
                 self.progress.note(f"{path} is damaged ({error}); made anew")
             write_whole(path, packed(make(), header))
-        self.engine.wait()
+        self.engine.wait_for_everyone()
         return unpacked(path)[0]
 
-    def _resume(self, stage: Inversion | Finetuning) -> checkpoint.Checkpoint | None:
+    def _resume(self, stage: TextualInversion | LoraTuning) -> checkpoint.Checkpoint | None:
         path = checkpoint.latest(self.checkpoints, stage.stage)
         if path is None:
             self._cut(stage.stage, 0)
@@ -226,7 +226,7 @@ class Session:
             if damaged:
                 self.progress.note(f"{self.log.lines} has {damaged} damaged line(s), which are left out")
 
-    def _drive(self, stage: Inversion | Finetuning) -> None:
+    def _drive(self, stage: TextualInversion | LoraTuning) -> None:
         """Take the steps of a stage, and keep what has to be kept."""
         every, previews = self.config.run.checkpoint_every, self.config.sampling.every
         self.progress.expect(stage.settings.steps)
@@ -248,21 +248,21 @@ class Session:
             raise TrainingError(f"{stage.stage}: {error}; {where}. Try a lower learning rate") from error
         if self.engine.is_main:
             self.log.write_table()
-        self.engine.wait()
+        self.engine.wait_for_everyone()
 
-    def _save(self, stage: Inversion | Finetuning) -> None:
+    def _save(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
             checkpoint.save(self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._belongs(stage.stage))
             checkpoint.prune(self.checkpoints, stage.stage, self.config.run.keep)
-        self.engine.wait()
+        self.engine.wait_for_everyone()
 
-    def _preview(self, stage: Inversion | Finetuning) -> None:
+    def _preview(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
             settings = self.config.sampling
             prompts = [p for p in settings.prompts for _ in range(settings.count)]
             if prompts:
                 with self.engine.autocast(), stage.outcome() as model:
-                    drawn = draw(
+                    drawn = sample_images(
                         model,
                         prompts,
                         seed=settings.seed,
@@ -271,8 +271,8 @@ class Session:
                         size=self.latents.size,
                     )
                 path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
-                save_grid(path, drawn, settings.count, self.record.get("marks", []))
-        self.engine.wait()
+                save_image_grid(path, drawn, settings.count, self.record.get("marks", []))
+        self.engine.wait_for_everyone()
 
     def _belongs(self, stage: str) -> dict[str, Any]:
         """What a checkpoint of a stage belongs to: settings, the content of the data, the weights it started from."""
@@ -293,7 +293,7 @@ class Session:
 
     def _check_prompts(self) -> None:
         """A prompt that is too long is refused now, and by name, rather than at the first preview."""
-        assert self.model.pivot is not None
+        assert self.model.placeholder is not None
         prompts = [
             (f"the caption of {sample.name}", sample.caption)
             for sample in (*self.pictures.samples, *self.pictures.held_out)
@@ -303,13 +303,13 @@ class Session:
         for name, prompt in prompts:
             for encoder in self.model.encoders:
                 try:
-                    tokenize(encoder, [self.model.pivot.in_prompt(prompt)])
+                    tokenize(encoder, [self.model.placeholder.in_prompt(prompt)])
                 except ConfigError as error:
                     raise ConfigError(f"{name} is too long: {error}") from error
 
     def _check_levels(self) -> None:
-        levels = len(self.model.alphas)
-        noise_levels(self.config.objective, levels)
+        levels = len(self.model.alphas_cumprod)
+        timestep_range(self.config.objective, levels)
         if self.config.sampling.steps > levels:
             raise ConfigError(
                 f"sampling.steps is at most {levels}, the noise levels of {self.model.source}; "

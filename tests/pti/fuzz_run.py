@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from clipgeom._progress import Quiet
 from clipgeom.errors import ClipGeomError
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.clipgeom.encoder.fuzz_store import damage
 from tests.tiny.runs import configuration, save_sd
 
@@ -39,7 +39,7 @@ class _Notes(Quiet):
 def fuzz(folder, pipeline, changes, seed):
     """Make so many changes; count outcomes, and list the bad ones."""
     config = configuration(pipeline, folder / "run", *_SETTINGS)
-    execute(config, ("invert", "tune"))
+    run_stages(config, ("invert", "tune"))
     expected = (folder / "run" / _LAST).read_bytes()
     (folder / "run" / _LAST).unlink()
     (folder / "run").rename(folder / "interrupted")
@@ -52,7 +52,7 @@ def fuzz(folder, pipeline, changes, seed):
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
         try:
-            execute(config, ("invert", "tune"), progress=notes)
+            run_stages(config, ("invert", "tune"), progress=notes)
             same = (folder / "run" / _LAST).read_bytes() == expected
             anew = any("made anew" in text for text in notes.texts)
             outcome = ("made anew with a note" if anew else "the same") if same else "ANOTHER RESULT"

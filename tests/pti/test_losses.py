@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from clipgeom.errors import ConfigError
-from pti.losses import denoising_loss, min_snr_weights, noised, offset_noise, target_of
+from pti.losses import add_noise, denoising_loss, min_snr_weights, offset_noise, prediction_target
 
 
 @pytest.fixture(params=[False, True])
@@ -22,13 +22,13 @@ def test_noising_and_velocities_are_diffusers_own(scheduler):
     clean, noise = (torch.randn((6, 4, 3, 3), generator=generator) for _ in range(2))
     times = torch.tensor([0, 1, 50, 98, 99, 10])
     alphas = scheduler.alphas_cumprod
-    torch.testing.assert_close(noised(alphas, clean, noise, times), scheduler.add_noise(clean, noise, times))
+    torch.testing.assert_close(add_noise(alphas, clean, noise, times), scheduler.add_noise(clean, noise, times))
     torch.testing.assert_close(
-        target_of("v_prediction", alphas, clean, noise, times), scheduler.get_velocity(clean, noise, times)
+        prediction_target("v_prediction", alphas, clean, noise, times), scheduler.get_velocity(clean, noise, times)
     )
-    assert target_of("epsilon", alphas, clean, noise, times) is noise
+    assert prediction_target("epsilon", alphas, clean, noise, times) is noise
     with pytest.raises(ConfigError, match="epsilon or v_prediction"):
-        target_of("sample", alphas, clean, noise, times)
+        prediction_target("sample", alphas, clean, noise, times)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

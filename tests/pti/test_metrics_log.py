@@ -6,7 +6,7 @@ import pytest
 
 from clipgeom._progress import Quiet
 from pti.runs.metrics_log import MetricsLog
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration
 
 ROWS = [{"stage": stage, "step": step, "loss": 0.5 / step} for stage in ("invert", "tune") for step in (1, 2, 3)]
@@ -51,9 +51,9 @@ def test_a_run_tells_of_damaged_lines(sd, tmp_path):
             notes.append(text)
 
     settings = configuration(sd, tmp_path / "run", "inversion.steps=2", "sampling.prompts=[]")
-    folder = execute(settings, ("invert",))
+    folder = run_stages(settings, ("invert",))
     path = folder / "metrics.jsonl"
     path.write_text("{}\n" + path.read_text())
-    execute(settings, ("invert",), progress=Told())
+    run_stages(settings, ("invert",), progress=Told())
     assert f"{path} has 1 damaged line(s), which are left out" in notes
     assert len(path.read_text().splitlines()) == 2

@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pandas as pd
 
-from pti.models.sampling import draw
+from pti.models.sampling import sample_images
 from pti.runs.run import load_run
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration
 
 TRAINED = ("invert", "tune")
 
 
 def test_both_stages_on_every_layout(any_pipeline, tmp_path):
-    folder = execute(configuration(any_pipeline, tmp_path / "run"), TRAINED)
+    folder = run_stages(configuration(any_pipeline, tmp_path / "run"), TRAINED)
     table = pd.read_parquet(folder / "metrics.parquet")
     assert list(table.stage) == ["invert"] * 4 + ["tune"] * 4
     assert table.loss.notna().all()
@@ -25,6 +25,6 @@ def test_both_stages_on_every_layout(any_pipeline, tmp_path):
     shown = sorted(p.name for p in (folder / "previews").iterdir())
     assert shown == ["focus.png", "invert-0000004.png", "tune-0000004.png"]
     run = load_run(folder)
-    drawn = draw(run.model, ["a picture of {token}"] * 2, seed=1, steps=2)
+    drawn = sample_images(run.model, ["a picture of {token}"] * 2, seed=1, steps=2)
     assert drawn.shape == (2, 8, 8, 3)
     assert drawn.dtype == np.uint8

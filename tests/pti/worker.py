@@ -12,15 +12,15 @@ import sys
 from pathlib import Path
 
 from pti.runs import checkpoint, metrics_log
-from pti.training.optimizer import Descent
-from pti.workflow import execute
+from pti.training.optimizer import OptimizationLoop
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration
 
 
 def kill_at(stage, step, place):
     """Die like a machine without power: at a step, in the middle of something."""
     taken = {"parts": 0}
-    honest_step, honest_replace, honest_append = Descent.walk, Path.replace, metrics_log.MetricsLog.append
+    honest_step, honest_replace, honest_append = OptimizationLoop.take_step, Path.replace, metrics_log.MetricsLog.append
 
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -56,7 +56,7 @@ def kill_at(stage, step, place):
             die()
         honest_append(self, told, values)
 
-    Descent.walk, checkpoint.Path.replace, metrics_log.MetricsLog.append = walk, replace, append
+    OptimizationLoop.take_step, checkpoint.Path.replace, metrics_log.MetricsLog.append = walk, replace, append
 
 
 def attempt(run, kill):
@@ -83,7 +83,7 @@ def attempt(run, kill):
                 )
             if kill and rank == kill[3]:
                 kill_at(*kill[:3])
-            execute(configuration(run["pipeline"], run["folder"], *run["changes"]), ("invert", "tune"))
+            run_stages(configuration(run["pipeline"], run["folder"], *run["changes"]), ("invert", "tune"))
             code = 0
         except BaseException:
             import traceback

@@ -18,8 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from clipgeom._progress import Quiet
 from clipgeom.miniworld.tokenizer import build_tokenizer
 from pti.config.toml_io import read_config
-from pti.training.lora_tuning import Finetuning
-from pti.training.trainer import Session
+from pti.training.lora_tuning import LoraTuning
+from pti.training.trainer import Trainer
 
 SIDE = 8  # of a picture, whose latents are 4 × 4
 
@@ -159,7 +159,7 @@ def configuration(model, folder, *changes):
 
 def session(config):
     """A run before its first step: engine, model with its pivot, latents."""
-    return Session(config, Path(config.run.folder), Quiet(), None)
+    return Trainer(config, Path(config.run.folder), Quiet(), None)
 
 
 def write_pictures(folder, captions, *, suffix=".png"):
@@ -184,6 +184,6 @@ def tuning_of(config):
     made.prepare_tuning()
     rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.pivot.rows]
     model = replace(made.model, pivot=made.model.pivot.with_rows(rows))
-    tuning = Finetuning(made.engine, model, made.latents, made.config, decision=made.decision)
+    tuning = LoraTuning(made.engine, model, made.latents, made.config, decision=made.decision)
     made._own_pictures(tuning)
     return tuning

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
-__all__ = ["ImageEmbedder", "Measured", "measure_captions", "measure_embeddings"]
+__all__ = ["ImageEmbedder", "ReportData", "measure_captions", "measure_embeddings"]
 
 PICTURES = 2000  # that are embedded at most, where captions have pictures
 _VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
@@ -41,7 +41,7 @@ ImageEmbedder = Callable[[Sequence[str]], NDArray[np.float64]]  # ids of caption
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class ReportData:
     """A report before it is written: the content of report.json, the centres, and the arrays of the figures."""
 
     report: dict[str, Any]
@@ -65,7 +65,7 @@ def measure_captions(
     command: str | None = None,
     progress: Progress | None = None,
     images: ImageEmbedder | None = None,
-) -> Measured:
+) -> ReportData:
     """Encode a caption set and measure it.
 
     Parameters
@@ -163,7 +163,7 @@ def measure_captions(
         profile=profile_rows,
         modality=modality,
     )
-    return Measured(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
+    return ReportData(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
 
 
 def measure_embeddings(
@@ -178,7 +178,7 @@ def measure_embeddings(
     check: bool = True,
     seed: int = 0,
     command: str | None = None,
-) -> Measured:
+) -> ReportData:
     """Measure vectors computed elsewhere, and against `images` of the same space where those are given.
 
     With `group_size` each that many consecutive vectors belong together, and so do their images where there is one for
@@ -215,7 +215,7 @@ def measure_embeddings(
         profile=[],
         modality=modality,
     )
-    return Measured(report, _centers(rows), [row.arrays for row in rows])
+    return ReportData(report, _centers(rows), [row.arrays for row in rows])
 
 
 def _pictured(

@@ -12,7 +12,7 @@ from analysis.interpolation import report as interpolation_report
 from analysis.interpolation.facts import Judged, _spearman, facts
 from analysis.interpolation.run import MODES, TIMES, Concepts, said_of_states
 from clipgeom.miniworld import FACTORS
-from pti.locality.alignment import Route
+from pti.locality.alignment import TokenSpan
 
 # how far each mode's pictures lie from real ones, and how sure the readers are of them
 _MOVED = {"lerp": 2.0, "slerp": 1.5, "vslerp": 0.6, "vslerp_norm": 0.0, "aslerp": 1.0, "auto": 0.0}
@@ -166,7 +166,7 @@ def test_the_checks_figures_are_weighted_by_how_often_a_position_is_interpolated
             ]
 
     # two prompts end at 7; only one of them goes on to 8
-    routes = [Route(6, 9, 7, pooled=False), Route(7, 8, 7, pooled=False)]
+    routes = [TokenSpan(6, 9, 7, pooled=False), TokenSpan(7, 8, 7, pooled=False)]
     places = {"6": 1, "eos": 2, "padded:8": 1}
     said = said_of_states(Certificate(), routes)  # type: ignore[arg-type]
     assert said["places"] == len(places)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clipgeom.encoder.positions import Position
 from clipgeom.geometry.vectors import ArrayVectors
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.measure.build import Measured, measure_embeddings
+from clipgeom.report.measure.build import ReportData, measure_embeddings
 from clipgeom.report.measure.rows import json_ready, measure_profile, measure_row
 
 NASTY = (
@@ -54,7 +54,7 @@ def captioned(
     seed: int = 0,
     profile: bool = False,
     check: bool = False,
-) -> Measured:
+) -> ReportData:
     """A report on captions with one row for each (representation, position, kind of vectors)."""
 
     def describe(indices: Any) -> list[dict[str, str]]:
@@ -126,10 +126,10 @@ def captioned(
         }
     )
     centers = {f"{row.statistics['representation']}.{row.statistics['position']}": row.center for row in measured}
-    return Measured(report, centers, [row.arrays for row in measured])
+    return ReportData(report, centers, [row.arrays for row in measured])
 
 
-def full(n: int = 400) -> Measured:
+def full(n: int = 400) -> ReportData:
     """Twelve rows, one of them constant as at BOS."""
     names = ("token", "prenorm", "penultimate", "hidden", "projected", "normalized")
     kinds = ("ball", "shell", "ball", "sphere", "shell", "sphere")
@@ -138,12 +138,12 @@ def full(n: int = 400) -> Measured:
     return captioned(rows, n=n, profile=True)
 
 
-def tiny(captions: Sequence[str] = ("one", "two", "three"), *, profile: bool = False) -> Measured:
+def tiny(captions: Sequence[str] = ("one", "two", "three"), *, profile: bool = False) -> ReportData:
     """Three captions in more dimensions than that."""
     return captioned(n=3, captions=captions, profile=profile)
 
 
-def paired(n: int = 60, group_size: int | None = None) -> Measured:
+def paired(n: int = 60, group_size: int | None = None) -> ReportData:
     """Embeddings of images and texts."""
     rng = np.random.default_rng(1)
     shared = rng.normal(size=(n, 10))

@@ -8,8 +8,8 @@ from PIL import Image
 
 from clipgeom.miniworld.weights import CHECKSUMS, digests
 from pti.config.toml_io import read_config, toml_of
-from pti.models.pipeline import load_model
-from pti.workflow import execute
+from pti.models.pipeline import load_pipeline
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration, save_sd, write_pictures
 
 
@@ -285,7 +285,7 @@ def test_miniworld_is_the_default(sd, tmp_path, monkeypatch):
     changes = [c for c in toml_of(configuration("miniworld", tmp_path / "run")).splitlines() if "limit" not in c]
     (tmp_path / "mini.toml").write_text("\n".join(changes))
     config = read_config(tmp_path / "mini.toml", ("data.size=8",))
-    execute(config, ("invert",), root=root)
+    run_stages(config, ("invert",), root=root)
     assert read_config(tmp_path / "run").concept.class_word == "dragon"
     assert json.loads((tmp_path / "run" / "record.json").read_text())["data"]["n"] == 6
-    assert load_model("miniworld", root=root).source == "miniworld"
+    assert load_pipeline("miniworld", root=root).source == "miniworld"

@@ -10,7 +10,7 @@ from clipgeom.errors import ClipGeomError, ConfigError
 from pti.config.schema import Config
 from pti.config.toml_io import read_config
 from pti.runs import checkpoint
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration, write_pictures
 
 # What the others are compared with: few steps, everything switched on that costs little
@@ -166,7 +166,7 @@ def outcome(sd, tmp_path_factory):
         ]
         folder = root / str(len(list(root.iterdir())))
         try:
-            execute(configuration(sd, folder, *BASE, *(c for some in replaced for c in some)), ("invert", "tune"))
+            run_stages(configuration(sd, folder, *BASE, *(c for some in replaced for c in some)), ("invert", "tune"))
         finally:
             from accelerate.state import AcceleratorState, PartialState
 
@@ -258,19 +258,19 @@ def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
 def test_columns_of_a_data_set(tmp_path, monkeypatch):
     import datasets
 
-    from pti.data.dataset import read_pictures
+    from pti.data.dataset import read_images
 
     table = datasets.load_dataset("imagefolder", data_dir=str(write_pictures(tmp_path, ("{token}",))), split="train")
     table = table.rename_column("image", "picture")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
     data = read_config(None, ("data.source=somebody/pictures", "data.image_column=picture")).data
-    assert len(read_pictures(data).samples) == 1
+    assert len(read_images(data).samples) == 1
 
 
 def test_the_device(monkeypatch):
     import accelerate
 
-    from pti.training.accelerator import Engine
+    from pti.training.accelerator import Runtime
 
     asked = []
     honest = accelerate.Accelerator
@@ -278,17 +278,17 @@ def test_the_device(monkeypatch):
     for there in (True, False):
         monkeypatch.setattr(torch.accelerator, "is_available", lambda there=there: there)
         for device in ("cpu", "auto"):
-            Engine(read_config(None, (f"engine.device={device}",)).engine)
+            Runtime(read_config(None, (f"engine.device={device}",)).engine)
     assert asked == [True, False, True, True]
 
 
 def test_half_precision_that_the_device_lacks():
-    from pti.training.accelerator import Engine
+    from pti.training.accelerator import Runtime
 
     if torch.cuda.is_available():
         pytest.skip("this device has it")
     with pytest.raises(ConfigError, match=r"engine\.mixed_precision = 'fp16' does not work here"):
-        Engine(read_config(None, ("engine.mixed_precision=fp16",)).engine)
+        Runtime(read_config(None, ("engine.mixed_precision=fp16",)).engine)
 
 
 def test_gradient_checkpointing(outcome, monkeypatch):
@@ -330,13 +330,13 @@ def test_trackers(sd, tmp_path, monkeypatch):
             told.append("finished")
 
     with pytest.raises(ConfigError, match=r"names 'tensorbord'; accelerate knows .*tensorboard"):
-        execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorbord"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorbord"), ("invert",))
     monkeypatch.setattr(tracking, "get_available_trackers", list)
     with pytest.raises(ConfigError, match=r"'wandb', whose package is not installed: .*pip install .*wandb"):
-        execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=wandb"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=wandb"), ("invert",))
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [tracking.LoggerType.TENSORBOARD])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
-    execute(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorboard"), ("invert", "tune"))
+    run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorboard"), ("invert", "tune"))
     assert told[0][:2] == ("init", "pti")
     assert told[1] == ("config", 2, str(tmp_path / "run"))
     assert [entry[0] for entry in told[2:-1]] == [1, 2, 3, 4]
@@ -349,14 +349,14 @@ def test_checkpoints_and_their_folder(sd, tmp_path):
     names = {}
     for every, keep in ((2, 1), (1, 1), (1, 3)):
         changes = ("inversion.steps=3", f"run.checkpoint_every={every}", f"run.keep={keep}", "sampling.prompts=[]")
-        folder = execute(configuration(sd, tmp_path / f"{every}-{keep}", *changes), ("invert",))
+        folder = run_stages(configuration(sd, tmp_path / f"{every}-{keep}", *changes), ("invert",))
         names[every, keep] = sorted(p.stem for p in (folder / "checkpoints").iterdir())
     assert names == {
         (2, 1): ["invert-0000003"],
         (1, 1): ["invert-0000003"],
         (1, 3): ["invert-0000001", "invert-0000002", "invert-0000003"],
     }
-    folder = execute(
+    folder = run_stages(
         configuration(sd, tmp_path / "2-9", *changes[:1], "run.keep=9", "sampling.prompts=[]"), ("invert",)
     )
     assert sorted(p.stem for p in (folder / "checkpoints").iterdir()) == ["invert-0000002", "invert-0000003"]

@@ -6,18 +6,18 @@ import torch
 
 from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
-from pti.data.captions import exchanged, wordings
-from pti.data.dataset import read_pictures
-from pti.data.latent_cache import Latents
-from pti.data.views import View
-from pti.models.pipeline import load_model
+from pti.data.captions import drop_tags, mix_captions
+from pti.data.dataset import read_images
+from pti.data.latent_cache import LatentCache
+from pti.data.views import ImageView
+from pti.models.pipeline import load_pipeline
 from tests.tiny.runs import write_pictures
 
 CAPTION = "ink, a {token}, facing left , at night"
 
 
 def worded(caption=CAPTION, dropout=0.5, count=200, seed=0, templates=()):
-    return wordings(caption, dropout=dropout, count=count, rng=np.random.default_rng(seed), templates=templates)
+    return drop_tags(caption, dropout=dropout, count=count, rng=np.random.default_rng(seed), templates=templates)
 
 
 def test_the_caption_itself_comes_first_and_the_word_is_never_left_out():
@@ -67,23 +67,23 @@ def test_templates_take_the_place_of_the_part_with_the_word_as_often_as_others_a
 def test_a_template_without_the_word_is_refused(tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION,))
     with pytest.raises(ConfigError, match=r"data\.templates: 'a picture' lacks \{token\}"):
-        read_pictures(DataSection(source=str(folder), templates=("a picture",)))
+        read_images(DataSection(source=str(folder), templates=("a picture",)))
 
 
 def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION, "a {token}, by the sea"))
     data = DataSection(source=str(folder), tag_dropout=0.5, wordings=4)
-    model = load_model(str(sd))
-    latents = Latents(model, read_pictures(data).samples, data, seed=0)
+    model = load_pipeline(str(sd))
+    latents = LatentCache(model, read_images(data).samples, data, seed=0)
     assert latents.wordings == 4
-    texts = [latents.caption(View(0, wording=i)) for i in range(4)]
+    texts = [latents.caption(ImageView(0, wording=i)) for i in range(4)]
     assert texts[0] == CAPTION
     assert len(set(texts)) > 1
     assert set(texts) <= set(latents.captions())
     noise = torch.zeros(1, *latents.shape)
-    assert torch.equal(latents.of([View(0)], noise)[0], latents.of([View(0, wording=3)], noise)[0])
+    assert torch.equal(latents.of([ImageView(0)], noise)[0], latents.of([ImageView(0, wording=3)], noise)[0])
     plain = DataSection(source=str(folder), tag_dropout=0.0)
-    assert Latents(model, read_pictures(plain).samples, plain, seed=0).captions() == sorted(
+    assert LatentCache(model, read_images(plain).samples, plain, seed=0).captions() == sorted(
         (CAPTION, "a {token}, by the sea")
     )
 
@@ -94,12 +94,12 @@ def test_parts_are_exchanged_among_captions():
         "{token}, bottom right",
         "a photo of {token}, middle, by day, alone",
     )
-    made = exchanged(captions, rng=np.random.default_rng(0))
+    made = mix_captions(captions, rng=np.random.default_rng(0))
     assert [text.count(",") for text in made] == [2, 1, 3]
     assert made != captions
     seen = set()
     for seed in range(200):
-        for text in exchanged(captions, rng=np.random.default_rng(seed)):
+        for text in mix_captions(captions, rng=np.random.default_rng(seed)):
             first, second, *rest = text.split(", ")
             assert first in ("a drawing of {token}", "{token}", "a photo of {token}")
             assert second in ("top left", "bottom right", "middle")
@@ -111,7 +111,7 @@ def test_parts_are_exchanged_among_captions():
 def test_a_caption_has_the_word_once_whatever_is_exchanged():
     """Where it stands in different places, a part that holds it is exchanged for such a part only."""
     for seed in range(50):
-        for text in exchanged(("at night, {token}", "{token}, by day"), rng=np.random.default_rng(seed)):
+        for text in mix_captions(("at night, {token}", "{token}, by day"), rng=np.random.default_rng(seed)):
             assert text.count("{token}") == 1
             assert text in ("at night, {token}", "{token}, by day")
-    assert exchanged(("{token}",), rng=np.random.default_rng(0)) == ("{token}",)
+    assert mix_captions(("{token}",), rng=np.random.default_rng(0)) == ("{token}",)

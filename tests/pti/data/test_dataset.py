@@ -10,14 +10,14 @@ from PIL import Image
 from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
 from pti.data import latent_cache as latents
-from pti.data.dataset import read_pictures
-from pti.data.latent_cache import Latents
-from pti.data.latent_refinement import fitted
-from pti.data.transforms import pixels
-from pti.data.views import View
+from pti.data.dataset import read_images
+from pti.data.latent_cache import LatentCache
+from pti.data.latent_refinement import refine_latents
+from pti.data.transforms import image_to_tensor
+from pti.data.views import ImageView
 from pti.errors import DataError
-from pti.models.pipeline import load_model
-from pti.models.sampling import decode
+from pti.models.pipeline import load_pipeline
+from pti.models.sampling import decode_latents
 from tests.tiny.runs import write_pictures
 
 CAPTIONS = ("a {token} at night", "{token}, by the sea", "a drawing of {token}")
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def read(folder, **changes):
-    return read_pictures(DataSection(source=str(folder), **changes))
+    return read_images(DataSection(source=str(folder), **changes))
 
 
 def test_captions_from_metadata_from_files_and_from_a_template(folder):
@@ -52,12 +52,12 @@ def test_another_column_of_the_metadata(folder):
 
 
 def test_miniworld_knows_the_class_of_its_characters():
-    pictures = read_pictures(DataSection(source="miniworld:comet"))
+    pictures = read_images(DataSection(source="miniworld:comet"))
     assert pictures.class_word == "robot"
     assert len(pictures.samples) == 6
     assert all("{token}" in s.caption and "robot" not in s.caption for s in pictures.samples)
     with pytest.raises(ConfigError, match="no new character 'comte' \\(did you mean 'comet'"):
-        read_pictures(DataSection(source="miniworld:comte"))
+        read_images(DataSection(source="miniworld:comte"))
 
 
 def test_a_data_set(folder, monkeypatch):
@@ -66,12 +66,12 @@ def test_a_data_set(folder, monkeypatch):
     table = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train")
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: asked.append((name, split)) or table)
-    found = read_pictures(DataSection(source="somebody/pictures", split="some"))
+    found = read_images(DataSection(source="somebody/pictures", split="some"))
     assert asked == [("somebody/pictures", "some")]
     assert sorted(s.caption for s in found.samples) == sorted(CAPTIONS)
     assert found.samples[0].decode().mode == "RGB"
     with pytest.raises(DataError, match="has no column 'caption'; it has image, text"):
-        read_pictures(DataSection(source="somebody/pictures", caption_column="caption"))
+        read_images(DataSection(source="somebody/pictures", caption_column="caption"))
 
 
 def test_no_pictures(tmp_path):
@@ -104,7 +104,7 @@ def test_a_caption_without_the_placeholder_is_named(tmp_path, caption):
     folder = write_pictures(tmp_path / "p", ("{token}", caption))
     with pytest.raises(DataError, match=r"the caption of .*1\.png lacks \{token\}"):
         read(folder)
-    assert len(read_pictures(DataSection(source=str(folder)), needs_token=False).samples) == 2
+    assert len(read_images(DataSection(source=str(folder)), needs_token=False).samples) == 2
 
 
 def test_pictures_and_metadata_have_to_fit(folder):
@@ -132,7 +132,7 @@ def test_what_a_metadata_file_may_not_be(folder, tmp_path):
     ):
         metadata.write_text("\n".join([*rows[:2], line]))
         with pytest.raises(DataError, match=message):
-            read_pictures(DataSection(source=str(folder)), needs_token=False)
+            read_images(DataSection(source=str(folder)), needs_token=False)
     metadata.write_bytes("\n".join(rows).encode("utf-16"))
     with pytest.raises(DataError, match=r"metadata\.jsonl is not in UTF-8 .*; save it in that encoding"):
         read(folder)
@@ -178,25 +178,25 @@ def test_deep_greys_keep_their_shades(tmp_path):
 def test_cut_outs():
     image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
     rng = np.random.default_rng(0)
-    center, sizes = pixels(image, 8, "center", rng)
+    center, sizes = image_to_tensor(image, 8, "center", rng)
     np.testing.assert_allclose((center.numpy() + 1) * 127.5, np.asarray(image)[:, 2:10].transpose(2, 0, 1), atol=1e-4)
     assert sizes.tolist() == [[8, 12, 0, 2, 8, 8]]
-    mirrored, _ = pixels(image, 8, "center", rng, mirrored=True)
+    mirrored, _ = image_to_tensor(image, 8, "center", rng, mirrored=True)
     assert torch.equal(mirrored, center.flip(-1))
-    squeezed, sizes = pixels(image, 8, "squeeze", rng)
+    squeezed, sizes = image_to_tensor(image, 8, "squeeze", rng)
     assert sizes.tolist() == [[8, 12, 0, 0, 8, 8]]
     assert not torch.equal(squeezed, center)
-    lefts = {int(pixels(image, 8, "random", rng)[1][0, 3]) for _ in range(50)}
+    lefts = {int(image_to_tensor(image, 8, "random", rng)[1][0, 3]) for _ in range(50)}
     assert lefts == {0, 1, 2, 3, 4}
 
 
 def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
     """Trap 6: whatever order they are asked for in, a view has its own picture's latent and caption."""
-    model = load_model(str(sd))
+    model = load_pipeline(str(sd))
     samples = read(folder).samples
     settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, latents="mean", fit_steps=0)
-    shuffled, ordered = (Latents(model, samples, settings, seed=3) for _ in range(2))
-    views = [View(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
+    shuffled, ordered = (LatentCache(model, samples, settings, seed=3) for _ in range(2))
+    views = [ImageView(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
     noise = torch.zeros(1, 4, 4, 4)
     alone = {view: ordered.of([view], noise)[0] for view in views}
     mixed = [views[i] for i in (5, 0, 11, 5, 2)]
@@ -206,7 +206,7 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
         assert shuffled.caption(view) == CAPTIONS[view.sample]
         with torch.no_grad():
             image = samples[view.sample].decode()
-            array, _ = pixels(
+            array, _ = image_to_tensor(
                 image, 8, "random", np.random.default_rng((3, view.sample, view.crop)), mirrored=view.mirrored
             )
             by_hand = model.vae.encode(array[None]).latent_dist.mean[0] * 0.5
@@ -216,12 +216,12 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
 
 
 def test_latents_are_fitted_to_their_picture(folder, sd):
-    model = load_model(str(sd))
+    model = load_pipeline(str(sd))
     samples = read(folder).samples
     encoded, near, fitted = (
-        Latents(model, samples, DataSection(latents="mean", fit_steps=n), seed=0) for n in (0, 3, 60)
+        LatentCache(model, samples, DataSection(latents="mean", fit_steps=n), seed=0) for n in (0, 3, 60)
     )
-    views, noise = [View(0), View(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
+    views, noise = [ImageView(0), ImageView(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
     pictures = torch.stack([encoded.pixels(view)[0] for view in views])
 
     def error(kept):
@@ -232,7 +232,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     assert error(fitted) < error(near) < error(encoded)
     moved = fitted.of(views, noise)[0] - encoded.of(views, noise)[0]
     assert 0 < float(moved.abs().max()) < 60 * 0.025  # no further than the steps go
-    again = Latents(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
+    again = LatentCache(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
     assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
     assert all(parameter.grad is None for parameter in model.vae.parameters())
 
@@ -246,28 +246,28 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     ],
 )
 def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, settings, mean, factor):
-    model, samples = load_model(str(sd)), read(folder).samples
+    model, samples = load_pipeline(str(sd)), read(folder).samples
     model.vae.register_to_config(scaling_factor=2.0, **settings)
     data = DataSection(latents="mean", fit_steps=0)
-    kept = Latents(model, samples, data, seed=0)
-    found = kept.of([View(0)], torch.zeros(1, 4, 4, 4))[0]
-    picture = kept.pixels(View(0))[0][None]
+    kept = LatentCache(model, samples, data, seed=0)
+    found = kept.of([ImageView(0)], torch.zeros(1, 4, 4, 4))[0]
+    picture = kept.pixels(ImageView(0))[0][None]
     own = model.vae.encode(picture).latent_dist.mean
     wanted = (own - torch.tensor(mean).view(4, 1, 1)) * torch.tensor(factor).view(4, 1, 1)
     torch.testing.assert_close(found, wanted)
     shown = (model.vae.decode(own).sample / 2 + 0.5).clamp(0, 1)
-    np.testing.assert_allclose(decode(model, found) / 255, shown.permute(0, 2, 3, 1).numpy(), atol=0.51 / 255)
-    before, after = (fitted(model.vae, own, picture, n) for n in (0, 30))
+    np.testing.assert_allclose(decode_latents(model, found) / 255, shown.permute(0, 2, 3, 1).numpy(), atol=0.51 / 255)
+    before, after = (refine_latents(model.vae, own, picture, n) for n in (0, 30))
     error = [float((model.vae.decode(z).sample - picture).abs().mean()) for z in (before, after)]
     assert error[1] < error[0]
 
 
 def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkeypatch):
-    model = load_model(str(sd))
+    model = load_pipeline(str(sd))
     settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, fit_steps=3)
-    first, second = (Latents(model, read(folder).samples, settings, seed=3) for _ in range(2))
+    first, second = (LatentCache(model, read(folder).samples, settings, seed=3) for _ in range(2))
     means = first.means()
-    views = [View(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
+    views = [ImageView(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
     assert means.shape == (len(views), *first.shape)
     noise = torch.randn(len(views), *first.shape)
     wanted = first.of(views, noise)
@@ -278,25 +278,26 @@ def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkey
 
 
 def test_any_latents_can_be_fitted(sd):
-    model = load_model(str(sd))
+    model = load_pipeline(str(sd))
     shown = model.vae.decode(torch.randn(1, 4, 4, 4)).sample.detach()
     exact = model.vae.encode(shown).latent_dist.mean
-    assert torch.equal(fitted(model.vae, exact, shown, 0), exact)
+    assert torch.equal(refine_latents(model.vae, exact, shown, 0), exact)
     before, after = (
-        float((model.vae.decode(z).sample - shown).abs().mean()) for z in (exact, fitted(model.vae, exact, shown, 40))
+        float((model.vae.decode(z).sample - shown).abs().mean())
+        for z in (exact, refine_latents(model.vae, exact, shown, 40))
     )
     assert after < before
 
 
 def test_sampled_latents_spread_about_the_mean(folder, sd):
-    model = load_model(str(sd))
+    model = load_pipeline(str(sd))
     samples = read(folder).samples
     mean, sampled = (
-        Latents(model, samples, DataSection(latents=kind, fit_steps=3), seed=0) for kind in ("mean", "sample")
+        LatentCache(model, samples, DataSection(latents=kind, fit_steps=3), seed=0) for kind in ("mean", "sample")
     )
     noise = torch.randn(1, 4, 4, 4)
-    middle = mean.of([View(0)], noise)[0]
-    assert torch.equal(sampled.of([View(0)], 0 * noise)[0], middle)
-    up, down = sampled.of([View(0)], noise)[0], sampled.of([View(0)], -noise)[0]
+    middle = mean.of([ImageView(0)], noise)[0]
+    assert torch.equal(sampled.of([ImageView(0)], 0 * noise)[0], middle)
+    up, down = sampled.of([ImageView(0)], noise)[0], sampled.of([ImageView(0)], -noise)[0]
     torch.testing.assert_close((up + down) / 2, middle)
     assert not torch.equal(up, middle)

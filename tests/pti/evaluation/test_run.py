@@ -15,12 +15,12 @@ from pti.errors import CheckpointError
 from pti.evaluation.evaluate import Evaluation
 from pti.evaluation.run import evaluate_run, held_out_loss
 from pti.export.run import export_run
-from pti.models.prompt_embeds import encode
-from pti.models.sampling import draw_latents, starting_noise
+from pti.models.prompt_embeds import encode_prompts
+from pti.models.sampling import sample_latents, starting_noise
 from pti.runs import checkpoint
 from pti.runs.layout import EVALUATION
 from pti.runs.run import load_run
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.tiny.judges import save_clip, save_dino
 from tests.tiny.runs import configuration
 
@@ -63,7 +63,7 @@ def judges(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(sd, judges, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return execute(configuration(sd, folder, *judges, "data.held_out=1", "tuning.text_encoder=true"))
+    return run_stages(configuration(sd, folder, *judges, "data.held_out=1", "tuning.text_encoder=true"))
 
 
 def again(folder, name, value):
@@ -124,7 +124,7 @@ def test_held_out_pictures_are_denoised_at_equal_noise(trained):
     assert first["token"].value == second["token"].value
     assert first["token"].value != first["class_word"].value
     with torch.no_grad():
-        for row, start in zip(run.model.pivot.rows, run.model.pivot.start, strict=True):
+        for row, start in zip(run.model.placeholder.embeddings, run.model.placeholder.initial_embeddings, strict=True):
             row.copy_(start)
         for parameter in run.lora.parameters.values():
             parameter.zero_()
@@ -191,7 +191,7 @@ def test_unfinished_runs_are_refused(other):
 @pytest.mark.parametrize("layout", ["sd", "sdxl"])
 def test_a_stranger_draws_the_same_pictures(request, layout, tmp_path):
     base = request.getfixturevalue(layout)
-    folder = execute(
+    folder = run_stages(
         configuration(base, tmp_path / "run", "concept.vectors=2", 'concept.class_word="red knight"',
                       "data.source=miniworld:ember", "tuning.text_encoder=true"),
         ("invert", "tune", "export"),
@@ -199,9 +199,9 @@ def test_a_stranger_draws_the_same_pictures(request, layout, tmp_path):
     run = load_run(folder)
     noise = starting_noise(run.model, 3, 2)
     save_file({"noise": noise}, tmp_path / "noise.safetensors")
-    texts = [run.model.pivot.in_prompt(text) for text in ("a picture of {token}", "{token} at night")]
+    texts = [run.model.placeholder.in_prompt(text) for text in ("a picture of {token}", "{token} at night")]
     with torch.no_grad():
-        latents = draw_latents(run.model, encode(run.model, texts), noise, seed=3, steps=3, guidance=4.0)
+        latents = sample_latents(run.model, encode_prompts(run.model, texts), noise, seed=3, steps=3, guidance=4.0)
         own = run.model.vae.decode(latents / run.model.vae.config.scaling_factor).sample
     own = (own / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     for keys in ("pytorch_lora_weights.safetensors", "tok_lora.safetensors"):

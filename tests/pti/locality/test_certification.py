@@ -11,15 +11,15 @@ from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ConfigError
 from pti.config.schema import LocalitySection
 from pti.errors import CheckpointError
-from pti.locality.alignment import Place
-from pti.locality.certification import decide
-from pti.models.pipeline import load_model
-from pti.models.placeholder import add_pivot
+from pti.locality.alignment import TokenPosition
+from pti.locality.certification import plan_interpolation
+from pti.models.pipeline import load_pipeline
+from pti.models.placeholder import add_placeholder_token
 from pti.runs.run import load_run
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration, tuning_of
 
-PLACES = (Place(0, "hidden", "2"), Place(0, "hidden", "eos"))
+PLACES = (TokenPosition(0, "hidden", "2"), TokenPosition(0, "hidden", "eos"))
 
 
 def entry(representation, position, *valid, dim=16):
@@ -48,11 +48,11 @@ def fingerprint(sd):
 
 @pytest.fixture
 def model(sd):
-    return add_pivot(load_model(str(sd)), "<tok>", "knight")
+    return add_placeholder_token(load_pipeline(str(sd)), "<tok>", "knight")
 
 
 def test_without_a_certificate(model, sd):
-    decision = decide(LocalitySection(), model, PLACES)
+    decision = plan_interpolation(LocalitySection(), model, PLACES)
     assert {r.mode for r in decision.rulings.values()} == {"slerp"}
     assert decision.record(model)["rulings"] == [
         {
@@ -65,13 +65,13 @@ def test_without_a_certificate(model, sd):
     ]
     command = rf"make one with: clipgeom check --model {sd} --subfolder text_encoder --captions coco2014:val "
     with pytest.raises(CertificateError, match=command + r"--representation hidden --positions eos,2 --out"):
-        decide(LocalitySection(mode="vslerp"), model, PLACES)
+        plan_interpolation(LocalitySection(mode="vslerp"), model, PLACES)
 
 
 def test_auto_takes_what_is_recommended_position_by_position(model, fingerprint, tmp_path):
     path = certificate(tmp_path / "c", fingerprint, entry("hidden", "2", "vslerp_norm"), entry("hidden", "eos"))
-    places = (*PLACES, Place(0, "hidden", "padded:9"))
-    decision = decide(LocalitySection(certificates=(path,)), model, places)
+    places = (*PLACES, TokenPosition(0, "hidden", "padded:9"))
+    decision = plan_interpolation(LocalitySection(certificates=(path,)), model, places)
     assert [r.mode for r in decision.rulings.values()] == ["vslerp_norm", "slerp", "slerp"]
     first = decision.rulings[PLACES[0]]
     np.testing.assert_array_equal(first.center.numpy(), Certificate.load(path).center_for(fingerprint, "hidden", 2))
@@ -88,48 +88,56 @@ def test_a_centred_mode_needs_its_own_verdict_everywhere(model, fingerprint, tmp
     entries = [entry("hidden", p, "vslerp", "aslerp") for p in ("2", "eos")]
     path = certificate(tmp_path / "c", fingerprint, *entries)
     for mode in ("vslerp", "aslerp"):
-        decision = decide(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
+        decision = plan_interpolation(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
         assert {r.mode for r in decision.rulings.values()} == {mode}
     with pytest.raises(CertificateError, match="does not validate vslerp_norm for hidden at 2: the verdict"):
-        decide(LocalitySection(mode="vslerp_norm", certificates=(path,)), model, PLACES)
+        plan_interpolation(LocalitySection(mode="vslerp_norm", certificates=(path,)), model, PLACES)
     with pytest.raises(CertificateError, match=r"says nothing of hidden at 7.*--positions eos,2,7 "):
-        decide(LocalitySection(mode="vslerp", certificates=(path,)), model, (*PLACES, Place(0, "hidden", "7")))
+        plan_interpolation(
+            LocalitySection(mode="vslerp", certificates=(path,)), model, (*PLACES, TokenPosition(0, "hidden", "7"))
+        )
     with pytest.raises(CertificateError, match="says nothing of penultimate at 2"):
-        decide(LocalitySection(mode="vslerp", certificates=(path,)), model, (Place(0, "penultimate", "2"),))
+        plan_interpolation(
+            LocalitySection(mode="vslerp", certificates=(path,)), model, (TokenPosition(0, "penultimate", "2"),)
+        )
 
 
 @pytest.mark.parametrize("mode", ["auto", "vslerp"])
 def test_a_certificate_for_another_encoder(model, tmp_path, mode):
     path = certificate(tmp_path / "c", "f" * 64, entry("hidden", "2", "vslerp"), entry("hidden", "eos", "vslerp"))
     with pytest.raises(CertificateError, match=r"is for the encoder with fingerprint ffffffffffffffff… \(somewhere\)"):
-        decide(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
+        plan_interpolation(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
     nobody = certificate(tmp_path / "d", None, entry("hidden", "2", "vslerp"))
     with pytest.raises(CertificateError, match="certifies no encoder"):
-        decide(LocalitySection(mode=mode, certificates=(nobody,)), model, PLACES)
+        plan_interpolation(LocalitySection(mode=mode, certificates=(nobody,)), model, PLACES)
     with pytest.raises(CertificateError, match="there is no certificate"):
-        decide(LocalitySection(mode=mode, certificates=(str(tmp_path / "absent"),)), model, PLACES)
+        plan_interpolation(LocalitySection(mode=mode, certificates=(str(tmp_path / "absent"),)), model, PLACES)
 
 
 def test_an_override_is_loud(model, fingerprint, tmp_path):
     path = certificate(tmp_path / "c", fingerprint, entry("hidden", "2"), entry("hidden", "eos", "vslerp"))
     settings = LocalitySection(mode="vslerp", certificates=(path,), override_certificate=True)
-    decision = decide(settings, model, PLACES)
+    decision = plan_interpolation(settings, model, PLACES)
     assert decision.overridden
     assert decision.notes(model)[-1].startswith("CERTIFICATE OVERRIDDEN")
     other = certificate(tmp_path / "d", "f" * 64, entry("hidden", "2", "vslerp"), entry("hidden", "eos", "vslerp"))
-    assert decide(replace(settings, certificates=(other,)), model, PLACES).overridden
+    assert plan_interpolation(replace(settings, certificates=(other,)), model, PLACES).overridden
     fine = certificate(tmp_path / "e", fingerprint, *(entry("hidden", p, "vslerp") for p in ("2", "eos")))
-    assert not decide(replace(settings, certificates=(fine,)), model, PLACES).overridden
+    assert not plan_interpolation(replace(settings, certificates=(fine,)), model, PLACES).overridden
     small = certificate(tmp_path / "g", fingerprint, *(entry("hidden", p, "vslerp", dim=5) for p in ("2", "eos")))
     with pytest.raises(CertificateError, match="has dimension 5, the encoder's states have 16"):
-        decide(replace(settings, certificates=(small,)), model, PLACES)
+        plan_interpolation(replace(settings, certificates=(small,)), model, PLACES)
     with pytest.raises(ConfigError, match="overrides nothing with mode 'auto'"):
-        decide(LocalitySection(override_certificate=True), model, PLACES)
+        plan_interpolation(LocalitySection(override_certificate=True), model, PLACES)
 
 
 def test_each_encoder_of_two_has_its_own(sdxl, tmp_path):
-    model = add_pivot(load_model(str(sdxl)), "<tok>", "knight")
-    places = (Place(0, "penultimate", "2"), Place(1, "penultimate", "2"), Place(1, "projected", "eos"))
+    model = add_placeholder_token(load_pipeline(str(sdxl)), "<tok>", "knight")
+    places = (
+        TokenPosition(0, "penultimate", "2"),
+        TokenPosition(1, "penultimate", "2"),
+        TokenPosition(1, "projected", "eos"),
+    )
     prints = [load_text_encoder(sdxl, subfolder=e.name, device="cpu").fingerprint for e in model.encoders]
     first = certificate(tmp_path / "a", prints[0], entry("penultimate", "2", "vslerp"))
     second = certificate(
@@ -138,18 +146,18 @@ def test_each_encoder_of_two_has_its_own(sdxl, tmp_path):
         entry("penultimate", "2", "vslerp", dim=20),
         entry("projected", "eos", "vslerp", dim=12),
     )
-    decision = decide(LocalitySection(mode="vslerp", certificates=(second, first)), model, places)
+    decision = plan_interpolation(LocalitySection(mode="vslerp", certificates=(second, first)), model, places)
     assert [len(r.center) for r in decision.rulings.values()] == [16, 20, 12]
     apart = [
         certificate(tmp_path / "c", prints[1], entry("projected", "eos", "vslerp", dim=12)),
         certificate(tmp_path / "d", prints[1], entry("penultimate", "2", "vslerp", dim=20)),
     ]
-    again = decide(LocalitySection(mode="vslerp", certificates=(first, *apart)), model, places)
+    again = plan_interpolation(LocalitySection(mode="vslerp", certificates=(first, *apart)), model, places)
     assert again.digest() == decision.digest()
-    assert again.digest() != decide(LocalitySection(certificates=(first,)), model, places).digest()
+    assert again.digest() != plan_interpolation(LocalitySection(certificates=(first,)), model, places).digest()
     with pytest.raises(CertificateError, match="no certificate for text_encoder_2 was given"):
-        decide(LocalitySection(mode="vslerp", certificates=(first,)), model, places)
-    auto = decide(LocalitySection(certificates=(first,)), model, places)
+        plan_interpolation(LocalitySection(mode="vslerp", certificates=(first,)), model, places)
+    auto = plan_interpolation(LocalitySection(certificates=(first,)), model, places)
     assert [r.mode for r in auto.rulings.values()] == ["vslerp", "slerp", "slerp"]
 
 
@@ -160,16 +168,16 @@ def test_a_run_writes_down_what_was_decided_and_marks_what_was_overridden(sd, fi
     path = certificate(tmp_path / "c", fingerprint, *(entry("hidden", p) for p in positions))
     changes = ("locality.mode=aslerp", f'locality.certificates="{path}"')
     with pytest.raises(CertificateError, match="does not validate aslerp"):
-        execute(configuration(sd, tmp_path / "run", *changes), ("invert", "tune"))
+        run_stages(configuration(sd, tmp_path / "run", *changes), ("invert", "tune"))
     config = configuration(sd, tmp_path / "run", *changes, "locality.override_certificate=true")
-    folder = execute(config, ("invert", "tune"))
+    folder = run_stages(config, ("invert", "tune"))
     run = load_run(folder)
     assert run.marks == ("certificate overridden",)
     assert run.record["locality"]["overridden"]
     assert {r["mode"] for r in run.record["locality"]["rulings"]} == {"aslerp"}
     certificate(tmp_path / "c", fingerprint, *(entry("hidden", p, "vslerp") for p in positions))
     with pytest.raises(CheckpointError, match=r"locality \(its rulings\) was"):  # the same name, other centres
-        execute(config, ("tune",))
+        run_stages(config, ("tune",))
     with Image.open(folder / "previews" / "tune-0000004.png") as preview:
         assert preview.text == {"Software": "pti", "pti": "certificate overridden"}
 

@@ -6,40 +6,43 @@ import torch
 
 from clipgeom import slerp, vslerp
 from clipgeom.errors import ConfigError
-from pti.data.views import View
-from pti.locality.alignment import Place, places_of, routes_of
-from pti.locality.certification import Decision, Ruling
+from pti.data.views import ImageView
+from pti.locality.alignment import TokenPosition, align_prompts, interpolated_positions
+from pti.locality.certification import InterpolationPlan, PositionMode
 from pti.locality.midpoint import difference, interpolate, midpoint
-from pti.losses import noised, predict
-from pti.models.pipeline import load_model
-from pti.models.placeholder import add_pivot
-from pti.models.prompt_embeds import empty, encode
-from pti.training.batches import Share
+from pti.losses import add_noise, predict_noise
+from pti.models.pipeline import load_pipeline
+from pti.models.placeholder import add_placeholder_token
+from pti.models.prompt_embeds import empty_prompt_embeds, encode_prompts
+from pti.training.batches import BatchSlice
 from tests.tiny.runs import configuration, tuning_of
 
 PROMPTS = ["a {token} at night", "{token}"]
 
 
 def prepared(folder):
-    model = add_pivot(load_model(str(folder)), "<tok>", "knight")
-    rows = [row.flip(-1) for row in model.pivot.rows]
-    pivot = model.pivot.with_rows(rows)
+    model = add_placeholder_token(load_pipeline(str(folder)), "<tok>", "knight")
+    rows = [row.flip(-1) for row in model.placeholder.embeddings]
+    pivot = model.placeholder.with_embeddings(rows)
     return type(model)(**{**{f: getattr(model, f) for f in model.__slots__}, "pivot": pivot})
 
 
 def ruled(model, routes, mode, center=None):
-    return Decision({place: Ruling(mode, center, "") for place in places_of(model, routes)})
+    return InterpolationPlan({place: PositionMode(mode, center, "") for place in interpolated_positions(model, routes)})
 
 
 def ends(model):
     with torch.no_grad():
-        return (encode(model, [write(p) for p in PROMPTS]) for write in (model.pivot.in_prompt, model.pivot.in_class))
+        return (
+            encode_prompts(model, [write(p) for p in PROMPTS])
+            for write in (model.pivot.in_prompt, model.pivot.in_class)
+        )
 
 
 @pytest.mark.parametrize("positions", ["suffix", "placeholder"])
 def test_midpoints_are_a_plain_loop_over_positions(any_pipeline, positions):
     model = prepared(any_pipeline)
-    routes = routes_of(model, PROMPTS, positions)
+    routes = align_prompts(model, PROMPTS, positions)
     token, plain = ends(model)
     times = torch.tensor([0.5, 0.25])
     made = midpoint(model, ruled(model, routes, "slerp"), routes, token, plain, times)
@@ -54,33 +57,33 @@ def test_midpoints_are_a_plain_loop_over_positions(any_pipeline, positions):
                 last = 77 if positions == "suffix" else starts[row] + 1
                 inside = starts[row] <= i < last
                 expected = slerp(a, b, float(times[row])) if inside else a
-                np.testing.assert_allclose(made.states[row, i, part].numpy(), expected, rtol=1e-4, atol=1e-5)
-    before = [made.states[row, : starts[row]] for row in range(2)]
+                np.testing.assert_allclose(made.prompt_embeds[row, i, part].numpy(), expected, rtol=1e-4, atol=1e-5)
+    before = [made.prompt_embeds[row, : starts[row]] for row in range(2)]
     assert all(torch.equal(b, plain.states[row, : starts[row]]) for row, b in enumerate(before))
     if model.kind == "sdxl":
         pooled = slerp(token.pooled, plain.pooled, times) if positions == "suffix" else token.pooled
-        torch.testing.assert_close(made.pooled, pooled)
+        torch.testing.assert_close(made.pooled_prompt_embeds, pooled)
 
 
 def test_each_position_has_its_own_centre(sd):
     model = prepared(sd)
-    routes = routes_of(model, PROMPTS, "suffix")
+    routes = align_prompts(model, PROMPTS, "suffix")
     token, plain = ends(model)
     rng = np.random.default_rng(0)
     rulings = {}
-    for place in places_of(model, routes):
+    for place in interpolated_positions(model, routes):
         mode = {"2": "aslerp", "eos": "lerp"}.get(place.position, "vslerp_norm")
         center = None if mode == "lerp" else torch.from_numpy(rng.normal(size=16))
-        rulings[place] = Ruling(mode, center, "")
-    made = midpoint(model, Decision(rulings), routes, token, plain, torch.full((2,), 0.5))
-    center = rulings[Place(0, "hidden", "padded:20")].center.float()
+        rulings[place] = PositionMode(mode, center, "")
+    made = midpoint(model, InterpolationPlan(rulings), routes, token, plain, torch.full((2,), 0.5))
+    center = rulings[TokenPosition(0, "hidden", "padded:20")].center.float()
     expected = vslerp(token.states[:, 20], plain.states[:, 20], 0.5, center=center, keep_norm=True)
-    torch.testing.assert_close(made.states[:, 20], expected)
+    torch.testing.assert_close(made.prompt_embeds[:, 20], expected)
     eos = [int(routes[row][0].eos) for row in range(2)]
     assert eos == [5, 2]  # BOS a <tok> at night EOS, and BOS <tok> EOS
     for row in range(2):
         middle = (token.states[row, eos[row]] + plain.states[row, eos[row]]) / 2
-        torch.testing.assert_close(made.states[row, eos[row]], middle)
+        torch.testing.assert_close(made.prompt_embeds[row, eos[row]], middle)
 
 
 @pytest.mark.parametrize("mode", ["slerp", "lerp", "vslerp", "vslerp_norm", "aslerp"])
@@ -94,21 +97,21 @@ def test_ends_of_every_mode(mode):
 
 def test_places_are_named_as_certificates_name_them(sdxl):
     model = prepared(sdxl)
-    routes = routes_of(model, ["a {token} at night"], "suffix")
-    named = {p.position for p in places_of(model, routes) if p.encoder == 0}
+    routes = align_prompts(model, ["a {token} at night"], "suffix")
+    named = {p.position for p in interpolated_positions(model, routes) if p.encoder == 0}
     assert named == {"2", "3", "4", "eos", *(f"padded:{i}" for i in range(6, 77))}
-    assert Place(1, "projected", "eos") in places_of(model, routes)
-    placeholder = places_of(model, routes_of(model, ["a {token} at night"], "placeholder"))
-    assert placeholder == {Place(0, "penultimate", "2"), Place(1, "penultimate", "2")}
+    assert TokenPosition(1, "projected", "eos") in interpolated_positions(model, routes)
+    placeholder = interpolated_positions(model, align_prompts(model, ["a {token} at night"], "placeholder"))
+    assert placeholder == {TokenPosition(0, "penultimate", "2"), TokenPosition(1, "penultimate", "2")}
 
 
 def test_prompts_that_do_not_align_are_refused_with_their_tokens(sd):
     """Trap 12: BPE may melt a word with what follows it."""
     model = prepared(sd)
     with pytest.raises(ConfigError, match=r"do not align in text_encoder: <tok> s</w> against k n i gh t s</w>"):
-        routes_of(model, ["{token}s"], "suffix")
+        align_prompts(model, ["{token}s"], "suffix")
     with pytest.raises(ConfigError, match="the new word is not in the prompt"):
-        routes_of(model, ["a knight"], "suffix")
+        align_prompts(model, ["a knight"], "suffix")
 
 
 def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
@@ -121,14 +124,14 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     noisy, times = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.tensor([20, 70])
     conditions = tuning.conditions.midpoints(captions)
     with torch.no_grad(), tuning.lora.frozen():
-        base = predict(model, noisy, times, conditions)
+        base = predict_noise(model, noisy, times, conditions)
 
     def value():
-        said = predict(model, noisy, times, conditions)
+        said = predict_noise(model, noisy, times, conditions)
         return (said - base).square().mean(dim=(1, 2, 3)).mean()
 
     # the function that is trained on, up to its float32
-    assert float(difference(predict(model, noisy, times, conditions), base).mean().detach()) == pytest.approx(
+    assert float(difference(predict_noise(model, noisy, times, conditions), base).mean().detach()) == pytest.approx(
         float(value().detach()), rel=1e-6
     )
     for parameter in list(tuning.lora.parameters.values())[:4]:
@@ -160,20 +163,20 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
     noisy = tuning.model.alphas[draw.times].sqrt().view(-1, 1, 1, 1) * clean
     noisy = noisy + (1 - tuning.model.alphas[draw.times]).sqrt().view(-1, 1, 1, 1) * draw.noise
     captions = [tuning.latents.caption(view) for view in draw.views]
-    token = encode(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
-    plain = encode(tuning.model, [tuning.pivot.in_class(c) for c in captions])
-    states = token.states.clone()
+    token = encode_prompts(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
+    plain = encode_prompts(tuning.model, [tuning.pivot.in_class(c) for c in captions])
+    states = token.prompt_embeds.clone()
     for row, text in enumerate(captions):
         first = tuning.model.encoders[0].tokenizer(tuning.pivot.in_prompt(text)).input_ids.index(tuning.pivot.ids[0][0])
-        states[row, first:] = slerp(token.states[row, first:], plain.states[row, first:], 0.5)
-    states[silent] = encode(tuning.model, [""]).states
+        states[row, first:] = slerp(token.prompt_embeds[row, first:], plain.prompt_embeds[row, first:], 0.5)
+    states[silent] = encode_prompts(tuning.model, [""]).prompt_embeds
 
     def unet(conditions):
         return tuning.model.unet(noisy, draw.times, encoder_hidden_states=conditions).sample
 
     with torch.no_grad(), tuning.lora.frozen():
         base = unet(states)
-    loss = (unet(token.states) - draw.noise).square().mean() + 3.0 * (unet(states) - base).square().mean()
+    loss = (unet(token.prompt_embeds) - draw.noise).square().mean() + 3.0 * (unet(states) - base).square().mean()
     assert float(terms["loss"].detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
     for ours, alone in zip(whole, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(ours, alone, rtol=1e-3, atol=1e-6)
@@ -206,9 +209,9 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
         noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
         with torch.no_grad():
             conditions = tuning.conditions.midpoints(captions)
-            tuned = predict(tuning.model, noisy, times, conditions)
+            tuned = predict_noise(tuning.model, noisy, times, conditions)
             with tuning.lora.frozen():
-                base = predict(tuning.model, noisy, times, conditions)
+                base = predict_noise(tuning.model, noisy, times, conditions)
         moved.append(float(difference(tuned, base).mean()))
     assert moved[0] < 0.5 * moved[1]
 
@@ -262,17 +265,17 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
         )  # fmt: skip
         tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes))
         list(tuning.run())
-        captions = [tuning.latents.caption(View(i)) for i in range(3)]
-        clean, _ = tuning.latents.of([View(i) for i in range(3)], torch.zeros(3, 4, 4, 4))
+        captions = [tuning.latents.caption(ImageView(i)) for i in range(3)]
+        clean, _ = tuning.latents.of([ImageView(i) for i in range(3)], torch.zeros(3, 4, 4, 4))
         times = torch.tensor([40, 60, 80])
         noise = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-        noisy = noised(tuning.model.alphas, clean, noise, times)
+        noisy = add_noise(tuning.model.alphas, clean, noise, times)
         with torch.no_grad():
-            said = predict(
-                tuning.model, noisy, times, encode(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
+            said = predict_noise(
+                tuning.model, noisy, times, encode_prompts(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
             )
             with tuning.lora.frozen():
-                wanted = predict(tuning.model, noisy, times, tuning.conditions.of(captions, untrained))
+                wanted = predict_noise(tuning.model, noisy, times, tuning.conditions.of(captions, untrained))
         gaps.append(float(difference(said, wanted).mean()))
     assert gaps[0] < 0.5 * gaps[1]
 
@@ -316,7 +319,7 @@ def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypat
         said = [tuning.regulariser.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
         return levels.tolist(), said, *tuning.regulariser.ways(5, 1, draw, levels, chosen)
 
-    whole, *halves = (held(share) for share in (Share(0, 1, 6), Share(0, 2, 3), Share(1, 2, 3)))
+    whole, *halves = (held(share) for share in (BatchSlice(0, 1, 6), BatchSlice(0, 2, 3), BatchSlice(1, 2, 3)))
     assert len(whole[0]) == 3
     assert whole == tuple(a + b for a, b in zip(*halves, strict=True))
 
@@ -331,9 +334,9 @@ def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
         list(tuning.run())
         noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
         with torch.no_grad():
-            tuned = predict(tuning.model, noisy, times, empty(tuning.model)[[0, 0, 0]])
+            tuned = predict_noise(tuning.model, noisy, times, empty_prompt_embeds(tuning.model)[[0, 0, 0]])
             with tuning.lora.frozen():
-                base = predict(tuning.model, noisy, times, empty(tuning.model)[[0, 0, 0]])
+                base = predict_noise(tuning.model, noisy, times, empty_prompt_embeds(tuning.model)[[0, 0, 0]])
         moved.append(float(difference(tuned, base).mean()))
     assert moved[0] < 0.5 * moved[1]
 
@@ -362,8 +365,8 @@ def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
     with torch.no_grad(), tuning.lora.frozen():
         base = tuning.conditions.midpoints(caption)
     assert (tuned.states - base.states).abs().max() > 1e-4
-    fresh = add_pivot(load_model(str(sdxl)), "<tok>", "dragon")
+    fresh = add_placeholder_token(load_pipeline(str(sdxl)), "<tok>", "dragon")
     with torch.no_grad():
-        states = encode(fresh, [tuning.pivot.in_class(caption[0])]).states
+        states = encode_prompts(fresh, [tuning.pivot.in_class(caption[0])]).prompt_embeds
         with tuning.lora.frozen():
             assert torch.equal(tuning.conditions.of(caption, "class").states, states)

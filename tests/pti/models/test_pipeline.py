@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 from clipgeom.errors import ClipGeomError, EncoderError
-from pti.models.pipeline import load_model
+from pti.models.pipeline import load_pipeline
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_a_missing_tensor_is_named(copied, kind, part, name):
     kept = {key: tensor for key, tensor in load_file(path).items() if not key.endswith(name)}
     save_file(kept, path)
     with pytest.raises(EncoderError, match=rf"{part} lacks 1 tensor\(s\): .*{name}; fetch"):
-        load_model(str(folder))
+        load_pipeline(str(folder))
 
 
 def test_networks_are_those_that_diffusers_loads(any_pipeline):
-    model = load_model(str(any_pipeline))
+    model = load_pipeline(str(any_pipeline))
     kind = StableDiffusionPipeline if model.kind == "sd" else StableDiffusionXLPipeline
     own = kind.from_pretrained(any_pipeline)
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
@@ -85,7 +85,7 @@ def test_settings_that_cannot_be_are_named_with_their_file(copied, part, setting
     folder = copied("sd")
     change(folder, part, **settings)
     with pytest.raises(ClipGeomError, match=message) as caught:
-        load_model(str(folder))
+        load_pipeline(str(folder))
     assert f"{folder / part}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_settings_that_select_code_have_no_effect(copied, sd):
     chosen |= {"quantization_config": {"quant_method": "x"}, "auto_map": {"AutoModel": "nobody/code--a.B"}}
     for part in ("text_encoder", "unet", "vae"):
         change(folder, part, **chosen)
-    found, wanted = (load_model(str(path)).encoders[0].network for path in (folder, sd))
+    found, wanted = (load_pipeline(str(path)).encoders[0].network for path in (folder, sd))
     ids = torch.arange(8)[None]
     assert torch.equal(found(ids).last_hidden_state, wanted(ids).last_hidden_state)
 
@@ -106,4 +106,4 @@ def test_a_list_as_the_class_of_a_pipeline(copied):
     index = folder / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["StableDiffusionPipeline"]}))
     with pytest.raises(ClipGeomError, match="and XL can be trained"):
-        load_model(str(folder))
+        load_pipeline(str(folder))

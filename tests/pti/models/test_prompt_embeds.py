@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from pti.models.pipeline import load_model
-from pti.models.placeholder import add_pivot
-from pti.models.prompt_embeds import concatenate, encode, tokenize
+from pti.models.pipeline import load_pipeline
+from pti.models.placeholder import add_placeholder_token
+from pti.models.prompt_embeds import concatenate, encode_prompts, tokenize
 
 
 def with_word(folder, model, *, honest):
@@ -24,31 +24,33 @@ def with_word(folder, model, *, honest):
 
 @pytest.mark.filterwarnings("ignore:.*mean_resizing.*")
 def test_equal_to_the_pipelines_own(any_pipeline):
-    model = add_pivot(load_model(str(any_pipeline)), "<tok>", "knight")
-    moved = [row + 0.3 for row in model.pivot.rows]
-    model = add_pivot(load_model(str(any_pipeline)), "<tok>", "knight")
-    model = type(model)(**{**{f: getattr(model, f) for f in model.__slots__}, "pivot": model.pivot.with_rows(moved)})
+    model = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "knight")
+    moved = [row + 0.3 for row in model.placeholder.embeddings]
+    model = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "knight")
+    model = type(model)(
+        **{**{f: getattr(model, f) for f in model.__slots__}, "pivot": model.placeholder.with_embeddings(moved)}
+    )
     prompts = ["a <tok> at night", "a red crown, <tok>, in the snow"]
     with torch.no_grad():
-        ours = encode(model, prompts)
+        ours = encode_prompts(model, prompts)
         theirs = with_word(any_pipeline, model, honest=True).encode_prompt(
             prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-    torch.testing.assert_close(ours.states, theirs[0])
+    torch.testing.assert_close(ours.prompt_embeds, theirs[0])
     if model.kind == "sdxl":
-        torch.testing.assert_close(ours.pooled, theirs[2])
+        torch.testing.assert_close(ours.pooled_prompt_embeds, theirs[2])
     else:
-        assert ours.pooled is None
+        assert ours.pooled_prompt_embeds is None
 
 
 @pytest.mark.filterwarnings("ignore:.*mean_resizing.*")
 def test_pooled_at_the_end_even_where_the_configuration_names_another_id(sdxl):
     """Trap 5: eos_token_id = 2 makes transformers pool at the highest id, the new token's."""
-    model = add_pivot(load_model(str(sdxl)), "<tok>", "knight")
+    model = add_placeholder_token(load_pipeline(str(sdxl)), "<tok>", "knight")
     assert model.encoders[1].network.config.eos_token_id == 2
     prompt = ["a <tok> at night"]
     with torch.no_grad():
-        ours = encode(model, prompt).pooled
+        ours = encode_prompts(model, prompt).pooled_prompt_embeds
         legacy = with_word(sdxl, model, honest=False).encode_prompt(
             prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
         )[2]
@@ -59,9 +61,9 @@ def test_pooled_at_the_end_even_where_the_configuration_names_another_id(sdxl):
 
 
 def test_batches_take_rows_and_join(sdxl):
-    model = load_model(str(sdxl))
+    model = load_pipeline(str(sdxl))
     with torch.no_grad():
-        both = encode(model, ["a knight", "ghost"]).with_sizes(torch.arange(12.0).view(2, 6))
+        both = encode_prompts(model, ["a knight", "ghost"]).with_time_ids(torch.arange(12.0).view(2, 6))
     again = concatenate([both[:1], both[1:]])
     for a, b in zip(again._parts(), both._parts(), strict=True):
         assert torch.equal(a, b)

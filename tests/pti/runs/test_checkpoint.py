@@ -10,8 +10,8 @@ from clipgeom._progress import Quiet
 from pti.errors import CheckpointError, TrainingError
 from pti.runs import checkpoint
 from pti.runs.run import load_run
-from pti.training.textual_inversion import Inversion
-from pti.workflow import execute
+from pti.training.textual_inversion import TextualInversion
+from pti.workflow import run_stages
 from tests.pti.fuzz_run import fuzz
 from tests.tiny.runs import configuration, session
 
@@ -109,7 +109,7 @@ def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
 
     settings = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
     settings += ("prior.weight=0.3", "prior.count=2", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
-    folder = execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
+    folder = run_stages(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
     kept = {folder / f"{name}.safetensors": b"" for name in ("latents", "focus", "own", "prior")}
     kept = {path: path.read_bytes() for path in kept}
     [last] = (folder / "checkpoints").glob("tune-*")
@@ -123,44 +123,44 @@ def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
         for path in (folder / "checkpoints").iterdir():
             path.unlink()
         notes.clear()
-        execute(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"), progress=Told())
+        run_stages(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"), progress=Told())
         assert {path: path.read_bytes() for path in kept} == kept
         assert last.read_bytes() == expected
         assert all(any(f"{path} is damaged" in note and "made anew" in note for note in notes) for path in kept)
 
 
 def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_path):
-    folder = execute(configuration(sd, tmp_path / "run"), ("invert", "tune"))
+    folder = run_stages(configuration(sd, tmp_path / "run"), ("invert", "tune"))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with pytest.raises(
         CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
     ):
-        execute(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
     with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
-        execute(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
+        run_stages(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
     with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
-        execute(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
 def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
     config = configuration(sd, tmp_path / "run")
-    folder = execute(config, ("invert", "tune"))
+    folder = run_stages(config, ("invert", "tune"))
     before = (folder / "metrics.jsonl").read_bytes()
 
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("pti.training.optimizer.Descent.walk", never)
-    execute(config, ("invert", "tune"))
+    monkeypatch.setattr("pti.training.optimizer.OptimizationLoop.walk", never)
+    run_stages(config, ("invert", "tune"))
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(AssertionError):  # it would have been noticed
-        execute(configuration(sd, tmp_path / "other"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "other"), ("invert",))
 
 
 def test_tuning_needs_a_finished_inversion(sd, tmp_path):
     with pytest.raises(CheckpointError, match="holds no finished inversion; run pti invert first"):
-        execute(configuration(sd, tmp_path / "run"), ("tune",))
+        run_stages(configuration(sd, tmp_path / "run"), ("tune",))
     with pytest.raises(CheckpointError, match="is no run folder"):
         load_run(tmp_path)
 
@@ -184,7 +184,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
     with pytest.raises(
         TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"
     ):
-        execute(config, ("invert", "tune"))
+        run_stages(config, ("invert", "tune"))
     found = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", stage))
     assert found.state["step"] == 2
     assert all(torch.isfinite(t).all() for t in found.tensors.values())
@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
 def test_moments_and_vectors_are_in_it(sd, tmp_path):
     """Trap 7."""
     made = session(configuration(sd, tmp_path / "run", "inversion.plateau=2"))
-    inversion = Inversion(made.engine, made.model, made.latents, made.config)
+    inversion = TextualInversion(made.engine, made.model, made.latents, made.config)
     steps = inversion.run()
     next(steps)
     next(steps)

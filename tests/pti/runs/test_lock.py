@@ -12,7 +12,7 @@ from pti._lock import alone
 from pti.evaluation.run import evaluate_run
 from pti.export.run import export_run
 from pti.sweeps.sweep import Sweep, sweep
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.conftest import ROOT
 from tests.tiny.runs import configuration
 
@@ -42,10 +42,10 @@ def another_process(folder):
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(sd, tmp_path):
     config = configuration(sd, tmp_path / "run", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
-    folder = execute(config, ("invert", "tune"))
+    folder = run_stages(config, ("invert", "tune"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     calls = (
-        lambda: execute(config, ("invert", "tune")),
+        lambda: run_stages(config, ("invert", "tune")),
         lambda: evaluate_run(folder),
         lambda: export_run(folder),
         lambda: sweep(Sweep(None, (), {"engine.seed": [0, 1]}), tmp_path / "sweep"),
@@ -60,7 +60,7 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(sd, tmp_path):
                 f"{place} is in use by another pti process (pid {holder}); wait for it or give another --out"
             )
     assert {path: path.read_bytes() for path in before} == before
-    execute(config, ("invert", "tune"))  # the kill has released it
+    run_stages(config, ("invert", "tune"))  # the kill has released it
 
 
 def test_one_process_locks_a_folder_twice_and_other_ranks_never(tmp_path, monkeypatch):
@@ -98,5 +98,5 @@ def test_of_two_runs_at_once_one_trains(sd, tmp_path):
         assert process.returncode == 0 or "is in use by another pti process (pid" in error
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 20
-    alone_in_it = execute(configuration(sd, tmp_path / "alone", *settings), ("invert", "tune"))
+    alone_in_it = run_stages(configuration(sd, tmp_path / "alone", *settings), ("invert", "tune"))
     assert (alone_in_it / "metrics.jsonl").read_text().splitlines() == lines

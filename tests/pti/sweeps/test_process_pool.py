@@ -10,7 +10,7 @@ import pytest
 
 from clipgeom.errors import ClipGeomError
 from pti.config.toml_io import read_config
-from pti.sweeps.process_pool import Died, Workers
+from pti.sweeps.process_pool import WorkerDied, Workers
 from pti.sweeps.sweep import Sweep, sweep
 from pti.sweeps.worker import visible_devices
 from tests.conftest import ROOT
@@ -31,7 +31,7 @@ def test_a_killed_process_is_told_and_replaced():
     assert {ended[i] for i in (0, 2, 4, 5)} == {1, 4, 9, 16}
     assert str(ended[1]) == "its process was killed by SIGKILL (out of memory?)"
     assert str(ended[3]) == "its process ended with exit code 3"
-    assert str(Died(-signal.SIGTERM)) == "its process was killed by SIGTERM"
+    assert str(WorkerDied(-signal.SIGTERM)) == "its process was killed by SIGTERM"
 
 
 def test_what_is_raised_comes_back():
@@ -50,7 +50,7 @@ def test_each_process_sees_one_device(tmp_path, monkeypatch):
         folder.mkdir()
     with Workers(3, chores.prepare, ["5", "GPU-7"]) as workers:
         first = dict(workers.outcomes(chores.device, [(folders[0], 3)] * 3))
-        assert isinstance(dict(workers.outcomes(chores.device, [(None, 0)]))[0], Died)
+        assert isinstance(dict(workers.outcomes(chores.device, [(None, 0)]))[0], WorkerDied)
         second = dict(workers.outcomes(chores.device, [(folders[1], 3)] * 3))  # one of them is a new process
     assert sorted(first.values()) == sorted(second.values()) == ["5", "5", "GPU-7"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,GPU-7"

@@ -19,7 +19,7 @@ from clipgeom.errors import ConfigError
 from pti.config.toml_io import toml_of
 from pti.runs import checkpoint, metrics_log
 from pti.sweeps.sweep import Sweep, collect, sweep
-from pti.workflow import execute
+from pti.workflow import run_stages
 from tests.conftest import ROOT
 from tests.tiny.runs import configuration, write_pictures
 
@@ -36,7 +36,7 @@ def counted(patch):
 
     def counting(config, stages, **options):
         calls.append((Path(config.run.folder).parent.name, *stages))
-        return execute(config, stages, **options)
+        return run_stages(config, stages, **options)
 
     patch.setattr(sweep_run, "execute", counting)
     return calls
@@ -92,7 +92,9 @@ def deadly(folder):
 def test_an_inversion_is_shared_and_a_run_is_what_it_is_alone(base, swept, tmp_path):
     folder, executed = swept
     assert executed == [("inversions", "invert"), ("runs", "invert", "tune"), ("runs", "invert", "tune")]
-    alone = execute(configuration(base.model.name, tmp_path / "alone", *QUICK, "tuning.rate=0.02"), ("invert", "tune"))
+    alone = run_stages(
+        configuration(base.model.name, tmp_path / "alone", *QUICK, "tuning.rate=0.02"), ("invert", "tune")
+    )
     (run,) = folder.glob("runs/rate=0.02-*")
     for stage in ("invert", "tune"):
         ours, theirs = (checkpoint.load(checkpoint.latest(f / "checkpoints", stage)) for f in (run, alone))
@@ -282,7 +284,7 @@ def test_a_stopped_sweep_has_its_table(base, tmp_path, monkeypatch):
     def interrupted(config, stages, **options):
         if "runs/seed=1" in config.run.folder:
             raise KeyboardInterrupt
-        return execute(config, stages, **options)
+        return run_stages(config, stages, **options)
 
     monkeypatch.setattr(sweep_run, "execute", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clipgeom.errors import ConfigError
-from pti.config.schema import EngineSection
-from pti.training.accelerator import Engine
+from pti.config.schema import RuntimeSection
+from pti.training.accelerator import Runtime
 
 SCRIPT = """
 import os
@@ -41,4 +41,4 @@ def test_processes_that_are_not_joined_are_refused(monkeypatch):
     monkeypatch.setattr(accelerate, "Accelerator", lambda **_: alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="2 processes were launched, and accelerate has joined 1 of them"):
-        Engine(EngineSection())
+        Runtime(RuntimeSection())

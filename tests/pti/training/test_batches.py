@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pti.training.batches import Share, draw_part, draw_times, order
+from pti.training.batches import BatchSlice, plan_micro_batch, sample_order, sample_timesteps
 
 
 def drawn(step=3, part=0, share=None, **changes):
@@ -19,12 +19,12 @@ def drawn(step=3, part=0, share=None, **changes):
         "timesteps": "stratified",
         **changes,
     }
-    return draw_part(7, "tune", step, part, share=share or Share(0, 1, 4), **settings)
+    return plan_micro_batch(7, "tune", step, part, share=share or BatchSlice(0, 1, 4), **settings)
 
 
 def test_two_processes_draw_the_halves_of_what_one_draws():
     whole = drawn()
-    halves = [drawn(share=Share(rank, 2, 2)) for rank in (0, 1)]
+    halves = [drawn(share=BatchSlice(rank, 2, 2)) for rank in (0, 1)]
     assert whole.views == halves[0].views + halves[1].views
     for name in ("times", "noise", "latent_noise", "offset", "between"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves])), name
@@ -40,28 +40,28 @@ def test_steps_parts_and_streams_differ_and_repeat():
 
 
 def test_every_picture_comes_once_an_epoch_in_another_order_each_time():
-    sequence = order(1, "tune", 5, 0, 50).reshape(10, 5)
+    sequence = sample_order(1, "tune", 5, 0, 50).reshape(10, 5)
     assert (np.sort(sequence, axis=1) == np.arange(5)).all()
     assert len({tuple(row) for row in sequence}) > 5
-    np.testing.assert_array_equal(order(1, "tune", 5, 13, 9), sequence.ravel()[13:22])
+    np.testing.assert_array_equal(sample_order(1, "tune", 5, 13, 9), sequence.ravel()[13:22])
     parts = [drawn(step, part).views for step in range(5) for part in range(2)]
     seen = [view.sample for views in parts for view in views]
-    np.testing.assert_array_equal(seen, order(7, "tune", 5, 0, 40))
+    np.testing.assert_array_equal(seen, sample_order(7, "tune", 5, 0, 40))
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
 def test_stratified_noise_levels_take_one_of_every_stretch(n):
     rng = np.random.default_rng(0)
     for _ in range(50):
-        times = draw_times(rng, n, range(100), "stratified")
+        times = sample_timesteps(rng, n, range(100), "stratified")
         for stretch, time in enumerate(sorted(times)):
             assert stretch * 100 // n <= time <= (stretch + 1) * 100 / n
         assert times.max() < 100
-    uniform = draw_times(rng, 10_000, range(100), "uniform")
+    uniform = sample_timesteps(rng, 10_000, range(100), "uniform")
     assert set(uniform) == set(range(100))
     assert abs(uniform.mean() - 49.5) < 1.5
     for kind in ("stratified", "uniform"):
-        assert set(draw_times(rng, 2000, range(30, 40), kind)) == set(range(30, 40))
+        assert set(sample_timesteps(rng, 2000, range(30, 40), kind)) == set(range(30, 40))
 
 
 def test_views_vary_only_as_asked():

@@ -10,10 +10,10 @@ import pti.training.trainer
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
 from clipgeom.miniworld.render import middle
 from pti.config.toml_io import read_config
-from pti.data.views import View
+from pti.data.views import ImageView
 from pti.losses import denoising_loss
-from pti.training.concept_mask import contrast, shaded, weights_of
-from pti.workflow import execute
+from pti.training.concept_mask import class_word_saliency, loss_weights, overlay
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration, session
 
 REACH = (10.0, 14.0)  # of a figure from its middle, in pixels, (x, y)
@@ -32,8 +32,8 @@ def test_the_class_word_is_seen_where_the_figure_stands(name, tmp_path):
             (abs(centers - y) < REACH[1] + more)[:, None] & (abs(centers - x) < REACH[0] + more)
             for more in (CELL / 2, 0)
         )
-        found = contrast(made.engine, made.model, made.latents, view, seed=0)
-        mask = weights_of(found, 0.0)[0].numpy()
+        found = class_word_saliency(made.engine, made.model, made.latents, view, seed=0)
+        mask = loss_weights(found, 0.0)[0].numpy()
         upon.append(mask[figure].mean() / mask.max())
         beside.append(mask[~touched].mean() / mask.max())
         assert found.numpy()[figure].min() > np.median(found.numpy()[~touched])
@@ -44,9 +44,9 @@ def test_the_class_word_is_seen_where_the_figure_stands(name, tmp_path):
 def test_weights_by_hand():
     found = torch.tensor([[4.0, 1.0], [0.5, 0.0]])  # a quarter of the strongest weighs fully
     by_hand = torch.tensor([[[1.0, 1.0], [0.1 + 0.9 * 0.5, 0.1]]])
-    torch.testing.assert_close(weights_of(found, 0.1), by_hand / by_hand.mean())
-    assert torch.equal(weights_of(found, 1.0), torch.ones(1, 2, 2))
-    assert torch.equal(weights_of(torch.zeros(2, 2), 0.1), torch.ones(1, 2, 2))  # a word without any effect
+    torch.testing.assert_close(loss_weights(found, 0.1), by_hand / by_hand.mean())
+    assert torch.equal(loss_weights(found, 1.0), torch.ones(1, 2, 2))
+    assert torch.equal(loss_weights(torch.zeros(2, 2), 0.1), torch.ones(1, 2, 2))  # a word without any effect
 
 
 def test_the_loss_weighs_places():
@@ -64,22 +64,24 @@ def test_the_loss_weighs_places():
 def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
     config = configuration(any_pipeline, tmp_path, "data.flip=true", "data.crop=random", "data.crops=2")
     latents = session(config).latents
-    assert latents.cells([View(0)]) is None
+    assert latents.cells([ImageView(0)]) is None
     for number, view in enumerate(latents.cut_outs):
         latents.weigh(view, torch.arange(16.0).view(1, 4, 4) + 100 * number)
-    plain, mirrored, other = latents.cells([View(0, 1), View(0, 1, True), View(1, 0)])
+    plain, mirrored, other = latents.cells([ImageView(0, 1), ImageView(0, 1, True), ImageView(1, 0)])
     assert torch.equal(plain.flip(-1), mirrored)
     assert not torch.equal(plain, other)
 
 
 def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     looks = []
-    monkeypatch.setattr(pti.training.trainer, "contrast", lambda *a, **k: looks.append(a[3]) or contrast(*a, **k))
+    monkeypatch.setattr(
+        pti.training.trainer, "contrast", lambda *a, **k: looks.append(a[3]) or class_word_saliency(*a, **k)
+    )
     few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "objective.unmasked_weight=0.1")
 
     def run(name, *changes):
         """How often it has looked by then."""
-        execute(configuration(sd, tmp_path / name, *few, *changes), ("invert", "tune"))
+        run_stages(configuration(sd, tmp_path / name, *few, *changes), ("invert", "tune"))
         return len(looks)
 
     assert run("one") == 3
@@ -97,7 +99,9 @@ def test_both_stages_weigh_places(tmp_path):
     for unmasked in (1.0, 0.1):
         folder = tmp_path / str(unmasked)
         few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "locality.mode=none")
-        execute(configuration("miniworld", folder, *few, f"objective.unmasked_weight={unmasked}"), ("invert", "tune"))
+        run_stages(
+            configuration("miniworld", folder, *few, f"objective.unmasked_weight={unmasked}"), ("invert", "tune")
+        )
         table = pd.read_parquet(folder / "metrics.parquet")
         losses[unmasked] = table.groupby("stage").loss.first()
     for stage in ("invert", "tune"):
@@ -106,7 +110,7 @@ def test_both_stages_weigh_places(tmp_path):
 
 def test_places_that_do_not_weigh_are_dark():
     weights = torch.tensor([[[2.0, 1.0], [0.0, 0.0]]])
-    shown = shaded(torch.ones(3, 4, 4), weights)
+    shown = overlay(torch.ones(3, 4, 4), weights)
     assert shown.shape == (4, 4, 3)
     assert np.unique(shown[:2, :2]) == 255
     assert np.unique(shown[:2, 2:]) == 153  # half the weight, of which a fifth of the light never goes

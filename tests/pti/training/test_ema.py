@@ -8,20 +8,20 @@ from pti.errors import CheckpointError
 from pti.runs import checkpoint
 from pti.runs.ema_weights import averages_in
 from pti.runs.run import load_run
-from pti.training.ema import Averages
-from pti.workflow import execute
+from pti.training.ema import PowerEMA
+from pti.workflow import run_stages
 from tests.tiny.runs import configuration, tuning_of
 
 
 def walked(share, steps):
     parameters = {"a": torch.nn.Parameter(torch.zeros(2)), "b": torch.nn.Parameter(torch.full((1,), 100.0))}
-    averages, path = Averages(parameters, share), []
+    averages, path = PowerEMA(parameters, share), []
     for step in range(1, steps + 1):
         with torch.no_grad():
             parameters["a"].add_(torch.tensor([1.0, step]))
             parameters["b"].copy_(torch.tensor([float(step % 3)]))
         path.append({name: p.detach().clone() for name, p in parameters.items()})
-        averages.follow(step)
+        averages.update(step)
     return parameters, averages, path
 
 
@@ -97,7 +97,7 @@ def test_training_itself_is_the_same_and_what_comes_of_it_is_the_average(sd, tmp
 
 def test_a_run_is_loaded_with_its_averages(sd, tmp_path):
     config = configuration(sd, tmp_path / "run", "tuning.averaging=1", "sampling.prompts=[]")
-    execute(config, ("invert", "tune"))
+    run_stages(config, ("invert", "tune"))
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", "tune")).tensors
     loaded = load_run(tmp_path / "run").lora.parameters
     assert all(torch.equal(p, stored[f"average.{name}"]) for name, p in loaded.items())

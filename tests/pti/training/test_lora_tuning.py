@@ -6,12 +6,12 @@ from peft.tuners.tuners_utils import delete_adapter
 
 from clipgeom.errors import ConfigError
 from pti.errors import TrainingError
-from pti.losses import predict
-from pti.models.lora import base_digest
-from pti.models.pipeline import load_model
-from pti.models.placeholder import add_pivot
-from pti.models.prompt_embeds import encode
-from pti.models.sampling import draw
+from pti.losses import predict_noise
+from pti.models.lora import base_weights_sha256
+from pti.models.pipeline import load_pipeline
+from pti.models.placeholder import add_placeholder_token
+from pti.models.prompt_embeds import encode_prompts
+from pti.models.sampling import sample_images
 from tests.tiny.runs import configuration, tuning_of
 
 
@@ -29,8 +29,8 @@ def tune(sd, tmp_path):
 def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune, any_pipeline):
     """Figure 2 of stage 2; traps 1 and 2."""
     tuning, records = tune("tuning.text_encoder=true", pipeline=any_pipeline)
-    fresh = add_pivot(load_model(str(any_pipeline)), "<tok>", "dragon")
-    assert base_digest(fresh) == base_digest(tuning.model)
+    fresh = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "dragon")
+    assert base_weights_sha256(fresh) == base_weights_sha256(tuning.model)
     assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.rows, tuning._frozen_rows, strict=True))
     assert not any(row.requires_grad for row in tuning.pivot.rows)
     assert records[-1].weight_distance > 0
@@ -38,8 +38,8 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
 
     def said(model):
         sizes = torch.tensor([[8.0, 8, 0, 0, 8, 8]])
-        conditions = encode(model, ["a <tok> at night"], rows=tuning.pivot.rows).with_sizes(sizes)
-        return predict(model, torch.ones(1, 4, 4, 4), torch.tensor([50]), conditions)
+        conditions = encode_prompts(model, ["a <tok> at night"], rows=tuning.pivot.rows).with_time_ids(sizes)
+        return predict_noise(model, torch.ones(1, 4, 4, 4), torch.tensor([50]), conditions)
 
     with torch.no_grad():
         base, changed = said(fresh), said(tuning.model)
@@ -51,8 +51,8 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
         assert torch.equal(said(tuning.model), changed)
     assert (changed - base).abs().max() > 1e-4
     prompts, settings = ["a {class} at night"], {"seed": 3, "steps": 2}
-    off = draw(tuning.model, prompts, lora_scale=0.0, **settings)
-    assert (off == draw(fresh, prompts, **settings)).all()
+    off = sample_images(tuning.model, prompts, lora_scale=0.0, **settings)
+    assert (off == sample_images(fresh, prompts, **settings)).all()
     tuning.model.unet.unload_lora()
     for encoder in tuning.model.encoders:
         delete_adapter(encoder.network, "default", "lora_")
@@ -175,8 +175,10 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
 def test_the_scale_of_the_changes(tune):
     tuning, _ = tune("tuning.rate=0.05")
     settings = {"seed": 3, "steps": 2}
-    full, half, none = (draw(tuning.model, ["{token}"], lora_scale=s, **settings).astype(int) for s in (1.0, 0.5, 0.0))
-    again = draw(tuning.model, ["{token}"], **settings).astype(int)
+    full, half, none = (
+        sample_images(tuning.model, ["{token}"], lora_scale=s, **settings).astype(int) for s in (1.0, 0.5, 0.0)
+    )
+    again = sample_images(tuning.model, ["{token}"], **settings).astype(int)
     assert (full == again).all()
     assert 0 < abs(half - none).sum() < abs(full - none).sum()
 

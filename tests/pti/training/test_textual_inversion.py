@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pti.errors import TrainingError
-from pti.training.optimizer import share_at
-from pti.training.textual_inversion import Inversion, cut_to_distance, distance, project_out, retract
+from pti.training.optimizer import lr_multiplier
+from pti.training.textual_inversion import TextualInversion, cut_to_distance, distance, project_out, retract
 from tests.tiny.runs import configuration, session
 
 
@@ -17,7 +17,7 @@ def invert(sd, tmp_path):
 
     def run(*changes, pipeline=sd):
         made = session(configuration(pipeline, tmp_path / "run", *changes))
-        inversion = Inversion(made.engine, made.model, made.latents, made.config)
+        inversion = TextualInversion(made.engine, made.model, made.latents, made.config)
         return inversion, list(inversion.run())
 
     return run
@@ -26,7 +26,7 @@ def invert(sd, tmp_path):
 def test_records_tell_distance_path_and_rate(invert):
     inversion, records = invert("inversion.steps=6", "inversion.schedule=cosine", "inversion.warmup=2")
     assert [record.step for record in records] == [1, 2, 3, 4, 5, 6]
-    rates = [0.01 * share_at(step, 6, 2, "cosine") for step in range(6)]
+    rates = [0.01 * lr_multiplier(step, 6, 2, "cosine") for step in range(6)]
     assert [record.rate for record in records] == pytest.approx(rates)
     start = inversion.pivot.start[0]
     assert records[-1].distance == pytest.approx(float((inversion.rows[0].detach() - start).norm()), rel=1e-6)
@@ -42,10 +42,10 @@ def test_records_tell_distance_path_and_rate(invert):
 
 def test_everything_but_the_pivot_is_bit_identical(invert, any_pipeline):
     """Figure 2 of stage 1, with weight decay on, which moves rows of a whole table (trap 4)."""
-    from pti.models.pipeline import load_model
+    from pti.models.pipeline import load_pipeline
 
     inversion, _ = invert("inversion.weight_decay=0.1", pipeline=any_pipeline)
-    fresh = load_model(str(any_pipeline))
+    fresh = load_pipeline(str(any_pipeline))
     for ours, theirs in zip(inversion.model.networks(), fresh.networks(), strict=True):
         for (name, a), (other, b) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
             assert name == other
@@ -56,7 +56,7 @@ def test_everything_but_the_pivot_is_bit_identical(invert, any_pipeline):
 
 def test_a_table_that_moves_is_noticed(invert):
     made, _ = invert("inversion.steps=1")
-    again = Inversion(made.engine, made.model, made.latents, made.config)
+    again = TextualInversion(made.engine, made.model, made.latents, made.config)
     steps = again.run()
     again._remember = lambda loss: again.model.encoders[0].table.weight.data[5].add_(1e-6)
     with pytest.raises(TrainingError, match="the embedding table of text_encoder has moved"):
@@ -135,16 +135,16 @@ def test_accumulated_parts_are_one_step_on_all_of_them(invert):
 
 def test_a_loss_that_is_no_number_stops_before_anything_is_changed(invert):
     made, _ = invert("inversion.steps=1")
-    again = Inversion(made.engine, made.model, made.latents, made.config)
+    again = TextualInversion(made.engine, made.model, made.latents, made.config)
     before = again.rows[0].detach().clone()
-    again.model.alphas.fill_(float("nan"))
+    again.model.alphas_cumprod.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss of step 1 is nan"):
         list(again.run())
     assert torch.equal(again.rows[0], before)
 
 
 def test_schedules():
-    assert [share_at(s, 10, 4, "constant") for s in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
-    assert share_at(5, 10, 0, "cosine") == pytest.approx(0.5)
-    assert share_at(5, 10, 0, "linear") == pytest.approx(0.5)
-    assert share_at(0, 10, 0, "linear") == 1.0
+    assert [lr_multiplier(s, 10, 4, "constant") for s in (0, 1, 3, 4, 9)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert lr_multiplier(5, 10, 0, "cosine") == pytest.approx(0.5)
+    assert lr_multiplier(5, 10, 0, "linear") == pytest.approx(0.5)
+    assert lr_multiplier(0, 10, 0, "linear") == 1.0

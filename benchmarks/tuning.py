@@ -29,10 +29,10 @@ def minimal(model, batch, rank, text):
     """The loop of diffusers' examples, with latents computed beforehand, and text states where their encoder is frozen."""
     loaded, settings = load_pipeline(model), LoraSection()
     unet, (encoder,) = loaded.unet, loaded.encoders
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.targets)), unet)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.target_modules)), unet)
     networks = [unet]
     if text:
-        wanted = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.text_targets))
+        wanted = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(settings.text_encoder_target_modules))
         inject_adapter_in_model(wanted, encoder.network)
         networks.append(encoder.network)
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -59,12 +59,12 @@ def ours(model, batch, rank, folder, *changes):
     config = read_config(
         None,
         (
-            f'model.name="{model}"',
-            f'run.folder="{folder}"',
-            f"tuning.batch={batch}",
-            f"tuning.rank={rank}",
-            "tuning.measure_every=100000",
-            "tuning.steps=100000",
+            f'model.pretrained_model="{model}"',
+            f'output.dir="{folder}"',
+            f"lora.batch_size={batch}",
+            f"lora.rank={rank}",
+            "lora.distance_every=100000",
+            "lora.steps=100000",
             *changes,
         ),
     )
@@ -91,14 +91,14 @@ def main():
         text = not options.frozen_text
 
         def trainer(kept, *changes):
-            changes = (*changes, f"tuning.text_encoder={str(text).lower()}")
+            changes = (*changes, f"lora.train_text_encoder={str(text).lower()}")
             return ours(model, options.batch, options.rank, folder / kept, *changes)
 
         variants = {
             "diffusers, minimal": minimal(model, options.batch, options.rank, text),
-            "pti, no regulariser": trainer("none", "locality.mode=none"),
+            "pti, no regulariser": trainer("none", "locality.interpolation=none"),
             "pti, half the batch": trainer("half"),
-            "pti, the whole batch": trainer("all", "locality.one_in=1"),
+            "pti, the whole batch": trainer("all", "locality.every_nth_image=1"),
         }
         times = {variant: [] for variant in variants}
         for step in variants.values():

@@ -31,8 +31,8 @@ def timestep_range(settings: LossSection, n_times: int) -> range:
     last = min(settings.max_timestep, n_times)
     if settings.min_timestep >= last:
         raise ConfigError(
-            f"objective.min_timestep = {settings.min_timestep} leaves no noise level below "
-            f"{'objective.max_timestep' if last < n_times else 'the end of the schedule'}, {last}"
+            f"loss.min_timestep = {settings.min_timestep} leaves no noise level below "
+            f"{'loss.max_timestep' if last < n_times else 'the end of the schedule'}, {last}"
         )
     return range(settings.min_timestep, last)
 

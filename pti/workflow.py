@@ -86,7 +86,7 @@ def run_stages(
     if unknown:
         raise ConfigError(f"there is no stage {unknown[0]!r}; there are: {', '.join(STAGES)}")
     progress = Quiet() if progress is None else progress
-    folder = Path(config.run.folder)
+    folder = Path(config.output.dir)
     check_run_folder(folder)
     _refuse_early(config, stages)
     with ExitStack() as locked:
@@ -101,7 +101,7 @@ def run_stages(
 
 def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path | None, locked: ExitStack) -> bool:
     """Train, with the run folder made and locked once nothing is refused; whether this is the main process."""
-    folder = Path(config.run.folder)
+    folder = Path(config.output.dir)
     if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
         raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
     session = Trainer(config, folder, progress, root)
@@ -136,7 +136,7 @@ def _refuse_early(config: Config, stages: Sequence[str]) -> None:
         for prompt in prompts:
             if PLACEHOLDER not in prompt:
                 raise ConfigError(f"evaluation.prompts has {prompt!r}, which lacks {PLACEHOLDER}")
-    export_name(config.export.name, config.concept.token)  # `pti export` may follow any stage
+    export_name(config.export.name, config.concept.placeholder_token)  # `pti export` may follow any stage
 
 
 def _finish_once(stage: str, folder: Path, progress: Progress) -> None:
@@ -158,7 +158,7 @@ def _made_of(stage: str, folder: Path) -> str | None:
         return None
     config, measured = read_config(folder), folder / "evaluation.json"
     sampling = config.sampling
-    settings: list[Any] = [asdict(config.evaluation), sampling.steps, sampling.guidance]
+    settings: list[Any] = [asdict(config.evaluation), sampling.num_inference_steps, sampling.guidance_scale]
     if stage == "export":
         settings = [asdict(config.export), asdict(sampling)]
     content = tuned.read_bytes() + json.dumps(settings, sort_keys=True).encode()

@@ -29,30 +29,35 @@ def test_every_block_is_accepted(tmp_path, number):
 
 def test_the_example_for_stable_diffusion_has_its_usual_values(stable_diffusion):
     config = read_config(stable_diffusion)
-    assert config.model.name == "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    assert config.inversion.rate == 5e-4
-    assert config.tuning.rate == 1e-4
-    assert config.objective.max_timestep == 1000
-    assert config.objective.unmasked_weight == 1
-    assert config.data.fit_steps == config.data.tag_dropout == 0
-    assert all(name.startswith("to_") for name in config.tuning.targets)
-    assert config.sampling.guidance == 7
-    assert config.engine.mixed_precision == "fp16"
-    assert config.engine.gradient_checkpointing
+    assert config.model.pretrained_model == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert config.inversion.learning_rate == 5e-4
+    assert config.lora.learning_rate == 1e-4
+    assert config.loss.max_timestep == 1000
+    assert config.loss.unmasked_weight == 1
+    assert config.data.latent_refinement_steps == config.data.caption_tag_dropout_rate == 0
+    assert all(name.startswith("to_") for name in config.lora.target_modules)
+    assert config.sampling.guidance_scale == 7
+    assert config.runtime.mixed_precision == "fp16"
+    assert config.runtime.gradient_checkpointing
 
 
 def test_the_example_for_stable_diffusion_trains(stable_diffusion, tmp_path):
     pipeline = save_sd(tmp_path / "sd")
     small = (
         "inversion.steps=2",
-        "tuning.steps=2",
-        "sampling.count=1",
-        "sampling.steps=2",
-        "data.limit=3",
-        "tuning.probes=2",
+        "lora.steps=2",
+        "sampling.images_per_prompt=1",
+        "sampling.num_inference_steps=2",
+        "data.max_images=3",
+        "lora.probes=2",
     )
-    here = ("data.source=miniworld:ember", "concept.token=<tok>", "engine.mixed_precision=no", "engine.device=cpu")
-    named = (f'model.name="{pipeline}"', f'run.folder="{tmp_path / "run"}"', "concept.class_word=dragon")
+    here = (
+        "data.source=miniworld:ember",
+        "concept.placeholder_token=<tok>",
+        "runtime.mixed_precision=no",
+        "runtime.device=cpu",
+    )
+    named = (f'model.pretrained_model="{pipeline}"', f'output.dir="{tmp_path / "run"}"', "concept.class_word=dragon")
     run = load_run(run_stages(read_config(stable_diffusion, (*named, *here, *small)), ("invert", "tune")))
     assert run.record["stages"]["tune"]["stopped"]
     assert not run.lora.in_text

@@ -19,25 +19,27 @@ from pti.sweeps.sweep import Measure, Sweep, sweep
 __all__ = ["BEST_PIVOT", "PAIRS", "THEN", "UNHELD", "main"]
 
 PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))  # seed and character of every point
-BEST_PIVOT = "inversion.rate=0.03"  # what reports/inversion-distance chose; the studies of tuning start from it
+BEST_PIVOT = (
+    "inversion.learning_rate=0.03"  # what reports/inversion-distance chose; the studies of tuning start from it
+)
 # what had been by default until there was a hold of the noise levels that training leaves out
 UNHELD = (
-    "data.fit_steps=0",
-    "data.tag_dropout=0.5",
-    "data.templates=[]",
-    "tuning.text_encoder=false",
-    "tuning.text_rate_share=1",
-    "locality.untrained=nothing",
-    "locality.exchange=false",
+    "data.latent_refinement_steps=0",
+    "data.caption_tag_dropout_rate=0.5",
+    "data.prompt_templates=[]",
+    "lora.train_text_encoder=false",
+    "lora.text_rate_share=1",
+    "locality.outside_timesteps=nothing",
+    "locality.mix_captions=false",
 )
 # the defaults when these studies were run; every checkpoint is what its step left, and is measured as such
 THEN = (
     *UNHELD,
-    "objective.max_timestep=800",
-    "objective.unmasked_weight=1",
-    "tuning.averaging=0",
-    "tuning.rate=1e-3",
-    "locality.whole_captions=true",
+    "loss.max_timestep=800",
+    "loss.unmasked_weight=1",
+    "lora.averaging=0",
+    "lora.learning_rate=1e-3",
+    "locality.keep_captions_whole=true",
 )
 
 _RESULTS = "results.jsonl"

@@ -86,7 +86,7 @@ def table_of(raw: Path) -> pd.DataFrame:
     table["gain"] = 1 - table["held_out_loss"] / table["run"].map(start["held_out_loss"])
     for name in REFERENCES:
         table[f"away.{name}"] = False
-        for _, rows in table.groupby(["places", "engine.seed", "character"]):
+        for _, rows in table.groupby(["places", "runtime.seed", "character"]):
             points = _points(rows, name)
             table.loc[points.index, f"away.{name}"] = _holm(points[f"p.{name}"].to_numpy(float))
     return table
@@ -114,7 +114,7 @@ def facts(raw: Path) -> dict[str, Fact]:
 
 def facts_of(table: pd.DataFrame) -> dict[str, Fact]:
     """The same from the table, whose tests take most of the time."""
-    pairs = {*zip(table["engine.seed"], table["character"], strict=True)}
+    pairs = {*zip(table["runtime.seed"], table["character"], strict=True)}
     found: dict[str, Fact] = {
         "runs": Fact(table["run"].nunique()),
         "pairs": Fact(len(pairs)),
@@ -128,7 +128,7 @@ def facts_of(table: pd.DataFrame) -> dict[str, Fact]:
         found |= {f"{name}.{key}": fact for key, fact in _learnt(some).items()}
         for reference in REFERENCES:
             found |= {f"{name}.{reference}.{key}": fact for key, fact in _departures(some, reference).items()}
-        for rate, rows in table[(table["places"] == places) & (table["step"] == LAST)].groupby("tuning.rate"):
+        for rate, rows in table[(table["places"] == places) & (table["step"] == LAST)].groupby("lora.learning_rate"):
             for column in COLUMNS:
                 found[f"{name}.rate-{rate:g}.{column}"] = estimate(
                     {pair: float(row[column].iloc[0]) for pair, row in by_pair(rows).items()}
@@ -270,7 +270,7 @@ def _over(told: Callable[[NDArray[np.int64]], Mapping[str, float]], characters: 
 
 def _seconds(table: pd.DataFrame) -> float:
     """Of training; rates share their inversions."""
-    inversions = table.drop_duplicates(["places", "engine.seed", "character"])["seconds.invert"]
+    inversions = table.drop_duplicates(["places", "runtime.seed", "character"])["seconds.invert"]
     return float(inversions.sum() + table.drop_duplicates("run")["seconds.tune"].sum())
 
 
@@ -280,5 +280,5 @@ def _share(counts: Mapping[str, int], values: list[str]) -> float:
 
 def by_pair(table: pd.DataFrame) -> dict[Pair, pd.DataFrame]:
     """Rows by seed and character."""
-    groups: Any = table.groupby(["engine.seed", "character"])
+    groups: Any = table.groupby(["runtime.seed", "character"])
     return {(int(seed), str(character)): rows for (seed, character), rows in groups}

@@ -45,28 +45,30 @@ def plan(runs: Path) -> Sweep:
     """The runs, once their training pictures lie in the same folder."""
     return Sweep(
         overrides=(
-            "data.caption='a picture of {token}'",
+            "data.instance_prompt='a picture of {token}'",
             BEST_PIVOT,
             *THEN,
-            "objective.max_timestep=1000",  # places are decided at the levels that the default leaves out
-            "locality.mode=none",
-            f"tuning.measure_every={EVERY}",
-            "sampling.every=0",
-            "sampling.count=1",
-            f"run.checkpoint_every={EVERY}",
-            f"run.keep={STEPS[-1] // EVERY}",
+            "loss.max_timestep=1000",  # places are decided at the levels that the default leaves out
+            "locality.interpolation=none",
+            f"lora.distance_every={EVERY}",
+            "sampling.every_n_steps=0",
+            "sampling.images_per_prompt=1",
+            f"output.checkpointing_steps={EVERY}",
+            f"output.checkpoints_total_limit={STEPS[-1] // EVERY}",
         ),
         together=[
             [
                 {
-                    "engine.seed": seed,
+                    "runtime.seed": seed,
                     "concept.class_word": NEW_CHARACTERS[character].kind,
                     "data.source": write_pictures(runs, places, seed, character),
                 }
                 for places in PLACES
                 for seed, character in PAIRS
             ],
-            [{"tuning.rate": rate} for rate in RATES],  # last, so that what rates share is drawn once in a process
+            [
+                {"lora.learning_rate": rate} for rate in RATES
+            ],  # last, so that what rates share is drawn once in a process
         ],
     )
 

@@ -18,12 +18,12 @@ from analysis.finetuning_distance.tables import (
 __all__ = ["STABLE_DIFFUSION", "text"]
 
 STABLE_DIFFUSION = r"""pti sweep --out sd15-finetuning-distance --until evaluate \
-  --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set concept.class_word=dog \
-  --set "data.caption='a picture of {token}'" --set objective.max_timestep=1000 --set locality.mode=none \
-  --set objective.unmasked_weight=1 --set tuning.averaging=0 \
-  --set engine.mixed_precision=fp16 --set tuning.measure_every=50 --set run.checkpoint_every=50 --set run.keep=20 \
-  --set sampling.every=0 --set sampling.count=1 --set sampling.guidance=7.5 \
-  --vary data.source=./one-place,./three-places,./nine-places --vary tuning.rate=1e-5,3e-4,1e-3,1e-2 --seeds 5"""
+  --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set concept.class_word=dog \
+  --set "data.instance_prompt='a picture of {token}'" --set loss.max_timestep=1000 --set locality.interpolation=none \
+  --set loss.unmasked_weight=1 --set lora.averaging=0 \
+  --set runtime.mixed_precision=fp16 --set lora.distance_every=50 --set output.checkpointing_steps=50 --set output.checkpoints_total_limit=20 \
+  --set sampling.every_n_steps=0 --set sampling.images_per_prompt=1 --set sampling.guidance_scale=7.5 \
+  --vary data.source=./one-place,./three-places,./nine-places --vary lora.learning_rate=1e-5,3e-4,1e-3,1e-2 --seeds 5"""
 
 
 def text(found: Found) -> str:
@@ -86,7 +86,7 @@ One world of 64 × 64 pictures and a small model; {tell(found, "runs", ".0f")} r
 {tell(found, "characters", ".0f")} characters. Intervals are percentiles of a bootstrap over characters and runs within them; with three characters they are rough.
 All starts are inversions of 1000 steps at the rate that [inversion-distance](../inversion-distance/report.md) chose: another pivot may change where position departs. Captions say nothing but the word,
 the regulariser is off and all noise levels are trained on, since the question is what is learnt when nothing holds it back; the trainer's defaults differ in that.
-Errors weigh alike all over a picture (`objective.unmasked_weight = 1`) and each step's own weights are measured (`tuning.averaging = 0`), as by default when the runs were made.
+Errors weigh alike all over a picture (`loss.unmasked_weight = 1`) and each step's own weights are measured (`lora.averaging = 0`), as by default when the runs were made.
 Distances are measured at four steps of four rates, so a first departure is the measured distance at which it was significant, with Holm's
 correction over all points of a pair: it begins between there and the one before. A sample of 40 pictures can show a large departure only. With
 nine places the training pictures hold every place, so that learning their distribution could not be told from leaving it alone.

@@ -119,9 +119,9 @@ the run's own pictures of midpoints (`locality.inputs=own`), one run a mode:
 ```sh
 clipgeom check --model stable-diffusion-v1-5/stable-diffusion-v1-5 --subfolder text_encoder --captions coco2014:val \\
     --representation hidden --positions 4,5,eos,$(seq -s, -f padded:%g 6 76) --out sd15.safetensors
-pti sweep --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
-    --set 'data.caption=a picture of {{token}}' --set concept.class_word=dog --set locality.inputs=own \\
-    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.mode=slerp,auto --seeds 5 --until evaluate --out sd15-interpolation
+pti sweep --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
+    --set 'data.instance_prompt=a picture of {{token}}' --set concept.class_word=dog --set locality.inputs=own \\
+    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.interpolation=slerp,auto --seeds 5 --until evaluate --out sd15-interpolation
 ```
 """
 

@@ -104,7 +104,7 @@ def decisions_of(model: DiffusionModel, places: set[TokenPosition]) -> dict[str,
     """For each mode how to interpolate at each place; about the certificate's centres, validated there or not."""
     return {
         mode: plan_interpolation(
-            LocalitySection(mode=mode, certificates=(str(CERTIFICATE),), override_certificate=mode in CENTERED),
+            LocalitySection(interpolation=mode, certificates=(str(CERTIFICATE),), allow_uncertified=mode in CENTERED),
             model,
             places,
         )

@@ -62,7 +62,12 @@ def table_of(raw: Path) -> pd.DataFrame:
     table = table[table["status"] == "done"].copy()
     table["way"] = [
         way_name(*values)
-        for values in zip(table["inversion.optimizer"], table["inversion.rate"], table["inversion.norm"], strict=True)
+        for values in zip(
+            table["inversion.optimizer"],
+            table["inversion.learning_rate"],
+            table["inversion.embedding_norm"],
+            strict=True,
+        )
     ]
     table["character"] = table["data.source"].str.removeprefix("miniworld:")
     class_word = table[table["step"] == 0].set_index("run")
@@ -81,7 +86,7 @@ def facts(raw: Path, *, fits: int = FITS) -> dict[str, Fact]:
     found: dict[str, Fact] = {
         "runs": Fact(table["run"].nunique()),
         "ways": Fact(table["way"].nunique()),
-        "pairs": Fact(len({*zip(table["engine.seed"], table["character"], strict=True)})),
+        "pairs": Fact(len({*zip(table["runtime.seed"], table["character"], strict=True)})),
         "characters": Fact(table["character"].nunique()),
         "width": Fact(float(WIDTH)),
         "root_width": Fact(WIDTH**0.5),
@@ -96,7 +101,7 @@ def facts(raw: Path, *, fits: int = FITS) -> dict[str, Fact]:
         last, first = rows[rows["step"] == LAST], rows[rows["step"] == FIRST]
         for column in COLUMNS:
             found[f"{way}.{column}"] = estimate(_values(last, column))
-        rate = float(rows["inversion.rate"].iloc[0])
+        rate = float(rows["inversion.learning_rate"].iloc[0])
         for name, some, steps in (("ratio", last, LAST), ("early", first, FIRST)):
             found[f"{way}.{name}"] = estimate(_values(some.assign(ratio=some["distance"] / (steps * rate)), "ratio"))
         found[f"{way}.path_ratio"] = estimate(_values(last.assign(ratio=last["path"] / (LAST * rate)), "ratio"))
@@ -112,7 +117,9 @@ def facts(raw: Path, *, fits: int = FITS) -> dict[str, Fact]:
 def curves(table: pd.DataFrame) -> Runs:
     """The moved points of AdamW without norm control, by pair."""
     some = table[
-        (table["inversion.optimizer"] == DEFAULTS[0]) & (table["inversion.norm"] == DEFAULTS[1]) & (table["step"] > 0)
+        (table["inversion.optimizer"] == DEFAULTS[0])
+        & (table["inversion.embedding_norm"] == DEFAULTS[1])
+        & (table["step"] > 0)
     ]
     return _by_pair(some)
 
@@ -143,7 +150,7 @@ def _statistics(points: pd.DataFrame, near: Mapping[str, float] | None = None) -
     """
     found = {"exponent": _exponent(points), "exponent_late": _exponent(points[points["step"] == LAST])}
     logs = points.assign(**{x: np.log10(points[x]) for x in PREDICTORS})
-    means = logs.groupby(["inversion.rate", "step"])[[*PREDICTORS, *PREDICTED]].mean()
+    means = logs.groupby(["inversion.learning_rate", "step"])[[*PREDICTORS, *PREDICTED]].mean()
     for y in PREDICTED:
         for x in PREDICTORS:
             name = f"{y}.{x}"
@@ -161,7 +168,9 @@ def _statistics(points: pd.DataFrame, near: Mapping[str, float] | None = None) -
 
 def _rate_at(points: pd.DataFrame, distance: float) -> float:
     """The rate at which the last step is so far from the start, between those that were tried; NaN beyond them."""
-    last = points[points["step"] == LAST].groupby("inversion.rate")["distance"].apply(lambda x: np.log(x).mean())
+    last = (
+        points[points["step"] == LAST].groupby("inversion.learning_rate")["distance"].apply(lambda x: np.log(x).mean())
+    )
     log_rates, log_distances = np.log(last.index.to_numpy(float)), last.to_numpy(float)
     if not np.isfinite(distance) or (np.diff(log_distances) <= 0).any():
         return float("nan")
@@ -170,14 +179,14 @@ def _rate_at(points: pd.DataFrame, distance: float) -> float:
 
 def _exponent(points: pd.DataFrame) -> float:
     """Slope of log distance against log (steps × rate)."""
-    x = np.log10(points["step"] * points["inversion.rate"])
+    x = np.log10(points["step"] * points["inversion.learning_rate"])
     return float(np.polyfit(x, np.log10(points["distance"]), 1)[0])
 
 
 def _values(rows: pd.DataFrame, column: str) -> dict[tuple[int, str], float]:
     return {
         (int(seed), str(character)): float(value)
-        for seed, character, value in zip(rows["engine.seed"], rows["character"], rows[column], strict=True)
+        for seed, character, value in zip(rows["runtime.seed"], rows["character"], rows[column], strict=True)
     }
 
 
@@ -190,5 +199,5 @@ def _minus(
 
 def _by_pair(table: pd.DataFrame) -> Runs:
     return {
-        (int(seed), str(character)): rows for (seed, character), rows in table.groupby(["engine.seed", "character"])
+        (int(seed), str(character)): rows for (seed, character), rows in table.groupby(["runtime.seed", "character"])
     }

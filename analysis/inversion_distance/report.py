@@ -44,7 +44,7 @@ def _draw(table: pd.DataFrame, path: Path) -> None:
         _lines(axis, moved, x, y)
         axis.set(xscale="log", xlabel=_LABELS[x], ylabel=_LABELS[y])
     axes[0, 0].legend(fontsize=7, ncols=2, loc="upper left")
-    for (way, rate), rows in moved.groupby(["way", "inversion.rate"]):
+    for (way, rate), rows in moved.groupby(["way", "inversion.learning_rate"]):
         means = rows.assign(ratio=rows["distance"] / (rows["step"] * rate)).groupby("step")["ratio"].mean()
         axes[1, 1].plot(means.index, means, marker="o", markersize=3, color=_color(way))
     axes[1, 1].set(xscale="log", yscale="log", xlabel="steps", ylabel="distance / (steps × rate)")
@@ -133,7 +133,7 @@ half of the resamples):
 
 ## Limits
 
-One small world and its networks ({t("hours", ".1f")} core hours of inversion), with noise levels below 800 of 1000 (`objective.max_timestep`) and errors that weigh alike all over a picture (`objective.unmasked_weight = 1`), as by default when the runs were made.
+One small world and its networks ({t("hours", ".1f")} core hours of inversion), with noise levels below 800 of 1000 (`loss.max_timestep`) and errors that weigh alike all over a picture (`loss.unmasked_weight = 1`), as by default when the runs were made.
 The largest
 rate is the best of those tried and the last of them: what lies beyond was not looked at. That far vectors cost nothing may be owed to this encoder, whose
 LayerNorms take the size out of what enters them; for another model the command below measures it. Sixteen pictures of each kind a point: a share of one vector is known
@@ -155,10 +155,10 @@ On a GPU, for Stable Diffusion 1.5 and pictures of your own (the second stage ma
 evaluated is the vector):
 
 ```sh
-pti sweep --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=my-pictures \\
-  --set 'data.caption=an illustration of {{token}}' --set concept.class_word=girl --set data.held_out=2 \\
-  --set engine.mixed_precision=bf16 --set objective.max_timestep=1000 --set objective.unmasked_weight=1 --set tuning.steps=1 --set tuning.rate=1e-12 \\
-  --vary inversion.rate=1e-4,1e-3,3e-3,1e-2,3e-2,1e-1 --seeds 5 --until evaluate --out inversion-distance-sd15
+pti sweep --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=my-pictures \\
+  --set 'data.instance_prompt=an illustration of {{token}}' --set concept.class_word=girl --set data.holdout=2 \\
+  --set runtime.mixed_precision=bf16 --set loss.max_timestep=1000 --set loss.unmasked_weight=1 --set lora.steps=1 --set lora.learning_rate=1e-12 \\
+  --vary inversion.learning_rate=1e-4,1e-3,3e-3,1e-2,3e-2,1e-1 --seeds 5 --until evaluate --out inversion-distance-sd15
 ```
 """
 

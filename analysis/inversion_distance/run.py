@@ -48,7 +48,11 @@ class Way:
     @property
     def settings(self) -> dict[str, str | float]:
         """By full name."""
-        return {"inversion.optimizer": self.optimizer, "inversion.rate": self.rate, "inversion.norm": self.norm}
+        return {
+            "inversion.optimizer": self.optimizer,
+            "inversion.learning_rate": self.rate,
+            "inversion.embedding_norm": self.norm,
+        }
 
 
 WAYS = (
@@ -58,10 +62,16 @@ WAYS = (
     Way("sgd", 3e-1, "off"),
 )
 PLAN = Sweep(
-    overrides=(*THEN, "sampling.every=0", "sampling.count=1", "run.checkpoint_every=10", "run.keep=100"),
+    overrides=(
+        *THEN,
+        "sampling.every_n_steps=0",
+        "sampling.images_per_prompt=1",
+        "output.checkpointing_steps=10",
+        "output.checkpoints_total_limit=100",
+    ),
     together=[
         [way.settings for way in WAYS],
-        [{"engine.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],
+        [{"runtime.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],
     ],
 )
 
@@ -95,7 +105,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "step": step,
             "held_out_loss": denoised["loss"],
-            **_seen(model, step, run.config.engine.seed, character),
+            **_seen(model, step, run.config.runtime.seed, character),
         }
         row["control"] = denoised["control"]
         for name in ("distance", "path", "distance_per_rate", "norm"):

@@ -50,11 +50,11 @@ Told = Mapping[
 
 def name_of(row: Mapping[Any, Any]) -> str:
     """What a row's setting is called: ``none-0.0003``, ``none-0.0015@300``, ``auto-0.0015-own``."""
-    rate, mode, step = float(row["tuning.rate"]), str(row["locality.mode"]), int(row["step"])
-    if row["prior.weight"] > 0:
+    rate, mode, step = float(row["lora.learning_rate"]), str(row["locality.interpolation"]), int(row["step"])
+    if row["prior_preservation.weight"] > 0:
         return f"prior-{rate:g}"
-    if row["tuning.rank"] != 8:
-        return f"rank{int(row['tuning.rank'])}-{rate:g}"
+    if row["lora.rank"] != 8:
+        return f"rank{int(row['lora.rank'])}-{rate:g}"
     parts = [f"{mode}-{rate:g}"]
     if mode != "none":
         if row["locality.positions"] != _PLAIN["positions"]:
@@ -164,7 +164,7 @@ def facts(raw: Path) -> dict[str, Fact]:
         "chance": Fact(float(table[[f"chance.{factor}" for factor in FREE]].to_numpy().mean())),
     }
     for mode in ("vslerp_norm", "slerp"):
-        auto = runs[(runs["locality.mode"] == "auto") & (runs["locality.positions"] == "suffix")]
+        auto = runs[(runs["locality.interpolation"] == "auto") & (runs["locality.positions"] == "suffix")]
         found[f"auto.{mode}"] = Fact(
             float(np.mean([json.loads(text).get(mode, 0) for text in auto["rulings"]] or [np.nan]))
         )
@@ -304,9 +304,9 @@ def front(found: Mapping[str, Fact], settings: Sequence[str]) -> list[str]:
 
 
 def _pairs(table: pd.DataFrame) -> list[tuple[int, str]]:
-    return sorted({(int(s), str(c)) for s, c in zip(table["engine.seed"], table["character"], strict=True)})
+    return sorted({(int(s), str(c)) for s, c in zip(table["runtime.seed"], table["character"], strict=True)})
 
 
 def _values(table: pd.DataFrame, name: str, column: str, pairs: Sequence[tuple[int, str]]) -> Array:
-    rows = table[table["setting"] == name].set_index(["engine.seed", "character"])[column]
+    rows = table[table["setting"] == name].set_index(["runtime.seed", "character"])[column]
     return np.array([float(rows.loc[pair]) for pair in pairs])

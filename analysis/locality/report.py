@@ -46,11 +46,11 @@ For Stable Diffusion 1.5 on a GPU, with a folder of captioned-alike pictures of 
 ```sh
 clipgeom check --model stable-diffusion-v1-5/stable-diffusion-v1-5 --subfolder text_encoder --captions coco2014:val \\
     --representation hidden --positions POSITIONS --out sd15.safetensors
-pti sweep --set model.name=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
-    --set 'data.caption=a picture of {token}' --set concept.class_word=dog --set objective.max_timestep=1000 \\
-    --set objective.unmasked_weight=1 --set tuning.averaging=0 \\
-    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.mode=none,slerp,auto \\
-    --vary tuning.rate=1e-4,2e-4,5e-4,1e-3 --seeds 5 --until evaluate --out sd15-locality
+pti sweep --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
+    --set 'data.instance_prompt=a picture of {token}' --set concept.class_word=dog --set loss.max_timestep=1000 \\
+    --set loss.unmasked_weight=1 --set lora.averaging=0 \\
+    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.interpolation=none,slerp,auto \\
+    --vary lora.learning_rate=1e-4,2e-4,5e-4,1e-3 --seeds 5 --until evaluate --out sd15-locality
 ```""".replace("POSITIONS", ",".join(["4", "eos", *(f"padded:{i}" for i in range(6, 77))]))
 
 
@@ -127,14 +127,14 @@ the pictures are those of no training. All ways start from words inverted at the
 theirs is no best; twice the lowest rate was tried with the regulariser only, for what lies between the other rates without it is shown by the earlier steps. Seconds of fewer steps
 are their share of the whole run's; two runs shared a machine with other work now and then, so that seconds of single settings are rough, and what a step
 costs is for `benchmarks/tuning.py` to say. What chance would show is taken away whole from the leakage, so that a large one is told too small, by up to that ({t("chance", ".2f")} on average). What becomes of the class word was
-measured last, on the same weights, when the leakage had been seen to tell no two ways apart. The default hold of the empty prompt (`locality.empty`) is part of every regularised way and of no other.
-Errors weigh alike all over a picture (`objective.unmasked_weight = 1`) and the last step's weights are kept (`tuning.averaging = 0`), as by default when the runs were made.
+measured last, on the same weights, when the leakage had been seen to tell no two ways apart. The default hold of the empty prompt (`locality.empty_prompt_fraction`) is part of every regularised way and of no other.
+Errors weigh alike all over a picture (`loss.unmasked_weight = 1`) and the last step's weights are kept (`lora.averaging = 0`), as by default when the runs were made.
 Captions say nothing but the word here, to the regulariser and in training alike. Where they say the place in training, and leave it out for the regulariser alone, it
 may well keep places open: the defaults do so now ([pivotal-tuning](../pivotal-tuning/report.md#limits)), but five runs of them without it have not been made.
 
 The certificate ([certificate-short.safetensors](certificate-short.safetensors), made by `python -m analysis.locality.certificate`) recommends vslerp with the norm restored at {t("auto.vslerp_norm")}
 of the interpolated positions and slerp at {t("auto.slerp")}; its choice stands for that mode here. vslerp and aslerp are used at all positions,
-validated or not, with `locality.override_certificate`: the outputs of {t("marked")} runs are marked for it. At the placeholder alone the certificate's choice is what it
+validated or not, with `locality.allow_uncertified`: the outputs of {t("marked")} runs are marked for it. At the placeholder alone the certificate's choice is what it
 recommends at that one position. Training took {t("hours", ".1f")} hours.
 
 ## Commands

@@ -55,14 +55,14 @@ class Way:
     def settings(self) -> dict[str, str | float | bool]:
         """By full name. A centred mode is used at every position, validated there or not; outputs are marked where it is not."""
         return {
-            "tuning.rate": self.rate,
-            "tuning.rank": self.rank,
-            "locality.mode": self.mode,
+            "lora.learning_rate": self.rate,
+            "lora.rank": self.rank,
+            "locality.interpolation": self.mode,
             "locality.weight": self.weight,
             "locality.positions": self.positions,
             "locality.inputs": self.inputs,
-            "locality.override_certificate": self.mode in CENTERED,
-            "prior.weight": self.prior,
+            "locality.allow_uncertified": self.mode in CENTERED,
+            "prior_preservation.weight": self.prior,
         }
 
 
@@ -80,19 +80,19 @@ WAYS = (
 )
 PLAN = Sweep(
     overrides=(
-        "data.caption=a picture of {token}",
+        "data.instance_prompt=a picture of {token}",
         BEST_PIVOT,
         *THEN,
-        "objective.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
+        "loss.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
         f'locality.certificates=["{short_certificate.PATH.as_posix()}"]',
-        "sampling.every=0",
-        "sampling.count=1",
-        "run.checkpoint_every=100",
-        "run.keep=10",
+        "sampling.every_n_steps=0",
+        "sampling.images_per_prompt=1",
+        "output.checkpointing_steps=100",
+        "output.checkpoints_total_limit=10",
     ),
     together=[
         [way.settings for way in WAYS],
-        [{"engine.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],
+        [{"runtime.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],
     ],
 )
 
@@ -108,12 +108,12 @@ _BASES: dict[tuple[int, str], str] = {}
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of stage 2, the last one last."""
     run = load_run(folder, pictures=False)
-    base, seed = base_of(run), _DRAWING_SEED + run.config.engine.seed
-    regularised = run.config.locality.mode != "none"
-    plain = not regularised and run.config.prior.weight == 0 and run.config.tuning.rank == Way().rank
+    base, seed = base_of(run), _DRAWING_SEED + run.config.runtime.seed
+    regularised = run.config.locality.interpolation != "none"
+    plain = not regularised and run.config.prior_preservation.weight == 0 and run.config.lora.rank == Way().rank
     about = {"base": base, "rulings": rulings_of(run.record) if regularised else "{}"}
     found = []
-    if plain and run.config.tuning.rate == RATES[0]:
+    if plain and run.config.lora.learning_rate == RATES[0]:
         with run.lora.disabled():  # the inverted word alone, which all ways start from, is told once
             found.append({"step": 0, **about, **reading.seen(run.model, PICTURES, EACH, seed=seed)})
     for step in (*(EARLIER if plain else ()), LAST):
@@ -126,16 +126,16 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 def of_class(run: Run) -> str:
     """What the tuned model draws of the class word, which nobody asked to change."""
     return reading.counted(
-        reading.looks(run.model, PICTURES, seed=_DRAWING_SEED + run.config.engine.seed, word="{class}")
+        reading.looks(run.model, PICTURES, seed=_DRAWING_SEED + run.config.runtime.seed, word="{class}")
     )
 
 
 def base_of(run: Run) -> str:
     """What the frozen model draws of the class word, told once in a process for each pair."""
-    key = (run.config.engine.seed, run.config.data.source)
+    key = (run.config.runtime.seed, run.config.data.source)
     if key not in _BASES:
         with run.lora.disabled():
-            looks = reading.looks(run.model, OF_CLASS, seed=_CLASS_SEED + run.config.engine.seed, word="{class}")
+            looks = reading.looks(run.model, OF_CLASS, seed=_CLASS_SEED + run.config.runtime.seed, word="{class}")
         _BASES[key] = reading.counted(looks)
     return _BASES[key]
 

@@ -13,13 +13,13 @@ __all__ = ["FILE", "section"]
 FILE = "pilots.jsonl"
 # the settings H of the report, by what they differ in from D
 _BEFORE = (
-    "objective.max_timestep=650",
-    "tuning.rate=4e-3",
-    "locality.untrained=class",
-    "locality.exchange=true",
-    "data.tag_dropout=0.75",
-    "tuning.text_encoder=true",
-    "tuning.text_rate=2e-3",
+    "loss.max_timestep=650",
+    "lora.learning_rate=4e-3",
+    "locality.outside_timesteps=class",
+    "locality.mix_captions=true",
+    "data.caption_tag_dropout_rate=0.75",
+    "lora.train_text_encoder=true",
+    "lora.text_encoder_learning_rate=2e-3",
 )
 _SHARED = ("comet", "dapple", "ember", "flurry")  # on whom the means are
 
@@ -49,7 +49,7 @@ def section(path: Path) -> str:
 Single runs that differ from D in what is named, all of the same seeds ({seeds}), {told[0]["pictures"]} pictures of "a picture of …" each: share with the body's colour right, with the headgear's,
 the entropy of the position in bits (about 3.1 for the class word) and, where it was read, the share of 32 pictures with the place that their prompt says (eight
 of each of four prompts, which mostly stand or fall together). A run each, so that no difference between two cells is sure; they are told since they were looked at.
-The readings are in `raw/{FILE}`, those of inversions alone as well; each run is `pti run --set data.source=miniworld:NAME --set engine.seed=SEED` with D's settings and what is named
+The readings are in `raw/{FILE}`, those of inversions alone as well; each run is `pti run --set data.source=miniworld:NAME --set runtime.seed=SEED` with D's settings and what is named
 (templates stood in for half of the first parts at first, and parts were exchanged by other random draws: two readings in a cell are
 the same settings with either draws, and show how far apart two such runs are). Where cells are empty, a run was not begun, or
 was stopped unread when time was short. H is {", ".join(f"`{setting}`" for setting in _BEFORE)}.

@@ -25,7 +25,7 @@ _TAUGHT, _FITTED = "training", "fitted"  # the training pictures as the encoder 
 ENLARGED = 2
 _WANTED, _WANTED_FREE = 0.9, 0.8
 # settings that belong to a character, not to a way
-_OWN = ("concept.class_word", "data.source", "engine.seed", "run.folder")
+_OWN = ("concept.class_word", "data.source", "runtime.seed", "output.dir")
 
 
 def write(raw: Path, out: Path) -> None:
@@ -95,13 +95,13 @@ position. Found, as means over runs: {"; ".join(answer)}.{_reaching(others)} A p
 does say is drawn in {_mean(_placed(runs, "position"))} of the pictures{_obeyed(others)}.
 
 {len(runs)} runs of the defaults of `pti init` on the first new characters of miniworld: {names}; {settings["inversion.steps"]}
-steps of inversion at a rate of {settings["inversion.rate"]:g}, {settings["tuning.steps"]} of tuning at {settings["tuning.rate"]:g} and rank
-{settings["tuning.rank"]}, of which the average over all steps is kept; errors away from the character weigh {settings["objective.unmasked_weight"]:g}; the locality regulariser with
-weight {settings["locality.weight"]:g}, interpolating by {" and ".join(modes)} (no certificate is given), which holds the empty prompt on {settings["locality.empty"]:g} of its pictures; parts of
-captions left out with probability {settings["data.tag_dropout"]:g} (in tuning at noise levels below {settings["tuning.whole_captions_from"]} only, for the regulariser at all); latents
-fitted to their pictures by {settings["data.fit_steps"]} steps; levels below {settings["objective.max_timestep"]} of 1000 in training, and at those above the token held to what the frozen model says of the class word; the regulariser's captions
-with parts exchanged between pictures; the text encoder tuned at {settings["tuning.text_rate"]:g}. These defaults were chosen on these characters with other seeds, told below; the seeds of this study were fixed before and are
-fresh. {n} pictures of "a picture of …" a run and stage, guidance {settings["sampling.guidance"]:g}. Means over runs with 95 % intervals by bootstrap over runs (BCa).
+steps of inversion at a rate of {settings["inversion.learning_rate"]:g}, {settings["lora.steps"]} of tuning at {settings["lora.learning_rate"]:g} and rank
+{settings["lora.rank"]}, of which the average over all steps is kept; errors away from the character weigh {settings["loss.unmasked_weight"]:g}; the locality regulariser with
+weight {settings["locality.weight"]:g}, interpolating by {" and ".join(modes)} (no certificate is given), which holds the empty prompt on {settings["locality.empty_prompt_fraction"]:g} of its pictures; parts of
+captions left out with probability {settings["data.caption_tag_dropout_rate"]:g} (in tuning at noise levels below {settings["lora.tag_dropout_max_timestep"]} only, for the regulariser at all); latents
+fitted to their pictures by {settings["data.latent_refinement_steps"]} steps; levels below {settings["loss.max_timestep"]} of 1000 in training, and at those above the token held to what the frozen model says of the class word; the regulariser's captions
+with parts exchanged between pictures; the text encoder tuned at {settings["lora.text_encoder_learning_rate"]:g}. These defaults were chosen on these characters with other seeds, told below; the seeds of this study were fixed before and are
+fresh. {n} pictures of "a picture of …" a run and stage, guidance {settings["sampling.guidance_scale"]:g}. Means over runs with 95 % intervals by bootstrap over runs (BCa).
 
 ## What is learnt
 
@@ -233,7 +233,7 @@ def _taught(runs: list[dict[str, Any]]) -> str:
     if not all(stage in run["read"] for run in runs for stage in (_TAUGHT, _FITTED)):
         return ""
     return f"""The trainer sees its six pictures through the autoencoder, too. Read right in them, encoded and decoded: {_short(runs, _TAUGHT)}.
-From the latents that training takes, which are fitted to the pictures by {runs[0]["settings"]["data.fit_steps"]} steps of gradient descent through the decoder: {_short(runs, _FITTED)}.
+From the latents that training takes, which are fitted to the pictures by {runs[0]["settings"]["data.latent_refinement_steps"]} steps of gradient descent through the decoder: {_short(runs, _FITTED)}.
 
 """
 

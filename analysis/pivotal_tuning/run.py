@@ -44,19 +44,19 @@ OUT = ROOT / "reports" / "pivotal-tuning"
 # seeds of the first character; 0 to 4, 13, 14, 21 to 24, 28 to 31, 33, 34, 41, 47 to 51 and 57 to 61 were looked at as well
 BEFORE, FARTHER, BY_PLACE, AGAIN, AVERAGED = 5, 15, 35, 42, 52
 LEVELS, TEXT, TEMPLATES, UNFITTED, TODAY = 62, 67, 72, 77, 82
-_LOOSER = ("objective.unmasked_weight=0.1", "tuning.rate=2e-3", "locality.whole_captions=false")
-_LEVELS = (*UNHELD, "objective.max_timestep=650", "tuning.rate=4e-3")
-_HALF = ("tuning.text_rate=2e-3",)  # of tuning.rate, which is what it is by default
-_ENCODER = "data.fit_steps=0"  # latents as the encoder has them
+_LOOSER = ("loss.unmasked_weight=0.1", "lora.learning_rate=2e-3", "locality.keep_captions_whole=false")
+_LEVELS = (*UNHELD, "loss.max_timestep=650", "lora.learning_rate=4e-3")
+_HALF = ("lora.text_encoder_learning_rate=2e-3",)  # of lora.learning_rate, which is what it is by default
+_ENCODER = "data.latent_refinement_steps=0"  # latents as the encoder has them
 WAYS = {
     BEFORE: THEN,
     FARTHER: (*THEN, BEST_PIVOT),
     BY_PLACE: (*THEN, *_LOOSER),
     AGAIN: THEN,
-    AVERAGED: (*THEN, *_LOOSER, "tuning.averaging=0.5"),
+    AVERAGED: (*THEN, *_LOOSER, "lora.averaging=0.5"),
     LEVELS: _LEVELS,
-    TEXT: (*_LEVELS, "tuning.text_encoder=true", "tuning.text_rate=2e-3"),
-    TEMPLATES: (*_HALF, _ENCODER, 'data.templates=["a picture of {token}"]'),
+    TEXT: (*_LEVELS, "lora.train_text_encoder=true", "lora.text_encoder_learning_rate=2e-3"),
+    TEMPLATES: (*_HALF, _ENCODER, 'data.prompt_templates=["a picture of {token}"]'),
     UNFITTED: (*_HALF, _ENCODER),
     TODAY: _HALF,
 }
@@ -72,8 +72,8 @@ def settings(seed: int, folder: Path) -> list[str]:
     """What differs from the defaults."""
     return [
         f"data.source=miniworld:{CHARACTERS[seed]}",
-        f"engine.seed={seed}",
-        f"run.folder={folder.as_posix()}",
+        f"runtime.seed={seed}",
+        f"output.dir={folder.as_posix()}",
         *WAYS[max(first for first in WAYS if first <= seed)],
     ]
 
@@ -92,14 +92,18 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         "seed": seed,
         "character": CHARACTERS[seed],
         "factors": NEW_CHARACTERS[CHARACTERS[seed]].factors,
-        "settings": {name: value for name, value in run.config.flat().items() if name != "run.folder"},
+        "settings": {name: value for name, value in run.config.flat().items() if name != "output.dir"},
         "record": {key: run.record[key] for key in ("stages", "locality", "data", "versions")},
         "trained_seconds": trained,
         "read": {},
         "placed": {},
     }
     drawing = partial(
-        sample_images, run.model, seed=_DRAWING_SEED + seed, steps=sampling.steps, guidance=sampling.guidance
+        sample_images,
+        run.model,
+        seed=_DRAWING_SEED + seed,
+        steps=sampling.num_inference_steps,
+        guidance=sampling.guidance_scale,
     )
     sheets = []
     for stage, word, scale in (("base", "{class}", 0.0), ("inverted", "{token}", 0.0), ("tuned", "{token}", 1.0)):
@@ -109,7 +113,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         placed = drawn([text.format(word) for text in PLACES for _ in range(4)])
         found["placed"][stage] = readers.read(placed)
         sheets.append(np.concatenate([placed[::4], pictures[:4]]))
-    restore(run, run.config.tuning.steps)  # the weights of the last step, where their average was
+    restore(run, run.config.lora.steps)  # the weights of the last step, where their average was
     found["read"]["last"] = readers.read(drawing(["a picture of {token}"] * PICTURES))
     fresh = scenes(_REBUILT, _REBUILT_SEED, character=CHARACTERS[seed]).pictures
     rebuilt = partial(_rebuilt, run.model.vae, readers)
@@ -117,7 +121,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     if seed in range(TODAY, TODAY + 5):  # the others are not shown
         training = np.stack([np.asarray(sample.decode()) for sample in run.samples])
         found["read"]["training"] = rebuilt(training)
-        found["read"]["fitted"] = rebuilt(training, run.config.data.fit_steps)
+        found["read"]["fitted"] = rebuilt(training, run.config.data.latent_refinement_steps)
         np.savez_compressed(OUT / "raw" / f"run-{seed}.npz", pictures=np.stack(sheets), training=training)
     return found
 

@@ -35,7 +35,7 @@ Source = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="section.key=value in place of the configuration's; repeatable.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder, in place of run.folder.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder, in place of output.dir.")]
 Folder = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
@@ -101,7 +101,7 @@ def _sweep(
     together: Annotated[
         list[str] | None, typer.Option(help="key=a,b;key=c,d: a with c, b with d. One group of the grid; repeatable.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="So many seeds: --vary engine.seed=0..N-1.", min=1)] = None,
+    seeds: Annotated[int | None, typer.Option(help="So many seeds: --vary runtime.seed=0..N-1.", min=1)] = None,
     settings: Settings = None,
     until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "tune",
     jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
@@ -115,12 +115,12 @@ def _sweep(
     from pti.sweeps.sweep import Sweep, sweep
 
     grid = [read_vary(text) for text in vary or ()]
-    grid += [("engine.seed", list(range(seeds)))] if seeds is not None else []
+    grid += [("runtime.seed", list(range(seeds)))] if seeds is not None else []
     twice = [key for number, (key, _) in enumerate(grid) if key in dict(grid[:number])]
     if twice:
-        raise ConfigError(f"{twice[0]} varies twice; give --vary once for it (--seeds varies engine.seed)")
+        raise ConfigError(f"{twice[0]} varies twice; give --vary once for it (--seeds varies runtime.seed)")
     if not grid and not together:
-        raise ConfigError("nothing varies; say what does, such as --vary tuning.rank=4,8 or --seeds 5")
+        raise ConfigError("nothing varies; say what does, such as --vary lora.rank=4,8 or --seeds 5")
     plan = Sweep(config, settings or (), dict(grid), [read_together(text) for text in together or ()])
     plan.points()  # what is wrong is told before anything is loaded
     stages = _until(until)
@@ -163,16 +163,16 @@ def _sample(
     silence()
     run = load_run(folder, device=_device(device), pictures=False)
     defaults = run.config.sampling
-    count = defaults.count if count is None else count
+    count = defaults.images_per_prompt if count is None else count
     prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
     pictures = sample_images(
         run.model,
         prompts,
         seed=defaults.seed if seed is None else seed,
-        steps=defaults.steps if steps is None else steps,
-        guidance=defaults.guidance if guidance is None else guidance,
+        steps=defaults.num_inference_steps if steps is None else steps,
+        guidance=defaults.guidance_scale if guidance is None else guidance,
         lora_scale=lora_scale,
-        size=run.config.data.size,
+        size=run.config.data.resolution,
     )
     save_image_grid(target, pictures, count, run.marks)
     print(f"pictures: {out}")
@@ -189,9 +189,9 @@ def _until(last: str) -> tuple[str, ...]:
 def _read(path: Path | None, settings: list[str] | None, out: Path | None) -> Config:
     config = read_config(path, settings or ())
     if out is not None:
-        config = replace(config, run=replace(config.run, folder=str(out)))
+        config = replace(config, output=replace(config.output, dir=str(out)))
     elif path is not None and path.is_dir():
-        config = replace(config, run=replace(config.run, folder=str(path)))
+        config = replace(config, output=replace(config.output, dir=str(path)))
     return config
 
 

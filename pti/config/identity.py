@@ -19,12 +19,12 @@ _SECTIONS = {
 }  # fmt: skip
 
 
-_BATCHES = {"invert": ("inversion.batch",), "tune": ("inversion.batch", "tuning.batch")}
+_BATCHES = {"invert": ("inversion.batch_size",), "tune": ("inversion.batch_size", "lora.batch_size")}
 
 
 # These change no weight. (Of [sampling], steps and guidance draw the frozen model's own pictures.)
 _FREE = {
-    "engine.trackers", "engine.device", "sampling.prompts", "sampling.count", "sampling.every", "sampling.seed",
+    "runtime.trackers", "runtime.device", "sampling.prompts", "sampling.images_per_prompt", "sampling.every_n_steps", "sampling.seed",
 }  # fmt: skip
 
 

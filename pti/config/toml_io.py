@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from clipgeom.errors import ConfigError
+from pti.config.former_names import FORMER_SECTIONS, FORMER_SETTINGS
 from pti.config.schema import EARLIER, Config
 
 __all__ = ["Config", "changed", "commented", "read_config", "toml_of", "value_of"]
@@ -61,7 +62,7 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """A configuration with other values, by full name such as ``tuning.rank``; None turns off what can be off.
+    """A configuration with other values, by full name such as ``lora.rank``; None turns off what can be off.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
     for name, value in values.items():
         section, dot, key = name.partition(".")
         if not (dot and key):
-            raise ConfigError(f"a setting is named section.key, such as tuning.rank; got {name!r}")
+            raise ConfigError(f"a setting is named section.key, such as lora.rank; got {name!r}")
         raw.setdefault(section, {})[key] = list(value) if isinstance(value, tuple) else value
     parsed = _parse(raw)
     sections = {
@@ -139,18 +140,29 @@ def _parse(raw: Mapping[str, Any]) -> Config:
     made = {}
     for name, values in raw.items():
         if name not in sections:
+            if name in FORMER_SECTIONS:
+                raise ConfigError(_renamed(name, values if isinstance(values, Mapping) else {}))
             raise ConfigError(f"there is no section [{name}]{_close(name, sections)}; there are: {', '.join(sections)}")
         if not isinstance(values, Mapping):
             raise ConfigError(f"{name} is a section and holds settings, as in [{name}]; got {values!r}")
         keys = {key.name: key for key in fields(sections[name])}
         for key in values:
             if key not in keys:
+                if f"{name}.{key}" in FORMER_SETTINGS:
+                    raise ConfigError(f"{name}.{key} is now called {FORMER_SETTINGS[f'{name}.{key}']}; use that name")
                 raise ConfigError(f"[{name}] has no setting {key!r}{_close(key, keys)}; it has: {', '.join(keys)}")
         hints = _hints(sections[name])
         made[name] = sections[name](
             **{key: _checked(f"{name}.{key}", value, hints[key], keys[key]) for key, value in values.items()}
         )
     return Config(**made)
+
+
+def _renamed(section: str, values: Mapping[str, Any]) -> str:
+    """Name the present section, and the present names of its settings."""
+    keys = [f"{section}.{key}" for key in values]
+    moved = [f"{key} as {FORMER_SETTINGS[key]}" for key in keys if key in FORMER_SETTINGS]
+    return f"[{section}] is now called [{FORMER_SECTIONS[section]}]" + (f"; write {', '.join(moved)}" if moved else "")
 
 
 def _checked(name: str, value: Any, kind: Any, key: Field[Any]) -> Any:
@@ -187,7 +199,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     name, equals, written = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
-        raise ConfigError(f"--set takes section.key=value, such as tuning.rank=16; got {text!r}")
+        raise ConfigError(f"--set takes section.key=value, such as lora.rank=16; got {text!r}")
     if not written.strip():
         if isinstance(raw.get(section), dict):
             raw[section].pop(key, None)

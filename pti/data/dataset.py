@@ -79,14 +79,14 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     ConfigError
         More pictures are to be held out than there are; a template lacks ``{token}``.
     """
-    for template in data.templates:
+    for template in data.prompt_templates:
         if _TOKEN not in template:
-            raise ConfigError(f"data.templates: {template!r} lacks {_TOKEN}, the place of the new word")
+            raise ConfigError(f"data.prompt_templates: {template!r} lacks {_TOKEN}, the place of the new word")
     with needs_extra("pti", "reading pictures"):
         import PIL.Image  # noqa: F401
     class_word = None
     if data.source.startswith(MINIWORLD):
-        found, class_word = _miniworld(data.source.removeprefix(MINIWORLD), data.limit or _MINIWORLD_PICTURES)
+        found, class_word = _miniworld(data.source.removeprefix(MINIWORLD), data.max_images or _MINIWORLD_PICTURES)
     elif Path(data.source).expanduser().is_dir():
         found = _folder(Path(data.source).expanduser(), data)
     elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")) or "/" not in data.source:
@@ -99,9 +99,9 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     samples: list[Sample] = []
     total = hashlib.sha256()
     for name, content, caption in found:
-        if len(samples) == data.limit:
+        if len(samples) == data.max_images:
             break
-        caption = data.caption if data.caption is not None else caption
+        caption = data.instance_prompt if data.instance_prompt is not None else caption
         _check_caption(name, caption, needs_token)
         assert caption is not None
         _decode(name, content)
@@ -109,10 +109,10 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
         total.update(hashlib.sha256(content).digest() + caption.encode())
     if not samples:
         raise DataError(f"{data.source} holds no pictures ({', '.join(_FORMATS)})")
-    kept = len(samples) - data.held_out
+    kept = len(samples) - data.holdout
     if kept < 1:
         raise ConfigError(
-            f"data.held_out = {data.held_out} leaves nothing to train on: {data.source} holds {len(samples)} picture(s)"
+            f"data.holdout = {data.holdout} leaves nothing to train on: {data.source} holds {len(samples)} picture(s)"
         )
     notes = []
     if kept == 1:
@@ -123,7 +123,7 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
 def _check_caption(name: str, caption: str | None, needs_token: bool) -> None:
     if not caption or not caption.strip():
         raise DataError(
-            f"{name} has no caption: give it a line in metadata.jsonl or a .txt file beside it, or set data.caption"
+            f"{name} has no caption: give it a line in metadata.jsonl or a .txt file beside it, or set data.instance_prompt"
         )
     if needs_token and _TOKEN not in caption:
         raise DataError(f"the caption of {name} lacks {_TOKEN}, the place of the new word: {caption[:100]!r}")
@@ -133,7 +133,7 @@ def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str |
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _FORMATS and not p.name.startswith("."))
     metadata = folder / "metadata.jsonl"
     listed: dict[str, str] | None = None
-    if metadata.is_file() and data.caption is None:
+    if metadata.is_file() and data.instance_prompt is None:
         listed = {}
         for name, text in _metadata(metadata, data.caption_column):
             if name in listed:
@@ -211,7 +211,7 @@ def _hub(data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
         raise DataError(
             f"{data.source!r} is no folder here, and loading it as a data set failed ({first_line(error)}); check the name"
         ) from error
-    for column in (data.image_column, *(() if data.caption is not None else (data.caption_column,))):
+    for column in (data.image_column, *(() if data.instance_prompt is not None else (data.caption_column,))):
         if column not in table.column_names:
             raise DataError(f"{data.source} has no column {column!r}; it has {', '.join(table.column_names)}")
     table = table.cast_column(data.image_column, datasets.Image(decode=False))

@@ -47,10 +47,10 @@ class LatentCache:
 
     def __init__(self, model: DiffusionModel, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
         self._model, self._samples, self._data, self._seed = model, samples, data, seed
-        self.size = data.size or model.size
+        self.size = data.resolution or model.size
         self.size -= self.size % model.factor
-        self.crops = data.crops if data.crop == "random" else 1
-        self.wordings = data.wordings if data.tag_dropout else 1
+        self.crops = data.num_random_crops if data.resize_mode == "random" else 1
+        self.wordings = data.wordings if data.caption_tag_dropout_rate else 1
         said = [sample.caption for sample in samples]
         self._wordings = [self._worded(caption, self.wordings, (seed, i, _WORDINGS)) for i, caption in enumerate(said)]
         exchanges = [mix_captions(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
@@ -63,7 +63,7 @@ class LatentCache:
         self._means: dict[ImageView, torch.Tensor] = {}
 
     def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
-        dropout, templates = self._data.tag_dropout, self._data.templates
+        dropout, templates = self._data.caption_tag_dropout_rate, self._data.prompt_templates
         return drop_tags(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class LatentCache:
     @property
     def flips(self) -> bool:
         """Whether views may be mirrored."""
-        return self._data.flip
+        return self._data.random_flip
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -109,7 +109,7 @@ class LatentCache:
         """
         moments = [self._moments(view) for view in views]
         latents = torch.stack([mean for mean, _, _ in moments])
-        if self._data.latents == "sample":
+        if self._data.vae_encoding == "sample":
             latents = latents + torch.stack([deviation for _, deviation, _ in moments]) * noise.to(latents)
         return scaled(self._model.vae, latents), torch.cat([sizes for _, _, sizes in moments])
 
@@ -117,7 +117,7 @@ class LatentCache:
         """A view's picture and its sizes, as the function `image_to_tensor` makes them."""
         rng = np.random.default_rng((self._seed, view.sample, view.crop))
         image = self._samples[view.sample].decode()
-        return image_to_tensor(image, self.size, self._data.crop, rng, mirrored=view.mirrored)
+        return image_to_tensor(image, self.size, self._data.resize_mode, rng, mirrored=view.mirrored)
 
     @property
     def unmirrored_views(self) -> list[ImageView]:
@@ -157,7 +157,9 @@ class LatentCache:
             device = self._model.device
             mean = self._means.get(view)
             if mean is None:
-                mean = refine_latents(vae, posterior.mean, array[None].to(vae.device), self._data.fit_steps)[0]
+                mean = refine_latents(
+                    vae, posterior.mean, array[None].to(vae.device), self._data.latent_refinement_steps
+                )[0]
             self._kept[view] = (
                 mean.to(device),
                 posterior.std[0].float().to(device),

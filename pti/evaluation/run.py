@@ -73,21 +73,21 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     if not judges.text:
         progress.note(f"evaluation without CLIP: {absent['CLIP']}")
     n = len(settings.prompts)
-    progress.expect(3 * settings.count * n, "drawn", "pictures")
+    progress.expect(3 * settings.images_per_prompt * n, "drawn", "pictures")
     drawn: list[dict[str, Pictures]] = []
     for scale, word, first in ((1.0, "{token}", 0), (0.0, "{class}", 0), (1.0, "{class}", n)):
         drawn.append({})
         for number, prompt in enumerate(settings.prompts, start=first):
             drawn[-1][prompt] = sample_images(
                 run.model,
-                [prompt.replace("{token}", word)] * settings.count,
+                [prompt.replace("{token}", word)] * settings.images_per_prompt,
                 seed=int(rng_for(settings.seed, "evaluation", number).integers(2**31)),
-                steps=sampling.steps,
-                guidance=sampling.guidance,
+                steps=sampling.num_inference_steps,
+                guidance=sampling.guidance_scale,
                 lora_scale=scale,
-                size=run.config.data.size,
+                size=run.config.data.resolution,
             )
-            progress(settings.count)
+            progress(settings.images_per_prompt)
     assert run.config.concept.class_word is not None  # a trained run knows it
     of_token, of_class, of_class_tuned = drawn
     evaluation = evaluate_pictures(
@@ -107,13 +107,13 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     losses = held_out_loss(run)
     content["held_out_loss"] = {name: asdict(estimate) for name, estimate in losses.items()}
     if not losses:
-        content["left_out"]["held_out_loss"] = "no picture was kept from training; see data.held_out"
+        content["left_out"]["held_out_loss"] = "no picture was kept from training; see data.holdout"
     path = run.folder / EVALUATION
     write_json(path, content)
     save_image_grid(
         run.folder / "previews" / "evaluation.png",
         np.concatenate([of_token[prompt] for prompt in settings.prompts]),
-        settings.count,
+        settings.images_per_prompt,
         run.marks,
     )
     return path
@@ -157,21 +157,23 @@ def held_out_loss(run: Run) -> dict[str, Estimate]:
 
 def _judges(run: Run, root: Path | None) -> tuple[Judges, dict[str, str]]:
     """Who can look at this run's pictures, and why others cannot."""
-    settings, own = run.config.evaluation, run.config.model.name == "miniworld"
+    settings, own = run.config.evaluation, run.config.model.pretrained_model == "miniworld"
     absent: dict[str, str] = {}
     texts: list[TextJudge] = []
-    if own and settings.clip is None:
+    if own and settings.clip_model is None:
         texts.append(ClipJudge.miniworld(root=root))
     else:
         try:
-            texts.append(ClipJudge.load(settings.clip or _CLIP, device=str(run.model.device)))
+            texts.append(ClipJudge.load(settings.clip_model or _CLIP, device=str(run.model.device)))
         except ClipGeomError as error:
-            if settings.clip is not None:
+            if settings.clip_model is not None:
                 raise
-            absent["CLIP"] = f"{error}; name another one in evaluation.clip"
-    dino = [DinoJudge.load(settings.dino, device=str(run.model.device))] if settings.dino is not None else []
+            absent["CLIP"] = f"{error}; name another one in evaluation.clip_model"
+    dino = (
+        [DinoJudge.load(settings.dino_model, device=str(run.model.device))] if settings.dino_model is not None else []
+    )
     if not dino:
-        absent["DINOv2"] = "none was named in evaluation.dino"
+        absent["DINOv2"] = "none was named in evaluation.dino_model"
     if own:
         reader: FactorReader | ZeroShotReader | None = FactorReader.load(None if root is None else root / "readers")
     elif texts:
@@ -189,12 +191,12 @@ def _learnt(run: Run, judges: Judges) -> Mapping[str, str | None]:
         from clipgeom.miniworld.characters import character
 
         known |= character_values(character(source.removeprefix(MINIWORLD)))
-    return known | dict.fromkeys(run.config.evaluation.learnt)
+    return known | dict.fromkeys(run.config.evaluation.concept_attributes)
 
 
 def _training_pictures(run: Run) -> Pictures:
-    data, size = run.config.data, run.config.data.size or run.model.size
-    cut = "squeeze" if data.crop == "squeeze" else "center"
+    data, size = run.config.data, run.config.data.resolution or run.model.size
+    cut = "squeeze" if data.resize_mode == "squeeze" else "center"
     arrays = [image_to_tensor(sample.decode(), size, cut, np.random.default_rng(0))[0] for sample in run.samples]
     whole = ((torch.stack(arrays) + 1) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(whole.permute(0, 2, 3, 1).numpy())

@@ -35,7 +35,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     run = finished_run(folder, root)
     settings, concept = run.config.export, run.config.concept
     target = run.folder / EXPORT
-    name = export_name(settings.name, concept.token)
+    name = export_name(settings.name, concept.placeholder_token)
     metadata: dict[str, Any] = {"class_word": concept.class_word or "", "base_model": _public_name(run)}
     if run.marks:
         metadata["marks"] = "; ".join(run.marks)
@@ -45,13 +45,13 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
         else []
     )
     vectors = rows[0] if len(rows) == 1 else {"clip_l": rows[0], "clip_g": rows[1]}
-    embedding = save_embedding(target / f"{name}.safetensors", concept.token, vectors, metadata=metadata)
+    embedding = save_embedding(target / f"{name}.safetensors", concept.placeholder_token, vectors, metadata=metadata)
     files = save_lora(
         target,
         run.model.unet,
         [encoder.network for encoder in run.model.encoders],
         name=f"{name}_lora",
-        precision="float16" if settings.precision == "fp16" else "float32",
+        precision="float16" if settings.dtype == "fp16" else "float32",
         metadata=metadata,
     )
     sampling = run.config.sampling
@@ -59,25 +59,27 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     for number, prompt in enumerate(sampling.prompts):
         pictures = sample_images(
             run.model,
-            [prompt] * sampling.count,
+            [prompt] * sampling.images_per_prompt,
             seed=sampling.seed,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            size=run.config.data.size,
+            steps=sampling.num_inference_steps,
+            guidance=sampling.guidance_scale,
+            size=run.config.data.resolution,
         )
         file = f"preview-{number}.png"
-        save_image_grid(target / file, pictures, sampling.count, run.marks)
-        previews.append(Preview(file, prompt.replace("{token}", concept.token)))
+        save_image_grid(target / file, pictures, sampling.images_per_prompt, run.marks)
+        previews.append(Preview(file, prompt.replace("{token}", concept.placeholder_token)))
     certificates = run.config.locality.certificates
     write_model_card(
         target,
         Concept(
             base_model=_public_name(run),
             layout=run.model.kind,
-            placeholder_token=concept.token,
-            n_vectors=concept.vectors,
+            placeholder_token=concept.placeholder_token,
+            n_vectors=concept.num_vectors,
             class_word=concept.class_word or "",
-            instance_prompt=(run.samples[0].caption if run.samples else "{token}").replace("{token}", concept.token),
+            instance_prompt=(run.samples[0].caption if run.samples else "{token}").replace(
+                "{token}", concept.placeholder_token
+            ),
             embedding_file=embedding.name,
             kohya_file=files.kohya.name,
         ),
@@ -93,7 +95,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
 
 def _public_name(run: Run) -> str:
     """The base model as others can find it; of a directory its last part alone."""
-    name = run.config.model.name
+    name = run.config.model.pretrained_model
     return Path(name).name if Path(name).expanduser().is_dir() else name
 
 

@@ -102,19 +102,19 @@ def plan_interpolation(
         An override is asked for that overrides nothing.
     """
     places = sorted(set(places))
-    centered = settings.mode in CENTERED
-    if settings.override_certificate and not centered:
+    centered = settings.interpolation in CENTERED
+    if settings.allow_uncertified and not centered:
         raise ConfigError(
-            f"locality.override_certificate overrides nothing with mode {settings.mode!r}; "
+            f"locality.allow_uncertified overrides nothing with mode {settings.interpolation!r}; "
             f"it takes one of {', '.join(CENTERED)}"
         )
-    if settings.mode in ("slerp", "lerp", "none"):
-        return InterpolationPlan({p: PositionMode(settings.mode, None, "as configured") for p in places})
+    if settings.interpolation in ("slerp", "lerp", "none"):
+        return InterpolationPlan({p: PositionMode(settings.interpolation, None, "as configured") for p in places})
     certificates = [Certificate.load(path) for path in settings.certificates]
     if not certificates:
         if centered:
             raise CertificateError(
-                f"locality.mode = {settings.mode!r} needs a certificate in locality.certificates that validates it; "
+                f"locality.interpolation = {settings.interpolation!r} needs a certificate in locality.certificates that validates it; "
                 f"make one with: {_commands(model, places)}"
             )
         reason = "no certificate was given, and only slerp needs none"
@@ -153,7 +153,7 @@ def _given(
         own = tuple(c for c in certificates if c.encoder_fingerprint == fingerprint)
         given[index] = _Given(own, fingerprint)
     strangers = tuple(c for c in certificates if not any(c in g.certificates for g in given.values()))
-    if strangers and not settings.override_certificate:
+    if strangers and not settings.allow_uncertified:
         lacking = next((g for g in given.values() if not g.certificates), given[min(given)])
         try:
             strangers[0].require_encoder(lacking.fingerprint)
@@ -179,7 +179,7 @@ def _asked(
     settings: LocalitySection, given: dict[int, _Given], model: DiffusionModel, places: Sequence[TokenPosition]
 ) -> InterpolationPlan:
     """A centred mode at every place, or an error that names the places where it is not validated."""
-    mode, overridden = settings.mode, False
+    mode, overridden = settings.interpolation, False
     rulings: dict[TokenPosition, PositionMode] = {}
     uncovered: list[TokenPosition] = []
     for place in places:
@@ -201,11 +201,11 @@ def _asked(
             )
         reason = "validated by the certificate"
         if certificate.encoder_fingerprint != given[place.encoder].fingerprint or not entry.validated[mode]:
-            if not settings.override_certificate:
+            if not settings.allow_uncertified:
                 raise CertificateError(
                     f"the certificate does not validate {mode} for {place.representation} at {place.position}: "
-                    f'{entry.figures.get("verdict", "see clipgeom check")}. Use locality.mode = "auto", which takes '
-                    f"{entry.recommended} there, or locality.override_certificate = true, which marks every output"
+                    f'{entry.figures.get("verdict", "see clipgeom check")}. Use locality.interpolation = "auto", which takes '
+                    f"{entry.recommended} there, or locality.allow_uncertified = true, which marks every output"
                 )
             reason, overridden = "OVERRIDDEN: not validated by a certificate for this encoder", True
         rulings[place] = PositionMode(mode, torch.from_numpy(entry.center.copy()), reason)
@@ -214,7 +214,7 @@ def _asked(
         more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
         raise CertificateError(
             f"the certificate says nothing of {named}{more}. Make one that does with: {_commands(model, places)}; or use "
-            'locality.mode = "auto", which takes slerp there, or locality.positions = "placeholder"'
+            'locality.interpolation = "auto", which takes slerp there, or locality.positions = "placeholder"'
         )
     return InterpolationPlan(rulings, overridden)
 

@@ -9,7 +9,7 @@ denoising loss, so that λ = 1 weighs both alike whatever the size of a latent.
 This is not the regulariser of Roich et al. (arXiv 2106.05744), which walks a fixed distance towards random points: here
 the one direction is that of the class word, and the point is the middle. Their reason was an editable neighbourhood;
 here it is that what the class leaves open (position, background) stays open while the appearance is learnt. It can be
-held open only where a prompt leaves it open and it is still undecided: see ``locality.whole_captions``.
+held open only where a prompt leaves it open and it is still undecided: see ``locality.keep_captions_whole``.
 
 On a share of the pictures the empty prompt stands in for c½. Guidance subtracts what the model says to it, and low-rank
 changes that are trained on captions alone move that towards the concept too: guidance then takes away what was learnt.

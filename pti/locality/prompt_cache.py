@@ -121,7 +121,7 @@ class PromptEmbedCache:
             if caption not in self._routes:
                 (self._routes[caption],) = align_prompts(self.model, [caption], self.settings.positions)
         if times is None:
-            times = torch.full((len(captions),), self.settings.time, device=self.model.device)
+            times = torch.full((len(captions),), self.settings.interpolation_t, device=self.model.device)
         routes = [self._routes[caption] for caption in captions]
         return midpoint(
             self.model, self.decision, routes, self.encode(captions, "token"), self.encode(captions, "class"), times

@@ -148,14 +148,14 @@ def check_targets(model: DiffusionModel, tuning: LoraSection) -> None:
 
 def _changed(model: DiffusionModel, tuning: LoraSection) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Networks that get changes, each with the ends of its layers' names."""
-    networks = {"unet": (model.unet, tuning.targets)}
-    if tuning.text_encoder:
-        networks |= {encoder.name: (encoder.network, tuning.text_targets) for encoder in model.encoders}
+    networks = {"unet": (model.unet, tuning.target_modules)}
+    if tuning.train_text_encoder:
+        networks |= {encoder.name: (encoder.network, tuning.text_encoder_target_modules) for encoder in model.encoders}
     return networks
 
 
 def _setting(network: str) -> str:
-    return "tuning.targets" if network == "unet" else "tuning.text_targets"
+    return "lora.target_modules" if network == "unet" else "lora.text_encoder_target_modules"
 
 
 def base_weights_sha256(model: DiffusionModel) -> str:

@@ -88,7 +88,7 @@ def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) 
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
         raise ConfigError(
             f"the class word {class_word!r} is {len(ids)} token(s) of {encoder.name} ({pieces}), the new word is {vectors}. "
-            "They have to align: choose a class word of one token, or set concept.vectors to the number of its tokens"
+            "They have to align: choose a class word of one token, or set concept.num_vectors to the number of its tokens"
         )
     return ids
 
@@ -122,7 +122,7 @@ def _refuse_known(encoder: PipelineTextEncoder, tokens: Sequence[str]) -> None:
     for token in tokens:
         if any(form in known for form in (token, f"{token}</w>", token.lower(), f"{token.lower()}</w>")):
             raise ConfigError(
-                f"{token!r} is a token of {encoder.name}'s tokenizer already; choose a concept.token that is none, "
+                f"{token!r} is a token of {encoder.name}'s tokenizer already; choose a concept.placeholder_token that is none, "
                 f"such as <{token.strip('<>')}-1>"
             )
 
@@ -134,8 +134,8 @@ def _initial(encoder: PipelineTextEncoder, words: str, vectors: int) -> list[int
     if len(ids) != vectors:
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
         raise ConfigError(
-            f"concept.initializer {words!r} is {len(ids)} token(s) of {encoder.name} ({pieces}); "
-            f"it needs one, or as many as concept.vectors = {vectors}"
+            f"concept.initializer_token {words!r} is {len(ids)} token(s) of {encoder.name} ({pieces}); "
+            f"it needs one, or as many as concept.num_vectors = {vectors}"
         )
     return ids
 

@@ -76,7 +76,9 @@ class PlaceholderToken:
 def placeholders(token: str, vectors: int) -> tuple[str, ...]:
     """The tokens of a word of several vectors, named as diffusers names them."""
     if not token.strip() or token != token.strip() or len(token.split()) != 1:
-        raise ConfigError(f"concept.token is one word without spaces, such as <concept>; got {token!r}")
+        raise ConfigError(f"concept.placeholder_token is one word without spaces, such as <concept>; got {token!r}")
     if PLACEHOLDER in token or CLASS in token:
-        raise ConfigError(f"concept.token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}")
+        raise ConfigError(
+            f"concept.placeholder_token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}"
+        )
     return (token, *(f"{token}_{i}" for i in range(1, vectors)))

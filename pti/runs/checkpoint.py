@@ -52,7 +52,7 @@ class Checkpoint:
         if found:
             raise CheckpointError(
                 f"{self.path} belongs to another configuration: {'; '.join(found)}. Set these back, train into another "
-                f"run.folder, or delete {self.path.parent}/{self.stage}-*.safetensors to begin that stage anew"
+                f"output.dir, or delete {self.path.parent}/{self.stage}-*.safetensors to begin that stage anew"
             )
 
 

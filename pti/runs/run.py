@@ -66,7 +66,7 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     model = replace(model, placeholder=model.placeholder.with_embeddings(rows))
     tuned = checkpoint.latest(folder / "checkpoints", "tune")
     if tuned is not None:
-        lora = add_lora(model, config.tuning, seed=config.engine.seed)
+        lora = add_lora(model, config.lora, seed=config.runtime.seed)
         stored = checkpoint.load(tuned).tensors
         averaged = averages_in(stored)
         with torch.no_grad():
@@ -97,9 +97,13 @@ def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) ->
     if not word:
         raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
     config = replace(config, concept=replace(config.concept, class_word=word))
-    model = load_pipeline(config.model.name, revision=config.model.revision, variant=config.model.variant, root=root)
+    model = load_pipeline(
+        config.model.pretrained_model, revision=config.model.revision, variant=config.model.variant, root=root
+    )
     concept = config.concept
-    model = add_placeholder_token(model, concept.token, word, initializer=concept.initializer, vectors=concept.vectors)
+    model = add_placeholder_token(
+        model, concept.placeholder_token, word, initializer=concept.initializer_token, vectors=concept.num_vectors
+    )
     return model, config
 
 

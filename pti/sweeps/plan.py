@@ -22,7 +22,7 @@ __all__ = ["Point", "Sweep", "digest_of", "read_together", "read_vary"]
 
 _LONGEST = 100  # letters of a run's name before its digest
 # Stage 1 reads more than its checkpoints belong to: where it is computed, and which of its checkpoints are kept
-_OF_INVERSION = ("engine.device", "run.checkpoint_every", "run.keep")
+_OF_INVERSION = ("runtime.device", "output.checkpointing_steps", "output.checkpoints_total_limit")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Point:
     values : dict
         What varies, by full name, as it is for this run.
     config : Config
-        Every setting; ``run.folder`` is the default, since a run is the same wherever it lies.
+        Every setting; ``output.dir`` is the default, since a run is the same wherever it lies.
     label : str
         What varies, to be read.
     """
@@ -45,8 +45,8 @@ class Point:
 
     @cached_property
     def digest(self) -> str:
-        """Of every setting but ``run.folder``: the run's identity."""
-        return digest_of({name: value for name, value in self.config.identity().items() if name != "run.folder"})
+        """Of every setting but ``output.dir``: the run's identity."""
+        return digest_of({name: value for name, value in self.config.identity().items() if name != "output.dir"})
 
     @cached_property
     def inversion(self) -> str:
@@ -70,18 +70,18 @@ class Sweep:
     Parameters
     ----------
     base : Config, str or Path, optional
-        A configuration, its file, or a run folder. Left out: the defaults. Its ``run.folder`` is not used.
+        A configuration, its file, or a run folder. Left out: the defaults. Its ``output.dir`` is not used.
     overrides : sequence of str
         ``section.key=value`` in place of the base's, as ``--set`` takes them.
     vary : mapping of str to sequence
-        Values by full name, such as ``{"inversion.rate": [1e-4, 1e-3]}``. Every value meets every other.
+        Values by full name, such as ``{"inversion.learning_rate": [1e-4, 1e-3]}``. Every value meets every other.
     together : sequence of sequences of mappings
         Groups; each is a list of points of the same keys, whose values go together, such as
-        ``[[{"engine.seed": 0, "data.source": "miniworld:bramble"}, {"engine.seed": 1, "data.source": "miniworld:comet"}]]``.
+        ``[[{"runtime.seed": 0, "data.source": "miniworld:bramble"}, {"runtime.seed": 1, "data.source": "miniworld:comet"}]]``.
 
     Examples
     --------
-    >>> plan = Sweep(vary={"inversion.rate": [1e-4, 1e-3], "engine.seed": range(3)})
+    >>> plan = Sweep(vary={"inversion.learning_rate": [1e-4, 1e-3], "runtime.seed": range(3)})
     >>> len(plan.points())
     6
     """
@@ -102,7 +102,7 @@ class Sweep:
         Raises
         ------
         ConfigError
-            An unknown key, no values, a key that varies twice, ``run.folder``, a value that its setting does not take,
+            An unknown key, no values, a key that varies twice, ``output.dir``, a value that its setting does not take,
             or the same run twice.
         """
         config = self._config()
@@ -136,7 +136,7 @@ class Sweep:
             config = self.base
         else:
             config = read_config(self.base, self.overrides)
-        return replace(config, run=replace(config.run, folder=OutputSection().folder))
+        return replace(config, output=replace(config.output, dir=OutputSection().dir))
 
     def _check(self) -> None:
         for key, values in self.vary.items():
@@ -156,8 +156,8 @@ class Sweep:
         twice = [key for key, times in Counter(self.keys).items() if times > 1]
         if twice:
             raise ConfigError(f"{twice[0]} varies twice; name it once, in the grid or in one group")
-        if "run.folder" in self.keys:
-            raise ConfigError("run.folder cannot vary: a sweep gives each run a folder of its own; leave it out")
+        if "output.dir" in self.keys:
+            raise ConfigError("output.dir cannot vary: a sweep gives each run a folder of its own; leave it out")
 
 
 def digest_of(content: Any) -> str:
@@ -176,7 +176,7 @@ def read_vary(text: str) -> tuple[str, list[Any]]:
     key, equals, written = text.partition("=")
     key = key.strip()
     if not (equals and key and written.strip()):
-        raise ConfigError(f"--vary takes section.key=value,value, such as tuning.rank=4,8; got {text!r}")
+        raise ConfigError(f"--vary takes section.key=value,value, such as lora.rank=4,8; got {text!r}")
     values: list[Any] = []
     for part in _split(written, ","):
         span = re.fullmatch(r"\s*(-?\d+)\.\.(-?\d+)\s*", part)

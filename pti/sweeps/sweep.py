@@ -2,7 +2,7 @@
 
 ::
 
-    plan = Sweep("my.toml", vary={"inversion.rate": [1e-4, 1e-3], "engine.seed": range(5)})
+    plan = Sweep("my.toml", vary={"inversion.learning_rate": [1e-4, 1e-3], "runtime.seed": range(5)})
     table = pandas.read_parquet(sweep(plan, "sweep", jobs=2, measure=measure))
 
 A sweep's folder::
@@ -217,7 +217,7 @@ def _task(folder: Path, point: Point, identity: Mapping[str, Any], measure: Meas
     run = there[0] if there else folder / "runs" / point.name
     return Task(
         name=run.name,
-        config=replace(point.config, run=replace(point.config.run, folder=str(run))),
+        config=replace(point.config, output=replace(point.config.output, dir=str(run))),
         inversion=folder / "inversions" / point.inversion[:16],
         stages=tuple(identity["stages"]),
         measure=measure,
@@ -266,7 +266,7 @@ def _write_plan(
     flat = points[0].config.flat()
     content = {
         "schema": "pti.sweep/1",
-        "base": {name: value for name, value in flat.items() if name not in (*plan.keys, "run.folder")},
+        "base": {name: value for name, value in flat.items() if name not in (*plan.keys, "output.dir")},
         "varies": {key: _unique(point.values[key] for point in points) for key in plan.keys},
         "identity": dict(identity),
         "versions": versions(),

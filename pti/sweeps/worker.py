@@ -71,7 +71,7 @@ class Task:
     @property
     def folder(self) -> Path:
         """Of the run."""
-        return Path(self.config.run.folder)
+        return Path(self.config.output.dir)
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ def visible_devices() -> list[str]:
 def invert_once(task: Task) -> dict[str, str] | None:
     """The inversion that a task shares with others; gives back what went wrong."""
     _fresh()
-    config = replace(task.config, run=replace(task.config.run, folder=str(task.inversion)))
+    config = replace(task.config, output=replace(task.config.output, dir=str(task.inversion)))
     clock = _Clock()
     try:
         run_stages(config, ("invert",), progress=clock, root=task.root)

@@ -56,13 +56,13 @@ class Runtime:
             )
         except ValueError as error:
             raise ConfigError(
-                f"engine.mixed_precision = {settings.mixed_precision!r} does not work here: {error}"
+                f"runtime.mixed_precision = {settings.mixed_precision!r} does not work here: {error}"
             ) from error
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.processes:
             raise ConfigError(f"{launched} processes were launched, and accelerate has joined {self.processes} of them")
         if settings.mixed_precision == "fp16" and self.device.type == "cpu":  # accelerate would not scale the loss
-            raise ConfigError("engine.mixed_precision = 'fp16' does not work here: processors take bf16")
+            raise ConfigError("runtime.mixed_precision = 'fp16' does not work here: processors take bf16")
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +141,6 @@ def _check_trackers(names: Sequence[str]) -> None:
     there = [str(getattr(t, "value", t)) for t in get_available_trackers()]
     for name in names:
         if name not in known:
-            raise ConfigError(f"engine.trackers names {name!r}; accelerate knows {', '.join(known)}")
+            raise ConfigError(f"runtime.trackers names {name!r}; accelerate knows {', '.join(known)}")
         if name not in there:
-            raise ConfigError(f"engine.trackers names {name!r}, whose package is not installed: {pip_install(name)}")
+            raise ConfigError(f"runtime.trackers names {name!r}, whose package is not installed: {pip_install(name)}")

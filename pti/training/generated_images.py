@@ -70,8 +70,8 @@ def generate_latents(
             noise,
             seed=seed,
             first=start,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
+            steps=sampling.num_inference_steps,
+            guidance=sampling.guidance_scale,
         )
         parts.append(latents.cpu())
     return GeneratedLatents(torch.cat(parts), tuple(texts))

@@ -74,16 +74,16 @@ class LocalityLoss:
     ) -> None:
         self.engine, self.model, self.latents, self.lora, self.conditions = engine, model, latents, lora, conditions
         self.settings, self._config = config.locality, config
-        self._trained = timestep_range(config.objective, len(model.alphas_cumprod))
+        self._trained = timestep_range(config.loss, len(model.alphas_cumprod))
 
     @property
     def count(self) -> int:
         """How many pictures of a batch of all processes are regularised on."""
-        return len(range(0, self.engine.batch_slice(self._config.tuning.batch).total, self.settings.one_in))
+        return len(range(0, self.engine.batch_slice(self._config.lora.batch_size).total, self.settings.every_nth_image))
 
     def applies_at(self, step: int) -> bool:
         """Whether a step is regularised."""
-        return step % self.settings.every == 0
+        return step % self.settings.every_n_steps == 0
 
     def make_batch(
         self,
@@ -107,7 +107,7 @@ class LocalityLoss:
         captions : sequence of b str, optional
             Of pictures that are not those of training.
         """
-        chosen = (torch.from_numpy(draw.rows) % self.settings.one_in == 0).nonzero().flatten()
+        chosen = (torch.from_numpy(draw.rows) % self.settings.every_nth_image == 0).nonzero().flatten()
         if not len(chosen):
             return None
         device = self.engine.device
@@ -134,17 +134,17 @@ class LocalityLoss:
     def levels(self, step: int, part: int, draw: BatchPlan) -> torch.Tensor:
         """Noise levels of a batch: those of training or, where more is held than is trained on, of the whole schedule."""
         whole = range(len(self.model.alphas_cumprod))
-        if self.settings.untrained == "nothing" or self._trained == whole:
+        if self.settings.outside_timesteps == "nothing" or self._trained == whole:
             return draw.timesteps
-        rng = rng_for(self._config.engine.seed, "held", step, part)
-        drawn = sample_timesteps(rng, self.count, whole, self._config.objective.timesteps)
-        return torch.from_numpy(drawn[draw.rows // self.settings.one_in])
+        rng = rng_for(self._config.runtime.seed, "held", step, part)
+        drawn = sample_timesteps(rng, self.count, whole, self._config.loss.timestep_sampling)
+        return torch.from_numpy(drawn[draw.rows // self.settings.every_nth_image])
 
     def caption(self, draw: BatchPlan, row: int, level: int) -> str:
         """The caption that is held for a picture: what it does not say has to stay open at that noise level."""
-        whole = self.settings.whole_captions and level >= self._config.tuning.whole_captions_from
+        whole = self.settings.keep_captions_whole and level >= self._config.lora.tag_dropout_max_timestep
         view = replace(draw.views[row], wording=0 if whole else int(draw.wordings[row]))
-        return self.latents.exchanged(view) if self.settings.exchange else self.latents.caption(view)
+        return self.latents.exchanged(view) if self.settings.mix_captions else self.latents.caption(view)
 
     def prompt_kinds(
         self, step: int, part: int, draw: BatchPlan, levels: torch.Tensor, chosen: torch.Tensor
@@ -153,15 +153,15 @@ class LocalityLoss:
         silent = self.is_empty_prompt(step, part, draw, chosen)
         untrained = [int(level) not in self._trained for level in levels]
         frozen = [
-            "empty" if quiet else self.settings.untrained if far else "midpoint"
+            "empty" if quiet else self.settings.outside_timesteps if far else "midpoint"
             for quiet, far in zip(silent, untrained, strict=True)
         ]
         return ["token" if way == "class" else way for way in frozen], frozen
 
     def is_empty_prompt(self, step: int, part: int, draw: BatchPlan, chosen: torch.Tensor) -> list[bool]:
-        """On which of some rows the empty prompt is held: `locality.empty` of all, spread evenly over them."""
-        passed = (step // self.settings.every) * self._config.engine.accumulation + part
-        counts = passed * self.count + draw.rows[chosen.numpy()] // self.settings.one_in
-        share = self.settings.empty
+        """On which of some rows the empty prompt is held: `locality.empty_prompt_fraction` of all, spread evenly over them."""
+        passed = (step // self.settings.every_n_steps) * self._config.runtime.gradient_accumulation_steps + part
+        counts = passed * self.count + draw.rows[chosen.numpy()] // self.settings.every_nth_image
+        share = self.settings.empty_prompt_fraction
         held: list[bool] = (np.floor((counts + 1) * share) > np.floor(counts * share)).tolist()
         return held

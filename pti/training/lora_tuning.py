@@ -99,7 +99,7 @@ class LoraTuning:
     own : GeneratedLatents or None
         The frozen model's own pictures of midpoints (`draw_own`), for ``locality.inputs = "own"``.
     prior : LatentCache, GeneratedLatents or None
-        Pictures of the class, for a positive ``prior.weight``.
+        Pictures of the class, for a positive ``prior_preservation.weight``.
     """
 
     stage = "tune"
@@ -116,13 +116,13 @@ class LoraTuning:
     ) -> None:
         assert model.placeholder is not None
         self.engine, self.model, self.latents, self.config = engine, model, latents, config
-        self.settings, self.pivot = config.tuning, model.placeholder
+        self.settings, self.pivot = config.lora, model.placeholder
         self.own: GeneratedLatents | None = None
         self.prior: LatentCache | GeneratedLatents | None = None
-        self.decision = decision if config.locality.mode != "none" and config.locality.weight > 0 else None
+        self.decision = decision if config.locality.interpolation != "none" and config.locality.weight > 0 else None
         self._digest = digest or base_weights_sha256(model)
         self._frozen_rows = [row.clone() for row in model.placeholder.embeddings]
-        self.lora = add_lora(model, config.tuning, seed=config.engine.seed)
+        self.lora = add_lora(model, config.lora, seed=config.runtime.seed)
         self.conditions = PromptEmbedCache(model, self.lora, config.locality, self.decision)
         self.regulariser = (
             LocalityLoss(engine, model, latents, config, self.lora, self.conditions) if self.decision else None
@@ -133,12 +133,14 @@ class LoraTuning:
         self.descent = OptimizationLoop(
             engine,
             [
-                ParamGroup(rest, settings.rate),
-                ParamGroup(text, settings.text_rate or settings.text_rate_share * settings.rate),
+                ParamGroup(rest, settings.learning_rate),
+                ParamGroup(
+                    text, settings.text_encoder_learning_rate or settings.text_rate_share * settings.learning_rate
+                ),
             ],
             steps=settings.steps,
-            warmup=settings.warmup,
-            schedule=settings.schedule,
+            warmup=settings.lr_warmup_steps,
+            schedule=settings.lr_scheduler,
             weight_decay=settings.weight_decay,
         )
         self.averages = PowerEMA(self.lora.parameters, settings.averaging) if settings.averaging else None
@@ -177,7 +179,7 @@ class LoraTuning:
         if self.averages is not None:
             self.averages.update(self.step)
         measured: dict[str, float] = {}
-        if self.step % self.settings.measure_every == 0 or self.step >= self.settings.steps:
+        if self.step % self.settings.distance_every == 0 or self.step >= self.settings.steps:
             with self.outcome():
                 found = [self.lora.weight_distance(), self.function_distance()]
             distances = torch.tensor(found, device=self.engine.device)
@@ -201,14 +203,14 @@ class LoraTuning:
     def _stop_at(self, measured: dict[str, float]) -> None:
         limits = {
             "weight_distance": self.settings.max_weight_distance,
-            "function_distance": self.settings.max_function_distance,
+            "function_distance": self.settings.max_prediction_distance,
         }
         for name, limit in limits.items():
             if limit is not None and measured[name] >= limit:
                 self.stopped = f"{name.replace('_', ' ')} {measured[name]:.4g} reached {limit}"
 
     def _terms(self, part: int) -> dict[str, torch.Tensor]:
-        device, alphas, objective = self.engine.device, self.model.alphas_cumprod, self.config.objective
+        device, alphas, objective = self.engine.device, self.model.alphas_cumprod, self.config.loss
         draw = self.draw(self.stage, self.latents, part)
         clean, sizes = self.latents.of(draw.views, draw.latent_noise)
         captions = [self.latents.caption(view) for view in draw.views]
@@ -243,7 +245,7 @@ class LoraTuning:
         terms = {"denoising": denoising}
         if self.prior is not None:
             terms["prior"] = denoising_loss(said[1], targets[1], weights[1])
-            loss = loss + self.config.prior.weight * terms["prior"]
+            loss = loss + self.config.prior_preservation.weight * terms["prior"]
         if regularised:
             assert self.regulariser is not None
             terms["locality"] = denoising.new_zeros(()) if held is None else self.regulariser.loss(said[-1], held)
@@ -251,7 +253,7 @@ class LoraTuning:
         return {"loss": loss, **terms}
 
     def _weights(self, times: torch.Tensor) -> torch.Tensor | None:
-        gamma = self.config.objective.min_snr_gamma
+        gamma = self.config.loss.min_snr_gamma
         return (
             None if gamma is None else min_snr_weights(self.model.prediction, self.model.alphas_cumprod, times, gamma)
         )
@@ -284,15 +286,15 @@ class LoraTuning:
             clean, sizes = self.prior.of(draw.views, draw.latent_noise)
             captions = [self.prior.caption(view) for view in draw.views]
         times = draw.timesteps.to(device)
-        noise = offset_noise(draw.noise, draw.offset, self.config.objective.noise_offset).to(device)
+        noise = offset_noise(draw.noise, draw.offset, self.config.loss.noise_offset).to(device)
         conditions = self.conditions.encode(captions, "class").with_time_ids(sizes)
         target = prediction_target(self.model.prediction, alphas, clean, noise, times)
         return add_noise(alphas, clean, noise, times), times, conditions, target
 
     def draw_own(self) -> GeneratedLatents:
         """Let the frozen model draw the midpoints of the captions that are held, in turn."""
-        n, some = len(self.latents), range(self.config.locality.own_count)
-        if self.config.locality.exchange:
+        n, some = len(self.latents), range(self.config.locality.num_generated)
+        if self.config.locality.mix_captions:
             texts = [self.latents.exchanged(ImageView(i % n, wording=i // n % self.latents.wordings)) for i in some]
         else:
             texts = [self.latents.caption(ImageView(i % n)) for i in some]
@@ -300,7 +302,7 @@ class LoraTuning:
 
     def draw_prior(self) -> GeneratedLatents:
         """Let the frozen model draw the class."""
-        texts = [self.config.prior.prompt] * self.config.prior.count
+        texts = [self.config.prior_preservation.class_prompt] * self.config.prior_preservation.num_class_images
         return self._drawn(texts, "prior", lambda some: self.conditions.encode(some, "class"))
 
     def _drawn(
@@ -312,33 +314,33 @@ class LoraTuning:
                 texts,
                 conditions,
                 self.config.sampling,
-                seed=self.config.engine.seed,
+                seed=self.config.runtime.seed,
                 stream=stream,
                 side=self.latents.shape[-1] * self.model.factor,
             )
 
     def draw(self, stream: str, source: LatentCache | GeneratedLatents, part: int) -> BatchPlan:
         """What this process draws from a source for a part of the next step."""
-        return self._draw(stream, source, self.step, part, self.engine.batch_slice(self.settings.batch))
+        return self._draw(stream, source, self.step, part, self.engine.batch_slice(self.settings.batch_size))
 
     def _draw(
         self, stream: str, source: LatentCache | GeneratedLatents, step: int, part: int, share: BatchSlice
     ) -> BatchPlan:
         return plan_micro_batch(
-            self.config.engine.seed,
+            self.config.runtime.seed,
             stream,
             step,
             part,
-            parts=self.config.engine.accumulation,
+            parts=self.config.runtime.gradient_accumulation_steps,
             share=share,
             samples=len(source),
             crops=source.crops,
             flips=source.flips,
             wordings=source.wordings,
-            whole_from=self.settings.whole_captions_from,
+            whole_from=self.settings.tag_dropout_max_timestep,
             shape=self.latents.shape,
-            levels=timestep_range(self.config.objective, len(self.model.alphas_cumprod)),
-            timesteps=self.config.objective.timesteps,
+            levels=timestep_range(self.config.loss, len(self.model.alphas_cumprod)),
+            timesteps=self.config.loss.timestep_sampling,
         )
 
     @torch.no_grad()

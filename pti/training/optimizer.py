@@ -94,7 +94,7 @@ class OptimizationLoop:
         share = lr_multiplier(self.step, self.steps, self.warmup, self.schedule)
         for group, told in zip(self.raw.param_groups, self.groups, strict=True):
             group["lr"] = told.rate * share
-        parts = self.engine.settings.accumulation
+        parts = self.engine.settings.gradient_accumulation_steps
         sums: dict[str, torch.Tensor] = {}
         self._optimizer.zero_grad(set_to_none=True)
         for part in range(parts):

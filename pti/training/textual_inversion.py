@@ -104,17 +104,17 @@ class TextualInversion:
         settings = self.settings
         self.descent = OptimizationLoop(
             engine,
-            [ParamGroup({f"rows.{i}": row for i, row in enumerate(self.rows)}, settings.rate)],
+            [ParamGroup({f"rows.{i}": row for i, row in enumerate(self.rows)}, settings.learning_rate)],
             steps=settings.steps,
-            warmup=settings.warmup,
-            schedule=settings.schedule,
+            warmup=settings.lr_warmup_steps,
+            schedule=settings.lr_scheduler,
             optimizer=settings.optimizer,
             weight_decay=settings.weight_decay,
         )
         self.path = self.rates = 0.0
         self.losses: list[float] = []
         self.stopped = ""
-        initial = settings.norm_target == "initial"
+        initial = settings.embedding_norm_target == "initial"
         self._norms = [
             start.norm(dim=-1, keepdim=True) if initial else torch.full_like(start[:, :1], mean)
             for start, mean in zip(self.start, self.pivot.table_norms, strict=True)
@@ -145,7 +145,7 @@ class TextualInversion:
     def _one(self) -> InversionStep:
         before = [row.detach().clone() for row in self.rows]
         rate = self.descent.rate
-        fixed = self.settings.norm == "fixed"
+        fixed = self.settings.embedding_norm == "fixed"
         terms = self.descent.take_step(self._terms, before=self._to_directions if fixed else None)
         self._control_norms()
         limit = self.settings.max_distance
@@ -176,7 +176,7 @@ class TextualInversion:
         clean, sizes = self.latents.of(draw.views, draw.latent_noise)
         texts = [self.pivot.in_prompt(self.latents.caption(view)) for view in draw.views]
         conditions = encode_prompts(self.model, texts, rows=self.rows).with_time_ids(sizes)
-        objective, alphas, device = self.config.objective, self.model.alphas_cumprod, self.engine.device
+        objective, alphas, device = self.config.loss, self.model.alphas_cumprod, self.engine.device
         times = draw.timesteps.to(device)
         noise = offset_noise(draw.noise, draw.offset, objective.noise_offset).to(device)
         said = predict_noise(self.model, add_noise(alphas, clean, noise, times), times, conditions)
@@ -189,19 +189,19 @@ class TextualInversion:
     def draw(self, part: int) -> BatchPlan:
         """What this process draws for a part of the next step."""
         return plan_micro_batch(
-            self.config.engine.seed,
+            self.config.runtime.seed,
             self.stage,
             self.step,
             part,
-            parts=self.config.engine.accumulation,
-            share=self.engine.batch_slice(self.settings.batch),
+            parts=self.config.runtime.gradient_accumulation_steps,
+            share=self.engine.batch_slice(self.settings.batch_size),
             samples=len(self.latents),
             crops=self.latents.crops,
             flips=self.latents.flips,
             wordings=self.latents.wordings,
             shape=self.latents.shape,
-            levels=timestep_range(self.config.objective, len(self.model.alphas_cumprod)),
-            timesteps=self.config.objective.timesteps,
+            levels=timestep_range(self.config.loss, len(self.model.alphas_cumprod)),
+            timesteps=self.config.loss.timestep_sampling,
         )
 
     @torch.no_grad()
@@ -212,20 +212,20 @@ class TextualInversion:
 
     @torch.no_grad()
     def _control_norms(self) -> None:
-        if self.settings.norm == "off":
+        if self.settings.embedding_norm == "off":
             return
-        share = 1.0 if self.settings.norm == "fixed" else self.settings.norm_decay
+        share = 1.0 if self.settings.embedding_norm == "fixed" else self.settings.embedding_norm_decay
         for row, target in zip(self.rows, self._norms, strict=True):
             row.copy_(retract(row, target, share))
 
     def _remember(self, loss: float) -> None:
-        window = self.settings.plateau
+        window = self.settings.early_stopping_patience
         if not window:
             return
         self.losses = [*self.losses, loss][-2 * window :]
         if len(self.losses) == 2 * window and not self.stopped:
             earlier, later = sum(self.losses[:window]) / window, sum(self.losses[window:]) / window
-            if later > (1 - self.settings.plateau_gain) * earlier:
+            if later > (1 - self.settings.early_stopping_min_delta) * earlier:
                 self.stopped = f"the mean loss of {window} steps went from {earlier:.4g} to {later:.4g}: a plateau"
 
     @contextmanager

@@ -62,7 +62,7 @@ class Trainer:
         self.decision: InterpolationPlan | None = None
         self.prior: LatentCache | None = None
         self.steps_before = 0  # of earlier stages: trackers want one count that only rises
-        self.engine = Runtime(config.engine, folder)
+        self.engine = Runtime(config.runtime, folder)
         self.progress = progress if self.engine.is_main else Quiet()
         self.pictures = pictures = read_images(config.data)
         for note in pictures.notes:
@@ -73,10 +73,10 @@ class Trainer:
         self._refuse_other_settings()
         self._check_prompts()
         self._check_levels()
-        self.latents = LatentCache(self.model, pictures.samples, config.data, seed=config.engine.seed)
-        if config.data.size not in (None, self.latents.size):
+        self.latents = LatentCache(self.model, pictures.samples, config.data, seed=config.runtime.seed)
+        if config.data.resolution not in (None, self.latents.size):
             self.progress.note(
-                f"data.size = {config.data.size} becomes {self.latents.size}, a multiple of {self.model.factor}"
+                f"data.resolution = {config.data.resolution} becomes {self.latents.size}, a multiple of {self.model.factor}"
             )
         self.log = MetricsLog(folder)
 
@@ -114,42 +114,42 @@ class Trainer:
 
     def prepare_tuning(self) -> None:
         """What can be refused about stage 2 is refused before stage 1; the gate's answer is kept for the record."""
-        check_targets(self.model, self.config.tuning)
-        settings, prior = self.config.locality, self.config.prior
-        if prior.weight > 0 and prior.source is not None:
+        check_targets(self.model, self.config.lora)
+        settings, prior = self.config.locality, self.config.prior_preservation
+        if prior.weight > 0 and prior.class_images is not None:
             data = replace(
                 self.config.data,
-                source=prior.source,
-                limit=None,
-                held_out=0,
-                caption=prior.prompt,
-                tag_dropout=0.0,
-                fit_steps=0,
+                source=prior.class_images,
+                max_images=None,
+                holdout=0,
+                instance_prompt=prior.class_prompt,
+                caption_tag_dropout_rate=0.0,
+                latent_refinement_steps=0,
             )
             try:
                 pictures = read_images(data, needs_token=False)
             except DataError as error:
-                raise DataError(f"prior.source: {error}") from error
-            self.prior = LatentCache(self.model, pictures.samples, data, seed=self.config.engine.seed)
-        if settings.mode == "none":
+                raise DataError(f"prior_preservation.class_images: {error}") from error
+            self.prior = LatentCache(self.model, pictures.samples, data, seed=self.config.runtime.seed)
+        if settings.interpolation == "none":
             return
-        captions = self.latents.captions(exchanged=settings.exchange)
+        captions = self.latents.captions(exchanged=settings.mix_captions)
         routes = align_prompts(self.model, captions, settings.positions)
         self.decision = decision = plan_interpolation(settings, self.model, interpolated_positions(self.model, routes))
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")
-        self.record["locality"] = {"mode": settings.mode, **decision.record(self.model)}
+        self.record["locality"] = {"mode": settings.interpolation, **decision.record(self.model)}
         self.record["marks"] = ["certificate overridden"] if decision.overridden else []
 
     def _fit(self) -> None:
         """Latents that are fitted to their pictures, which takes a while; computed once."""
-        if self.config.data.fit_steps:
+        if self.config.data.latent_refinement_steps:
             kept = self._made_once("latents", "invert", b"", lambda: {"means": self.latents.means().cpu()})
             self.latents.take(kept["means"].to(self.engine.device))
 
     def _focus(self) -> None:
         """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""
-        if self.config.objective.unmasked_weight == 1:
+        if self.config.loss.unmasked_weight == 1:
             return
         kept = self._made_once("focus", "invert", b"", self._look)
         for view, cells in zip(self.latents.unmirrored_views, kept["weights"].to(self.engine.device), strict=True):
@@ -160,11 +160,11 @@ class Trainer:
         made = []
         shown = []
         for view in self.latents.unmirrored_views:
-            found = class_word_saliency(self.engine, self.model, self.latents, view, seed=self.config.engine.seed)
+            found = class_word_saliency(self.engine, self.model, self.latents, view, seed=self.config.runtime.seed)
             if not found.max() > 0:
                 name = self.pictures.samples[view.sample].name
                 self.progress.note(f"focus: the class word changes nothing in {name}, which is trained on as a whole")
-            made.append(loss_weights(found, self.config.objective.unmasked_weight))
+            made.append(loss_weights(found, self.config.loss.unmasked_weight))
             shown.append(overlay(self.latents.pixels(view)[0], made[-1]))
         save_image_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
         return {"weights": torch.stack(made).cpu()}
@@ -173,7 +173,7 @@ class Trainer:
         """What the frozen model has to draw beforehand, drawn once."""
         if tuning.decision is not None and self.config.locality.inputs == "own":
             tuning.own = self._kept("own", tuning.draw_own, tuning)
-        if self.config.prior.weight > 0:
+        if self.config.prior_preservation.weight > 0:
             tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
 
     def _kept(self, name: str, make: Callable[[], GeneratedLatents], tuning: LoraTuning) -> GeneratedLatents:
@@ -228,7 +228,7 @@ class Trainer:
 
     def _drive(self, stage: TextualInversion | LoraTuning) -> None:
         """Take the steps of a stage, and keep what has to be kept."""
-        every, previews = self.config.run.checkpoint_every, self.config.sampling.every
+        every, previews = self.config.output.checkpointing_steps, self.config.sampling.every_n_steps
         self.progress.expect(stage.settings.steps)
         self.progress.skip(stage.step)
         try:
@@ -253,25 +253,25 @@ class Trainer:
     def _save(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
             checkpoint.save(self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._belongs(stage.stage))
-            checkpoint.prune(self.checkpoints, stage.stage, self.config.run.keep)
+            checkpoint.prune(self.checkpoints, stage.stage, self.config.output.checkpoints_total_limit)
         self.engine.wait_for_everyone()
 
     def _preview(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
             settings = self.config.sampling
-            prompts = [p for p in settings.prompts for _ in range(settings.count)]
+            prompts = [p for p in settings.prompts for _ in range(settings.images_per_prompt)]
             if prompts:
                 with self.engine.autocast(), stage.outcome() as model:
                     drawn = sample_images(
                         model,
                         prompts,
                         seed=settings.seed,
-                        steps=settings.steps,
-                        guidance=settings.guidance,
+                        steps=settings.num_inference_steps,
+                        guidance=settings.guidance_scale,
                         size=self.latents.size,
                     )
                 path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
-                save_image_grid(path, drawn, settings.count, self.record.get("marks", []))
+                save_image_grid(path, drawn, settings.images_per_prompt, self.record.get("marks", []))
         self.engine.wait_for_everyone()
 
     def _belongs(self, stage: str) -> dict[str, Any]:
@@ -309,11 +309,11 @@ class Trainer:
 
     def _check_levels(self) -> None:
         levels = len(self.model.alphas_cumprod)
-        timestep_range(self.config.objective, levels)
-        if self.config.sampling.steps > levels:
+        timestep_range(self.config.loss, levels)
+        if self.config.sampling.num_inference_steps > levels:
             raise ConfigError(
-                f"sampling.steps is at most {levels}, the noise levels of {self.model.source}; "
-                f"got {self.config.sampling.steps}"
+                f"sampling.num_inference_steps is at most {levels}, the noise levels of {self.model.source}; "
+                f"got {self.config.sampling.num_inference_steps}"
             )
 
     def _open_folder(self) -> None:
@@ -330,7 +330,7 @@ class Trainer:
             "marks": sorted({*old.get("marks", []), *self.record.get("marks", [])}),
             "schema": "pti.record/1",
             "model": {"source": self.model.source, "kind": self.model.kind, "prediction": self.model.prediction},
-            "concept": {"token": self.config.concept.token, "class_word": self.config.concept.class_word},
+            "concept": {"token": self.config.concept.placeholder_token, "class_word": self.config.concept.class_word},
             "data": {
                 "source": self.config.data.source,
                 "sha256": self.pictures.digest,
@@ -338,7 +338,7 @@ class Trainer:
                 "n_held_out": len(self.pictures.held_out),
                 "notes": list(self.pictures.notes),
             },
-            "seed": self.config.engine.seed,
+            "seed": self.config.runtime.seed,
             "processes": self.engine.processes,
             "versions": versions(),
         }

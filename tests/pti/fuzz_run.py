@@ -21,9 +21,20 @@ from pti.workflow import run_stages
 from tests.clipgeom.encoder.fuzz_store import damage
 from tests.tiny.runs import configuration, save_sd
 
-_SETTINGS = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
-_SETTINGS += ("prior.weight=0.3", "prior.count=2", "inversion.steps=2", "tuning.steps=2", "sampling.prompts=[]")
-_SETTINGS += ("run.checkpoint_every=1", "run.keep=3")
+_SETTINGS = (
+    "data.latent_refinement_steps=2",
+    "loss.unmasked_weight=0.5",
+    "locality.inputs=own",
+    "locality.num_generated=2",
+)
+_SETTINGS += (
+    "prior_preservation.weight=0.3",
+    "prior_preservation.num_class_images=2",
+    "inversion.steps=2",
+    "lora.steps=2",
+    "sampling.prompts=[]",
+)
+_SETTINGS += ("output.checkpointing_steps=1", "output.checkpoints_total_limit=3")
 _LAST = Path("checkpoints", "tune-0000002.safetensors")
 
 

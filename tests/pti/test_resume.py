@@ -12,28 +12,34 @@ import torch
 from pti.runs import checkpoint
 from tests.conftest import ROOT
 
-STEPS = ("inversion.steps=6", "tuning.steps=6", "run.checkpoint_every=2", "run.keep=3", "sampling.prompts=[]")
+STEPS = (
+    "inversion.steps=6",
+    "lora.steps=6",
+    "output.checkpointing_steps=2",
+    "output.checkpoints_total_limit=3",
+    "sampling.prompts=[]",
+)
 EVERYTHING = (
     *STEPS,
-    "engine.accumulation=2",
-    "inversion.schedule=cosine",
-    "inversion.plateau=2",
-    "inversion.plateau_gain=0.0",
-    "inversion.norm=decay",
-    "tuning.schedule=linear",
-    "tuning.warmup=2",
-    "tuning.text_encoder=true",
-    "prior.weight=0.3",
-    "prior.count=3",
+    "runtime.gradient_accumulation_steps=2",
+    "inversion.lr_scheduler=cosine",
+    "inversion.early_stopping_patience=2",
+    "inversion.early_stopping_min_delta=0.0",
+    "inversion.embedding_norm=decay",
+    "lora.lr_scheduler=linear",
+    "lora.lr_warmup_steps=2",
+    "lora.train_text_encoder=true",
+    "prior_preservation.weight=0.3",
+    "prior_preservation.num_class_images=3",
     "locality.inputs=own",
-    "locality.own_count=3",
+    "locality.num_generated=3",
     "locality.time_drawn=true",
-    "data.crop=random",
-    "data.flip=true",
+    "data.resize_mode=random",
+    "data.random_flip=true",
 )
 # Of 100 levels, the others being only held. Not where two processes are compared with one: there Adam makes 2e-5 of rounding
 # in one of 7904 weights, whose gradients are tiny
-HELD = "objective.max_timestep=50"
+HELD = "loss.max_timestep=50"
 PLACES = ("gradient", "stepped", "saving", "logging")
 
 
@@ -99,9 +105,9 @@ def test_killed_at_ten_steps_and_resumed_bit_for_bit(sd, tmp_path):
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_compute_what_one_does(sd, tmp_path):
     """Figures 4 and 7, with gloo on this machine: five random steps of either stage, either process, then to the end."""
-    common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.one_in=3")}
-    half = {**common, "processes": 2, "changes": (*common["changes"], "inversion.batch=2", "tuning.batch=2")}
-    whole = {**common, "processes": 1, "changes": (*common["changes"], "inversion.batch=4", "tuning.batch=4")}
+    common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.every_nth_image=3")}
+    half = {**common, "processes": 2, "changes": (*common["changes"], "inversion.batch_size=2", "lora.batch_size=2")}
+    whole = {**common, "processes": 1, "changes": (*common["changes"], "inversion.batch_size=4", "lora.batch_size=4")}
     kills = random_kills(10, 2, processes=2)
     assert {place for _, _, place, _ in kills} == set(PLACES)
     assert {rank for *_, rank in kills} == {0, 1}

@@ -118,7 +118,7 @@ def test_a_sweep_goes_on_on_another_machine(
 
     monkeypatch.setattr("pti.sweeps.worker.run_once", run_once)
     monkeypatch.setattr("pti.sweeps.worker.invert_once", invert_once)
-    plan, out = Sweep(vary={"engine.seed": [0, 1, 2]}), tmp_path / "report"
+    plan, out = Sweep(vary={"runtime.seed": [0, 1, 2]}), tmp_path / "report"
 
     def study(runs: str) -> None:
         monkeypatch.setattr("sys.argv", ["study", "--runs", str(tmp_path / runs)])

@@ -67,8 +67,8 @@ def written(folder, appearance, position, *, scatter=0.0):
                         {
                             "run": f"{places}-{seed}-{rate}",
                             "status": "done",
-                            "tuning.rate": rate,
-                            "engine.seed": seed,
+                            "lora.learning_rate": rate,
+                            "runtime.seed": seed,
                             "seconds.invert": 60.0,
                             "seconds.tune": 45.0,
                             "step": step,
@@ -220,7 +220,7 @@ def test_a_plan_names_no_machine(tmp_path, monkeypatch):
     sources = {point.config.data.source for point in points}
     assert sources == {f"kept/pictures/{places}-{character}-{seed}" for places in PLACES for seed, character in PAIRS}
     assert all(len([*Path(source).glob("*.png")]) == 9 for source in sources)
-    assert {point.config.data.caption for point in points} == {"a picture of {token}"}
+    assert {point.config.data.instance_prompt for point in points} == {"a picture of {token}"}
     assert len({point.inversion for point in points}) == 15
     assert [point.digest for point in plan(tmp_path / "kept").points()] == [point.digest for point in points]
 

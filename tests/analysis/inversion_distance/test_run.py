@@ -39,7 +39,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         "run": f"{way}-{seed}",
                         "status": "done",
                         **way.settings,
-                        "engine.seed": seed,
+                        "runtime.seed": seed,
                         "data.source": f"miniworld:{character}",
                         "seconds.invert": 72.0,
                         "step": step,

@@ -55,7 +55,7 @@ def _write(raw: Path, claim: bool = True) -> None:
                         "status": "done",
                         "error": None,
                         **way.settings,
-                        "engine.seed": seed,
+                        "runtime.seed": seed,
                         "data.source": f"miniworld:{character}",
                         "seconds.tune": 300.0 if way.mode != "none" else 200.0,
                         "marks": "certificate overridden" if way.mode in ("vslerp", "aslerp") else "",
@@ -139,7 +139,7 @@ def test_the_table_has_the_truth(folder: Path) -> None:
 
 def test_unfinished_settings_take_no_part(folder: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(folder / "raw" / "sweep.parquet")
-    table.loc[(table["locality.mode"] == "lerp") & (table["engine.seed"] == 3), "status"] = "failed"
+    table.loc[(table["locality.interpolation"] == "lerp") & (table["runtime.seed"] == 3), "status"] = "failed"
     (tmp_path / "raw").mkdir()
     table.to_parquet(tmp_path / "raw" / "sweep.parquet", index=False)
     settings = settings_of(table_of(tmp_path / "raw"))

@@ -61,7 +61,7 @@ def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
     pti("export", "run")
     assert [stage for stage, _ in called] == ["evaluate", "export"] * 2
     del called[:]
-    for change, stages in (("export.name=other", ["export"]), ("evaluation.count=3", ["evaluate"])):
+    for change, stages in (("export.name=other", ["export"]), ("evaluation.images_per_prompt=3", ["evaluate"])):
         assert pti("run", "run", "--set", change)[0] == 0
         assert [stage for stage, _ in called] == stages
         del called[:]
@@ -93,25 +93,27 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     assert "holds no pictures" in wrong(pti, file, "--set", "data.source=empty")
     broken = write_pictures(tmp_path / "broken", ("{token}", "{token} at night"))
     (broken / "1.png").write_bytes(b"no picture")
-    assert "prior.source: there is no folder absent" in wrong(
-        pti, file, "--set", "prior.weight=1", "--set", 'prior.source="absent"'
+    assert "prior_preservation.class_images: there is no folder absent" in wrong(
+        pti, file, "--set", "prior_preservation.weight=1", "--set", 'prior_preservation.class_images="absent"'
     )
     assert "1.png cannot be decoded" in wrong(pti, file, "--set", 'data.source="broken"')
     write_pictures(tmp_path / "plain", ("a knight",))
     assert "0.png lacks {token}" in wrong(pti, file, "--set", 'data.source="plain"')
     write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
     assert "concept.class_word is needed" in wrong(pti, file, "--set", 'data.source="fine"')
-    assert "'knight' is a token of" in wrong(pti, file, "--set", "concept.token=knight")
+    assert "'knight' is a token of" in wrong(pti, file, "--set", "concept.placeholder_token=knight")
     several = wrong(pti, file, "--set", "concept.class_word=red knight")
     assert "2 token(s) of text_encoder ('red</w>', 'knight</w>')" in several
     assert "did you mean 'rank'" in wrong(pti, file, "--set", "tuning.rnak=3")
-    assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.name="empty"')
-    assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.name=./absent")
-    assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.mode=aslerp")
+    assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.pretrained_model="empty"')
+    assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.pretrained_model=./absent")
+    assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.interpolation=aslerp")
     for path in (tmp_path / "run", tmp_path / "other"):
         assert not path.exists()  # nothing is left of what was refused
     pti("run", file, "--until", "invert")
-    assert "inversion.rate was 0.01, is 0.5" in (said := wrong(pti, file, "--set", "inversion.rate=0.5"))
+    assert "inversion.learning_rate was 0.01, is 0.5" in (
+        said := wrong(pti, file, "--set", "inversion.learning_rate=0.5")
+    )
     assert f"or delete {tmp_path / 'run'}/checkpoints/invert-*.safetensors to begin that stage anew" in said
 
 
@@ -130,18 +132,18 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     assert "evaluation.prompts is empty" in refused("evaluation.prompts=[]")
     assert "is too long: a prompt has 82 tokens, 77 are the most" in refused(f'evaluation.prompts=["{long}"]')
     assert "one of sampling.prompts is too long" in refused(f'sampling.prompts=["{long}"]')
-    assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.caption="{long}"')
-    assert "sampling.steps is at most 100" in refused("sampling.steps=101")
-    assert "leaves no noise level below the end of the schedule, 100" in refused("objective.min_timestep=100")
+    assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.instance_prompt="{long}"')
+    assert "sampling.num_inference_steps is at most 100" in refused("sampling.num_inference_steps=101")
+    assert "leaves no noise level below the end of the schedule, 100" in refused("loss.min_timestep=100")
     assert "cannot name a LoRA file" in refused('export.name="a/b"')
-    assert "see export.name" in refused('concept.token="<checkpoint>"')
+    assert "see export.name" in refused('concept.placeholder_token="<checkpoint>"')
     assert "is the name of the file for diffusers" in refused('export.name="pytorch_lora_weights"')
     assert "is the name of the file for diffusers" in refused('export.name="PyTorch_LoRA_weights"')
     assert "has 256 bytes, more than 255" in refused(f'export.name="{"é" * 119}x"')
     assert "control characters" in refused('export.name="a\\u001b[2J"')
-    assert "'clip_l' cannot be a token" in refused('concept.token="clip_l"')
-    assert "'clip_l' cannot be a token" in refused('concept.token="clip_l"', "tuning.steps=1")
-    assert "is what stands for {token}" in refused('concept.token="{token}"')
+    assert "'clip_l' cannot be a token" in refused('concept.placeholder_token="clip_l"')
+    assert "'clip_l' cannot be a token" in refused('concept.placeholder_token="clip_l"', "lora.steps=1")
+    assert "is what stands for {token}" in refused('concept.placeholder_token="{token}"')
     code, _, err = pti("invert", file, "--out", file)
     assert (code, err) == (2, f"pti: {file} is a file, not a folder; give another --out\n")
     code, _, err = pti("tune", file)
@@ -197,7 +199,8 @@ def test_a_run_goes_on_in_its_own_folder_whatever_else_is_there(pti, file, tmp_p
 
 def test_a_size_that_the_autoencoder_cannot_have_is_told(pti, file):
     assert (
-        "data.size = 9 becomes 8, a multiple of 2" in pti("run", file, "--until", "invert", "--set", "data.size=9")[2]
+        "data.resolution = 9 becomes 8, a multiple of 2"
+        in pti("run", file, "--until", "invert", "--set", "data.resolution=9")[2]
     )
 
 
@@ -209,15 +212,15 @@ def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
         raise OSError("the hub cannot be reached\nby any means")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    few = ("--set", "evaluation.count=2", "--set", 'evaluation.prompts=["{token}"]')
+    few = ("--set", "evaluation.images_per_prompt=2", "--set", 'evaluation.prompts=["{token}"]')
     code, _, err = pti("run", file, *few)
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if "CLIP" in line]
     assert line.startswith("pti: evaluation without CLIP: openai/clip-vit-large-patch14 cannot be loaded")
-    assert "the hub cannot be reached; name another one in evaluation.clip" in line
+    assert "the hub cannot be reached; name another one in evaluation.clip_model" in line
     assert pti("evaluate", "run")[:2] == (0, "evaluation: run/evaluation.json\n")
     assert pti("export", "run")[:2] == (0, "export: run/export\n")
-    code, _, err = pti("run", file, *few, "--set", "evaluation.clip=./absent")
+    code, _, err = pti("run", file, *few, "--set", "evaluation.clip_model=./absent")
     assert (code, err.splitlines()[-1]) == (
         2,
         "pti: there is no folder ./absent; a judge of pictures is a folder or a hub id",
@@ -254,12 +257,12 @@ def test_a_pipeline_without_safetensors(pti, file, tmp_path):
     folder = save_sd(tmp_path / "pickled")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
-    message = wrong(pti, file, "--set", f'model.name="{folder}"')
+    message = wrong(pti, file, "--set", f'model.pretrained_model="{folder}"')
     assert "unet holds pickled weights only (diffusion_pytorch_model.bin), which can run code" in message
     assert "safe_serialization=True" in message
     shutil.rmtree(folder / "vae")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    assert "vae holds no weights" in wrong(pti, file, "--set", f'model.name="{folder}"')
+    assert "vae holds no weights" in wrong(pti, file, "--set", f'model.pretrained_model="{folder}"')
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,7 @@ def test_a_pipeline_without_safetensors(pti, file, tmp_path):
 def test_other_pipelines_are_refused(pti, file, tmp_path, content, message):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model_index.json").write_text("{" if content is None else json.dumps(content))
-    assert message in wrong(pti, file, "--set", 'model.name="other"')
+    assert message in wrong(pti, file, "--set", 'model.pretrained_model="other"')
 
 
 def test_miniworld_is_the_default(sd, tmp_path, monkeypatch):
@@ -284,7 +287,7 @@ def test_miniworld_is_the_default(sd, tmp_path, monkeypatch):
     (root / CHECKSUMS).write_text(json.dumps(digests(root)))
     changes = [c for c in toml_of(configuration("miniworld", tmp_path / "run")).splitlines() if "limit" not in c]
     (tmp_path / "mini.toml").write_text("\n".join(changes))
-    config = read_config(tmp_path / "mini.toml", ("data.size=8",))
+    config = read_config(tmp_path / "mini.toml", ("data.resolution=8",))
     run_stages(config, ("invert",), root=root)
     assert read_config(tmp_path / "run").concept.class_word == "dragon"
     assert json.loads((tmp_path / "run" / "record.json").read_text())["data"]["n"] == 6

@@ -16,133 +16,138 @@ from tests.tiny.runs import configuration, write_pictures
 # What the others are compared with: few steps, everything switched on that costs little
 BASE = (
     "inversion.steps=2",
-    "tuning.steps=2",
-    "tuning.measure_every=1",
+    "lora.steps=2",
+    "lora.distance_every=1",
     "sampling.prompts=[]",
-    "data.limit=2",
-    "sampling.steps=1",
+    "data.max_images=2",
+    "sampling.num_inference_steps=1",
 )
 
 # setting: (what it changes, its value, what has to be set beside it in both runs)
 INVERT = {
     "concept.class_word": ("ghost", ()),
-    "concept.initializer": ("ghost", ()),
+    "concept.initializer_token": ("ghost", ()),
     "data.source": ("miniworld:comet", ("concept.class_word=dragon",)),
-    "data.caption": ('"ink {token}"', ()),
-    "data.tag_dropout": ("1.0", ()),
-    "data.templates": ('["one {token}"]', ("data.tag_dropout=1.0",)),
-    "data.wordings": ("2", ("data.tag_dropout=0.5", "data.wordings=3", "inversion.steps=4")),
-    "data.limit": ("3", ()),
-    "data.held_out": ("1", ()),
-    "data.size": ("16", ()),
-    "data.crop": ("squeeze", ("oblong",)),
-    "data.crops": ("7", ("oblong", "data.crop=random")),
-    "data.flip": ("true", ()),
-    "data.latents": ("mean", ()),
-    "data.fit_steps": ("9", ()),
-    "objective.timesteps": ("uniform", ()),
-    "objective.min_timestep": ("50", ()),
-    "objective.max_timestep": ("50", ()),
-    "objective.min_snr_gamma": ("1.0", ()),
-    "objective.noise_offset": ("0.5", ()),
+    "data.instance_prompt": ('"ink {token}"', ()),
+    "data.caption_tag_dropout_rate": ("1.0", ()),
+    "data.prompt_templates": ('["one {token}"]', ("data.caption_tag_dropout_rate=1.0",)),
+    "data.wordings": ("2", ("data.caption_tag_dropout_rate=0.5", "data.wordings=3", "inversion.steps=4")),
+    "data.max_images": ("3", ()),
+    "data.holdout": ("1", ()),
+    "data.resolution": ("16", ()),
+    "data.resize_mode": ("squeeze", ("oblong",)),
+    "data.num_random_crops": ("7", ("oblong", "data.resize_mode=random")),
+    "data.random_flip": ("true", ()),
+    "data.vae_encoding": ("mean", ()),
+    "data.latent_refinement_steps": ("9", ()),
+    "loss.timestep_sampling": ("uniform", ()),
+    "loss.min_timestep": ("50", ()),
+    "loss.max_timestep": ("50", ()),
+    "loss.min_snr_gamma": ("1.0", ()),
+    "loss.noise_offset": ("0.5", ()),
     "inversion.steps": ("3", ()),
-    "inversion.batch": ("3", ()),
-    "inversion.rate": ("0.02", ()),
-    "inversion.schedule": ("linear", ()),
-    "inversion.warmup": ("2", ()),
+    "inversion.batch_size": ("3", ()),
+    "inversion.learning_rate": ("0.02", ()),
+    "inversion.lr_scheduler": ("linear", ()),
+    "inversion.lr_warmup_steps": ("2", ()),
     "inversion.optimizer": ("sgd", ()),
     "inversion.weight_decay": ("0.9", ()),
-    "inversion.norm": ("fixed", ()),
-    "inversion.norm_target": ("table", ("inversion.norm=fixed",)),
-    "inversion.norm_decay": ("0.5", ("inversion.norm=decay", "inversion.rate=0.1")),
+    "inversion.embedding_norm": ("fixed", ()),
+    "inversion.embedding_norm_target": ("table", ("inversion.embedding_norm=fixed",)),
+    "inversion.embedding_norm_decay": ("0.5", ("inversion.embedding_norm=decay", "inversion.learning_rate=0.1")),
     "inversion.max_distance": ("0.01", ()),
-    "inversion.plateau": ("1", ("inversion.plateau_gain=1.0", "inversion.steps=4")),
-    "inversion.plateau_gain": (
+    "inversion.early_stopping_patience": ("1", ("inversion.early_stopping_min_delta=1.0", "inversion.steps=4")),
+    "inversion.early_stopping_min_delta": (
         "1.0",
-        ("inversion.plateau=1", "inversion.plateau_gain=0.0", "inversion.steps=4", "engine.seed=2"),
-    ),
-    "engine.seed": ("1", ()),
-    "engine.mixed_precision": ("bf16", ()),
-    "engine.accumulation": ("2", ()),
-    "engine.max_grad_norm": ("1e-4", ("inversion.optimizer=sgd",)),
-}
-TUNE = {
-    "tuning.steps": ("3", ()),
-    "tuning.batch": ("3", ()),
-    "tuning.rate": ("0.02", ()),
-    "tuning.schedule": ("linear", ()),
-    "tuning.warmup": ("2", ()),
-    "tuning.weight_decay": ("0.9", ()),
-    "tuning.averaging": ("1.0", ()),
-    "tuning.rank": ("3", ()),
-    "tuning.alpha": ("5.0", ()),
-    "tuning.whole_captions_from": ("0", ("data.tag_dropout=1.0",)),
-    "tuning.targets": ('["to_q"]', ()),
-    "tuning.text_encoder": ("true", ()),
-    "tuning.text_rate": ("0.02", ("tuning.text_encoder=true",)),
-    "tuning.text_rate_share": ("1.0", ("tuning.text_encoder=true",)),
-    "tuning.text_targets": ('["q_proj"]', ("tuning.text_encoder=true",)),
-    "tuning.max_weight_distance": ("1e-6", ()),
-    "tuning.max_function_distance": ("1e-6", ()),
-    "locality.mode": ("lerp", ()),
-    "locality.weight": ("2.0", ()),
-    "locality.time": ("0.25", ()),
-    "locality.time_drawn": ("true", ()),
-    "locality.positions": ("placeholder", ()),
-    "locality.whole_captions": (
-        "true",
         (
-            "tuning.whole_captions_from=0",
-            "data.tag_dropout=0.9",
-            "locality.one_in=1",
-            "locality.empty=0.0",
-            "tuning.steps=4",
+            "inversion.early_stopping_patience=1",
+            "inversion.early_stopping_min_delta=0.0",
+            "inversion.steps=4",
+            "runtime.seed=2",
         ),
     ),
-    "locality.untrained": ("nothing", ("objective.max_timestep=30",)),
-    "locality.exchange": ("false", ("locality.empty=0.0",)),
+    "runtime.seed": ("1", ()),
+    "runtime.mixed_precision": ("bf16", ()),
+    "runtime.gradient_accumulation_steps": ("2", ()),
+    "runtime.max_grad_norm": ("1e-4", ("inversion.optimizer=sgd",)),
+}
+TUNE = {
+    "lora.steps": ("3", ()),
+    "lora.batch_size": ("3", ()),
+    "lora.learning_rate": ("0.02", ()),
+    "lora.lr_scheduler": ("linear", ()),
+    "lora.lr_warmup_steps": ("2", ()),
+    "lora.weight_decay": ("0.9", ()),
+    "lora.averaging": ("1.0", ()),
+    "lora.rank": ("3", ()),
+    "lora.alpha": ("5.0", ()),
+    "lora.tag_dropout_max_timestep": ("0", ("data.caption_tag_dropout_rate=1.0",)),
+    "lora.target_modules": ('["to_q"]', ()),
+    "lora.train_text_encoder": ("true", ()),
+    "lora.text_encoder_learning_rate": ("0.02", ("lora.train_text_encoder=true",)),
+    "lora.text_rate_share": ("1.0", ("lora.train_text_encoder=true",)),
+    "lora.text_encoder_target_modules": ('["q_proj"]', ("lora.train_text_encoder=true",)),
+    "lora.max_weight_distance": ("1e-6", ()),
+    "lora.max_prediction_distance": ("1e-6", ()),
+    "locality.interpolation": ("lerp", ()),
+    "locality.weight": ("2.0", ()),
+    "locality.interpolation_t": ("0.25", ()),
+    "locality.time_drawn": ("true", ()),
+    "locality.positions": ("placeholder", ()),
+    "locality.keep_captions_whole": (
+        "true",
+        (
+            "lora.tag_dropout_max_timestep=0",
+            "data.caption_tag_dropout_rate=0.9",
+            "locality.every_nth_image=1",
+            "locality.empty_prompt_fraction=0.0",
+            "lora.steps=4",
+        ),
+    ),
+    "locality.outside_timesteps": ("nothing", ("loss.max_timestep=30",)),
+    "locality.mix_captions": ("false", ("locality.empty_prompt_fraction=0.0",)),
     "locality.inputs": ("own", ()),
-    "locality.own_count": ("3", ("locality.inputs=own",)),
-    "locality.empty": ("0.0", ()),
-    "locality.one_in": ("1", ()),
-    "locality.every": ("2", ()),
-    "prior.weight": ("0.5", ()),
-    "prior.source": ("a folder", ("prior.weight=0.5",)),
-    "prior.prompt": ("a drawing of {class}", ("prior.weight=0.5",)),
-    "prior.count": ("3", ("prior.weight=0.5", "tuning.batch=4")),
-    "sampling.guidance": ("1.5", ("locality.inputs=own",)),
+    "locality.num_generated": ("3", ("locality.inputs=own",)),
+    "locality.empty_prompt_fraction": ("0.0", ()),
+    "locality.every_nth_image": ("1", ()),
+    "locality.every_n_steps": ("2", ()),
+    "prior_preservation.weight": ("0.5", ()),
+    "prior_preservation.class_images": ("a folder", ("prior_preservation.weight=0.5",)),
+    "prior_preservation.class_prompt": ("a drawing of {class}", ("prior_preservation.weight=0.5",)),
+    "prior_preservation.num_class_images": ("3", ("prior_preservation.weight=0.5", "lora.batch_size=4")),
+    "sampling.guidance_scale": ("1.5", ("locality.inputs=own",)),
 }
 PREVIEWS = {
     "sampling.prompts": ('["{token} at night", "{token}"]', ()),
-    "sampling.count": ("3", ()),
-    "sampling.every": ("1", ()),
+    "sampling.images_per_prompt": ("3", ()),
+    "sampling.every_n_steps": ("1", ()),
     "sampling.seed": ("5", ()),
-    "sampling.steps": ("3", ()),
+    "sampling.num_inference_steps": ("3", ()),
 }
-METRICS = {"tuning.measure_every": ("2", ()), "tuning.probes": ("3", ())}
+METRICS = {"lora.distance_every": ("2", ()), "lora.probes": ("3", ())}
 ELSEWHERE = {  # what each of these changes has a test of its own, named here
     **dict.fromkeys(
         (f"evaluation.{key}" for key in ("prompts", "count", "seed", "clip", "dino", "learnt")),
         "test_outcome.py: test_settings_of_the_evaluation",
     ),
-    **dict.fromkeys(("export.name", "export.precision"), "test_outcome.py: test_settings_of_the_export"),
-    "model.name": "test_other_pipelines",
+    **dict.fromkeys(("export.name", "export.dtype"), "test_outcome.py: test_settings_of_the_export"),
+    "model.pretrained_model": "test_other_pipelines",
     "model.revision": "test_what_belongs_to_the_hub",
     "model.variant": "test_what_belongs_to_the_hub",
-    "concept.token": "test_the_word_itself",
-    "concept.vectors": "test_several_vectors",
+    "concept.placeholder_token": "test_the_word_itself",
+    "concept.num_vectors": "test_several_vectors",
     "data.split": "test_dataset.test_a_data_set",
-    "objective.unmasked_weight": "test_focus.test_both_stages_weigh_places",  # to the small ones all places are alike
+    "loss.unmasked_weight": "test_focus.test_both_stages_weigh_places",  # to the small ones all places are alike
     "data.image_column": "test_columns_of_a_data_set",
     "data.caption_column": "test_dataset.test_another_column_of_the_metadata",
     "locality.certificates": "test_gate",
-    "locality.override_certificate": "test_gate",
-    "engine.device": "test_the_device",
-    "engine.gradient_checkpointing": "test_gradient_checkpointing",
-    "engine.trackers": "test_trackers",
-    "run.folder": "test_checkpoints_and_their_folder",
-    "run.checkpoint_every": "test_checkpoints_and_their_folder",
-    "run.keep": "test_checkpoints_and_their_folder",
+    "locality.allow_uncertified": "test_gate",
+    "runtime.device": "test_the_device",
+    "runtime.gradient_checkpointing": "test_gradient_checkpointing",
+    "runtime.trackers": "test_trackers",
+    "output.dir": "test_checkpoints_and_their_folder",
+    "output.checkpointing_steps": "test_checkpoints_and_their_folder",
+    "output.checkpoints_total_limit": "test_checkpoints_and_their_folder",
 }
 
 
@@ -219,22 +224,22 @@ def test_settings_of_measurements_change_no_weight(outcome, name):
 
 
 def test_several_vectors(outcome):
-    one, two = outcome(), outcome("concept.vectors=2", "concept.class_word=red dragon")
+    one, two = outcome(), outcome("concept.num_vectors=2", "concept.class_word=red dragon")
     assert [o["tune"]["rows.0"].shape for o in (one, two)] == [(1, 16), (2, 16)]
     assert (two["tune"]["rows.0"] != two["tune"]["start.0"]).all()
     with pytest.raises(ConfigError, match="is 1 token"):
-        outcome("concept.vectors=2")
+        outcome("concept.num_vectors=2")
 
 
 def test_the_word_itself(outcome):
     """Another name for the new word changes what is written in prompts, and nothing that is computed."""
-    assert same(outcome()["tune"], outcome("concept.token=<other>")["tune"])
+    assert same(outcome()["tune"], outcome("concept.placeholder_token=<other>")["tune"])
     with pytest.raises(ConfigError, match="'knight' is a token"):
-        outcome("concept.token=knight")
+        outcome("concept.placeholder_token=knight")
 
 
 def test_other_pipelines(outcome, sd_v):
-    assert not same(outcome()["invert"], outcome(f'model.name="{sd_v}"')["invert"])
+    assert not same(outcome()["invert"], outcome(f'model.pretrained_model="{sd_v}"')["invert"])
 
 
 def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
@@ -251,7 +256,7 @@ def test_what_belongs_to_the_hub(outcome, monkeypatch, sd):
         return str(sd)
 
     monkeypatch.setattr(DiffusionPipeline, "download", download)
-    same(outcome()["tune"], outcome("model.name=some/pipeline", "model.revision=abc")["tune"])
+    same(outcome()["tune"], outcome("model.pretrained_model=some/pipeline", "model.revision=abc")["tune"])
     assert asked == {"name": "some/pipeline", "revision": "abc", "variant": None, "use_safetensors": True}
 
 
@@ -278,7 +283,7 @@ def test_the_device(monkeypatch):
     for there in (True, False):
         monkeypatch.setattr(torch.accelerator, "is_available", lambda there=there: there)
         for device in ("cpu", "auto"):
-            Runtime(read_config(None, (f"engine.device={device}",)).engine)
+            Runtime(read_config(None, (f"runtime.device={device}",)).runtime)
     assert asked == [True, False, True, True]
 
 
@@ -288,7 +293,7 @@ def test_half_precision_that_the_device_lacks():
     if torch.cuda.is_available():
         pytest.skip("this device has it")
     with pytest.raises(ConfigError, match=r"engine\.mixed_precision = 'fp16' does not work here"):
-        Runtime(read_config(None, ("engine.mixed_precision=fp16",)).engine)
+        Runtime(read_config(None, ("runtime.mixed_precision=fp16",)).runtime)
 
 
 def test_gradient_checkpointing(outcome, monkeypatch):
@@ -298,7 +303,7 @@ def test_gradient_checkpointing(outcome, monkeypatch):
     calls = []
     honest = recomputing.checkpoint
     monkeypatch.setattr(recomputing, "checkpoint", lambda *a, **k: calls.append(1) or honest(*a, **k))
-    along = outcome("engine.gradient_checkpointing=true")
+    along = outcome("runtime.gradient_checkpointing=true")
     assert calls
     for name, value in outcome()["tune"].items():
         torch.testing.assert_close(along["tune"][name], value, rtol=1e-3, atol=1e-5)
@@ -321,7 +326,7 @@ def test_trackers(sd, tmp_path, monkeypatch):
             return self
 
         def store_init_configuration(self, values):
-            told.append(("config", values["tuning.rank"], values["run.folder"]))
+            told.append(("config", values["lora.rank"], values["output.dir"]))
 
         def log(self, values, step, **_):
             told.append((step, sorted(values)))
@@ -330,13 +335,13 @@ def test_trackers(sd, tmp_path, monkeypatch):
             told.append("finished")
 
     with pytest.raises(ConfigError, match=r"names 'tensorbord'; accelerate knows .*tensorboard"):
-        run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorbord"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", *BASE, "runtime.trackers=tensorbord"), ("invert",))
     monkeypatch.setattr(tracking, "get_available_trackers", list)
     with pytest.raises(ConfigError, match=r"'wandb', whose package is not installed: .*pip install .*wandb"):
-        run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=wandb"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", *BASE, "runtime.trackers=wandb"), ("invert",))
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [tracking.LoggerType.TENSORBOARD])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
-    run_stages(configuration(sd, tmp_path / "run", *BASE, "engine.trackers=tensorboard"), ("invert", "tune"))
+    run_stages(configuration(sd, tmp_path / "run", *BASE, "runtime.trackers=tensorboard"), ("invert", "tune"))
     assert told[0][:2] == ("init", "pti")
     assert told[1] == ("config", 2, str(tmp_path / "run"))
     assert [entry[0] for entry in told[2:-1]] == [1, 2, 3, 4]
@@ -348,7 +353,12 @@ def test_trackers(sd, tmp_path, monkeypatch):
 def test_checkpoints_and_their_folder(sd, tmp_path):
     names = {}
     for every, keep in ((2, 1), (1, 1), (1, 3)):
-        changes = ("inversion.steps=3", f"run.checkpoint_every={every}", f"run.keep={keep}", "sampling.prompts=[]")
+        changes = (
+            "inversion.steps=3",
+            f"output.checkpointing_steps={every}",
+            f"output.checkpoints_total_limit={keep}",
+            "sampling.prompts=[]",
+        )
         folder = run_stages(configuration(sd, tmp_path / f"{every}-{keep}", *changes), ("invert",))
         names[every, keep] = sorted(p.stem for p in (folder / "checkpoints").iterdir())
     assert names == {
@@ -357,6 +367,7 @@ def test_checkpoints_and_their_folder(sd, tmp_path):
         (1, 3): ["invert-0000001", "invert-0000002", "invert-0000003"],
     }
     folder = run_stages(
-        configuration(sd, tmp_path / "2-9", *changes[:1], "run.keep=9", "sampling.prompts=[]"), ("invert",)
+        configuration(sd, tmp_path / "2-9", *changes[:1], "output.checkpoints_total_limit=9", "sampling.prompts=[]"),
+        ("invert",),
     )
     assert sorted(p.stem for p in (folder / "checkpoints").iterdir()) == ["invert-0000002", "invert-0000003"]

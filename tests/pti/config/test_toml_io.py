@@ -35,14 +35,14 @@ def test_the_evidence_that_settings_name_is_there():
 
 def test_what_is_written_is_read_back(tmp_path):
     config = read_config(
-        None, ("tuning.rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.size=64", "run.folder=7")
+        None, ("lora.learning_rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.resolution=64", "output.dir=7")
     )
-    assert config.tuning.rate == 1e-7
+    assert config.lora.learning_rate == 1e-7
     assert config.sampling.prompts == ('a "b"', "é")
-    assert config.run.folder == "7"
+    assert config.output.dir == "7"
     (tmp_path / "config.toml").write_text(toml_of(config), encoding="utf-8")
     assert read_config(tmp_path) == config
-    assert read_config(tmp_path, ("data.size=",)).data.size is None
+    assert read_config(tmp_path, ("data.resolution=",)).data.resolution is None
 
 
 @pytest.mark.parametrize(
@@ -50,19 +50,22 @@ def test_what_is_written_is_read_back(tmp_path):
     [
         ("tuning.rnak=4", r"\[tuning\] has no setting 'rnak' \(did you mean 'rank'\?\)"),
         ("tunning.rank=4", r"no section \[tunning\] \(did you mean 'tuning'\?\)"),
-        ("tuning.rank=true", "tuning.rank is a whole number; got True"),
-        ("tuning.rank=2.5", "tuning.rank is a whole number; got 2.5"),
-        ("tuning.rank=0", "tuning.rank is at least 1; got 0"),
-        ("tuning.rate=0", "tuning.rate is more than 0"),
-        ("tuning.rate=nan", "tuning.rate is more than 0; got nan"),
-        ("tuning.rate=inf", "tuning.rate is more than 0 and finite; got inf"),
-        ("locality.time=1.5", "locality.time is at least 0 and at most 1; got 1.5"),
-        ("locality.mode=slurp", r"locality.mode is one of .*; got 'slurp' \(did you mean 'slerp'\?\)"),
-        ("data.flip=1", "data.flip is true or false; got 1"),
-        ("tuning.targets=[1]", "tuning.targets is a list of texts"),
-        ("tuning.steps=", "tuning.steps is a whole number; got None"),
+        ("lora.rank=true", "lora.rank is a whole number; got True"),
+        ("lora.rank=2.5", "lora.rank is a whole number; got 2.5"),
+        ("lora.rank=0", "lora.rank is at least 1; got 0"),
+        ("lora.learning_rate=0", "lora.learning_rate is more than 0"),
+        ("lora.learning_rate=nan", "lora.learning_rate is more than 0; got nan"),
+        ("lora.learning_rate=inf", "lora.learning_rate is more than 0 and finite; got inf"),
+        ("locality.interpolation_t=1.5", "locality.interpolation_t is at least 0 and at most 1; got 1.5"),
+        (
+            "locality.interpolation=slurp",
+            r"locality.interpolation is one of .*; got 'slurp' \(did you mean 'slerp'\?\)",
+        ),
+        ("data.random_flip=1", "data.random_flip is true or false; got 1"),
+        ("lora.target_modules=[1]", "lora.target_modules is a list of texts"),
+        ("lora.steps=", "lora.steps is a whole number; got None"),
         ('data.source=""', "data.source is empty; leave it out to have its default"),
-        ('run.folder=" "', "run.folder is empty"),
+        ('output.dir=" "', "output.dir is empty"),
         ("rank=4", "--set takes section.key=value"),
     ],
 )
@@ -86,30 +89,30 @@ def test_files_that_are_no_configuration(tmp_path):
 
 def test_a_checkpoint_belongs_to_what_its_stage_reads():
     base = Config()
-    other = replace(base, tuning=replace(base.tuning, rank=16))
+    other = replace(base, lora=replace(base.lora, rank=16))
     assert fingerprint(base, "invert") == fingerprint(other, "invert")
-    assert differences(fingerprint(base, "tune"), fingerprint(other, "tune")) == ["tuning.rank was 8, is 16"]
-    quiet = replace(base, run=replace(base.run, folder="b"), sampling=replace(base.sampling, every=0))
+    assert differences(fingerprint(base, "tune"), fingerprint(other, "tune")) == ["lora.rank was 8, is 16"]
+    quiet = replace(base, output=replace(base.output, dir="b"), sampling=replace(base.sampling, every_n_steps=0))
     assert fingerprint(base, "tune") == fingerprint(quiet, "tune")
 
 
 def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
-    half = read_config(None, ("inversion.batch=2", "tuning.batch=3"))
-    whole = read_config(None, ("inversion.batch=4", "tuning.batch=6"))
+    half = read_config(None, ("inversion.batch_size=2", "lora.batch_size=3"))
+    whole = read_config(None, ("inversion.batch_size=4", "lora.batch_size=6"))
     assert fingerprint(half, "tune", processes=2) == fingerprint(whole, "tune")
     assert fingerprint(half, "tune") != fingerprint(whole, "tune")
 
 
 def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
     others = {
-        "objective.unmasked_weight": 0.1,
-        "tuning.averaging": 1.0,
-        "locality.whole_captions": False,
-        "tuning.text_rate_share": 0.5,
-        "locality.untrained": "class",
-        "locality.exchange": True,
-        "data.templates": ["one {token}"],
-        "data.fit_steps": 150,
+        "loss.unmasked_weight": 0.1,
+        "lora.averaging": 1.0,
+        "locality.keep_captions_whole": False,
+        "lora.text_rate_share": 0.5,
+        "locality.outside_timesteps": "class",
+        "locality.mix_captions": True,
+        "data.prompt_templates": ["one {token}"],
+        "data.latent_refinement_steps": 150,
     }
     assert set(others) == set(EARLIER)
     for name, value in EARLIER.items():

@@ -67,12 +67,12 @@ def test_templates_take_the_place_of_the_part_with_the_word_as_often_as_others_a
 def test_a_template_without_the_word_is_refused(tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION,))
     with pytest.raises(ConfigError, match=r"data\.templates: 'a picture' lacks \{token\}"):
-        read_images(DataSection(source=str(folder), templates=("a picture",)))
+        read_images(DataSection(source=str(folder), prompt_templates=("a picture",)))
 
 
 def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION, "a {token}, by the sea"))
-    data = DataSection(source=str(folder), tag_dropout=0.5, wordings=4)
+    data = DataSection(source=str(folder), caption_tag_dropout_rate=0.5, wordings=4)
     model = load_pipeline(str(sd))
     latents = LatentCache(model, read_images(data).samples, data, seed=0)
     assert latents.wordings == 4
@@ -82,7 +82,7 @@ def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path)
     assert set(texts) <= set(latents.captions())
     noise = torch.zeros(1, *latents.shape)
     assert torch.equal(latents.of([ImageView(0)], noise)[0], latents.of([ImageView(0, wording=3)], noise)[0])
-    plain = DataSection(source=str(folder), tag_dropout=0.0)
+    plain = DataSection(source=str(folder), caption_tag_dropout_rate=0.0)
     assert LatentCache(model, read_images(plain).samples, plain, seed=0).captions() == sorted(
         (CAPTION, "a {token}, by the sea")
     )

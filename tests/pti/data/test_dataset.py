@@ -194,7 +194,14 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
     """Trap 6: whatever order they are asked for in, a view has its own picture's latent and caption."""
     model = load_pipeline(str(sd))
     samples = read(folder).samples
-    settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, latents="mean", fit_steps=0)
+    settings = DataSection(
+        source=str(folder),
+        resize_mode="random",
+        num_random_crops=2,
+        random_flip=True,
+        vae_encoding="mean",
+        latent_refinement_steps=0,
+    )
     shuffled, ordered = (LatentCache(model, samples, settings, seed=3) for _ in range(2))
     views = [ImageView(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
     noise = torch.zeros(1, 4, 4, 4)
@@ -219,7 +226,8 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     model = load_pipeline(str(sd))
     samples = read(folder).samples
     encoded, near, fitted = (
-        LatentCache(model, samples, DataSection(latents="mean", fit_steps=n), seed=0) for n in (0, 3, 60)
+        LatentCache(model, samples, DataSection(vae_encoding="mean", latent_refinement_steps=n), seed=0)
+        for n in (0, 3, 60)
     )
     views, noise = [ImageView(0), ImageView(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
     pictures = torch.stack([encoded.pixels(view)[0] for view in views])
@@ -232,7 +240,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     assert error(fitted) < error(near) < error(encoded)
     moved = fitted.of(views, noise)[0] - encoded.of(views, noise)[0]
     assert 0 < float(moved.abs().max()) < 60 * 0.025  # no further than the steps go
-    again = LatentCache(model, samples, DataSection(latents="mean", fit_steps=60), seed=0)
+    again = LatentCache(model, samples, DataSection(vae_encoding="mean", latent_refinement_steps=60), seed=0)
     assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
     assert all(parameter.grad is None for parameter in model.vae.parameters())
 
@@ -248,7 +256,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
 def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, settings, mean, factor):
     model, samples = load_pipeline(str(sd)), read(folder).samples
     model.vae.register_to_config(scaling_factor=2.0, **settings)
-    data = DataSection(latents="mean", fit_steps=0)
+    data = DataSection(vae_encoding="mean", latent_refinement_steps=0)
     kept = LatentCache(model, samples, data, seed=0)
     found = kept.of([ImageView(0)], torch.zeros(1, 4, 4, 4))[0]
     picture = kept.pixels(ImageView(0))[0][None]
@@ -264,7 +272,9 @@ def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, setting
 
 def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkeypatch):
     model = load_pipeline(str(sd))
-    settings = DataSection(source=str(folder), crop="random", crops=2, flip=True, fit_steps=3)
+    settings = DataSection(
+        source=str(folder), resize_mode="random", num_random_crops=2, random_flip=True, latent_refinement_steps=3
+    )
     first, second = (LatentCache(model, read(folder).samples, settings, seed=3) for _ in range(2))
     means = first.means()
     views = [ImageView(s, c, m) for s in range(3) for c in range(2) for m in (False, True)]
@@ -293,7 +303,8 @@ def test_sampled_latents_spread_about_the_mean(folder, sd):
     model = load_pipeline(str(sd))
     samples = read(folder).samples
     mean, sampled = (
-        LatentCache(model, samples, DataSection(latents=kind, fit_steps=3), seed=0) for kind in ("mean", "sample")
+        LatentCache(model, samples, DataSection(vae_encoding=kind, latent_refinement_steps=3), seed=0)
+        for kind in ("mean", "sample")
     )
     noise = torch.randn(1, 4, 4, 4)
     middle = mean.of([ImageView(0)], noise)[0]

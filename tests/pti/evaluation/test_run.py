@@ -53,17 +53,17 @@ np.save(out, drawn)
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory):
     return (
-        f'evaluation.clip="{save_clip(tmp_path_factory.mktemp("clip"))}"',
-        f'evaluation.dino="{save_dino(tmp_path_factory.mktemp("dino"))}"',
+        f'evaluation.clip_model="{save_clip(tmp_path_factory.mktemp("clip"))}"',
+        f'evaluation.dino_model="{save_dino(tmp_path_factory.mktemp("dino"))}"',
         'evaluation.prompts=["a picture of {token}", "{token} at night"]',
-        "evaluation.count=4",
+        "evaluation.images_per_prompt=4",
     )
 
 
 @pytest.fixture(scope="module")
 def trained(sd, judges, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return run_stages(configuration(sd, folder, *judges, "data.held_out=1", "tuning.text_encoder=true"))
+    return run_stages(configuration(sd, folder, *judges, "data.holdout=1", "lora.train_text_encoder=true"))
 
 
 def again(folder, name, value):
@@ -192,8 +192,8 @@ def test_unfinished_runs_are_refused(other):
 def test_a_stranger_draws_the_same_pictures(request, layout, tmp_path):
     base = request.getfixturevalue(layout)
     folder = run_stages(
-        configuration(base, tmp_path / "run", "concept.vectors=2", 'concept.class_word="red knight"',
-                      "data.source=miniworld:ember", "tuning.text_encoder=true"),
+        configuration(base, tmp_path / "run", "concept.num_vectors=2", 'concept.class_word="red knight"',
+                      "data.source=miniworld:ember", "lora.train_text_encoder=true"),
         ("invert", "tune", "export"),
     )  # fmt: skip
     run = load_run(folder)

@@ -65,7 +65,7 @@ def test_without_a_certificate(model, sd):
     ]
     command = rf"make one with: clipgeom check --model {sd} --subfolder text_encoder --captions coco2014:val "
     with pytest.raises(CertificateError, match=command + r"--representation hidden --positions eos,2 --out"):
-        plan_interpolation(LocalitySection(mode="vslerp"), model, PLACES)
+        plan_interpolation(LocalitySection(interpolation="vslerp"), model, PLACES)
 
 
 def test_auto_takes_what_is_recommended_position_by_position(model, fingerprint, tmp_path):
@@ -88,17 +88,21 @@ def test_a_centred_mode_needs_its_own_verdict_everywhere(model, fingerprint, tmp
     entries = [entry("hidden", p, "vslerp", "aslerp") for p in ("2", "eos")]
     path = certificate(tmp_path / "c", fingerprint, *entries)
     for mode in ("vslerp", "aslerp"):
-        decision = plan_interpolation(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
+        decision = plan_interpolation(LocalitySection(interpolation=mode, certificates=(path,)), model, PLACES)
         assert {r.mode for r in decision.rulings.values()} == {mode}
     with pytest.raises(CertificateError, match="does not validate vslerp_norm for hidden at 2: the verdict"):
-        plan_interpolation(LocalitySection(mode="vslerp_norm", certificates=(path,)), model, PLACES)
+        plan_interpolation(LocalitySection(interpolation="vslerp_norm", certificates=(path,)), model, PLACES)
     with pytest.raises(CertificateError, match=r"says nothing of hidden at 7.*--positions eos,2,7 "):
         plan_interpolation(
-            LocalitySection(mode="vslerp", certificates=(path,)), model, (*PLACES, TokenPosition(0, "hidden", "7"))
+            LocalitySection(interpolation="vslerp", certificates=(path,)),
+            model,
+            (*PLACES, TokenPosition(0, "hidden", "7")),
         )
     with pytest.raises(CertificateError, match="says nothing of penultimate at 2"):
         plan_interpolation(
-            LocalitySection(mode="vslerp", certificates=(path,)), model, (TokenPosition(0, "penultimate", "2"),)
+            LocalitySection(interpolation="vslerp", certificates=(path,)),
+            model,
+            (TokenPosition(0, "penultimate", "2"),),
         )
 
 
@@ -106,17 +110,17 @@ def test_a_centred_mode_needs_its_own_verdict_everywhere(model, fingerprint, tmp
 def test_a_certificate_for_another_encoder(model, tmp_path, mode):
     path = certificate(tmp_path / "c", "f" * 64, entry("hidden", "2", "vslerp"), entry("hidden", "eos", "vslerp"))
     with pytest.raises(CertificateError, match=r"is for the encoder with fingerprint ffffffffffffffff… \(somewhere\)"):
-        plan_interpolation(LocalitySection(mode=mode, certificates=(path,)), model, PLACES)
+        plan_interpolation(LocalitySection(interpolation=mode, certificates=(path,)), model, PLACES)
     nobody = certificate(tmp_path / "d", None, entry("hidden", "2", "vslerp"))
     with pytest.raises(CertificateError, match="certifies no encoder"):
-        plan_interpolation(LocalitySection(mode=mode, certificates=(nobody,)), model, PLACES)
+        plan_interpolation(LocalitySection(interpolation=mode, certificates=(nobody,)), model, PLACES)
     with pytest.raises(CertificateError, match="there is no certificate"):
-        plan_interpolation(LocalitySection(mode=mode, certificates=(str(tmp_path / "absent"),)), model, PLACES)
+        plan_interpolation(LocalitySection(interpolation=mode, certificates=(str(tmp_path / "absent"),)), model, PLACES)
 
 
 def test_an_override_is_loud(model, fingerprint, tmp_path):
     path = certificate(tmp_path / "c", fingerprint, entry("hidden", "2"), entry("hidden", "eos", "vslerp"))
-    settings = LocalitySection(mode="vslerp", certificates=(path,), override_certificate=True)
+    settings = LocalitySection(interpolation="vslerp", certificates=(path,), allow_uncertified=True)
     decision = plan_interpolation(settings, model, PLACES)
     assert decision.overridden
     assert decision.notes(model)[-1].startswith("CERTIFICATE OVERRIDDEN")
@@ -128,7 +132,7 @@ def test_an_override_is_loud(model, fingerprint, tmp_path):
     with pytest.raises(CertificateError, match="has dimension 5, the encoder's states have 16"):
         plan_interpolation(replace(settings, certificates=(small,)), model, PLACES)
     with pytest.raises(ConfigError, match="overrides nothing with mode 'auto'"):
-        plan_interpolation(LocalitySection(override_certificate=True), model, PLACES)
+        plan_interpolation(LocalitySection(allow_uncertified=True), model, PLACES)
 
 
 def test_each_encoder_of_two_has_its_own(sdxl, tmp_path):
@@ -146,17 +150,17 @@ def test_each_encoder_of_two_has_its_own(sdxl, tmp_path):
         entry("penultimate", "2", "vslerp", dim=20),
         entry("projected", "eos", "vslerp", dim=12),
     )
-    decision = plan_interpolation(LocalitySection(mode="vslerp", certificates=(second, first)), model, places)
+    decision = plan_interpolation(LocalitySection(interpolation="vslerp", certificates=(second, first)), model, places)
     assert [len(r.center) for r in decision.rulings.values()] == [16, 20, 12]
     apart = [
         certificate(tmp_path / "c", prints[1], entry("projected", "eos", "vslerp", dim=12)),
         certificate(tmp_path / "d", prints[1], entry("penultimate", "2", "vslerp", dim=20)),
     ]
-    again = plan_interpolation(LocalitySection(mode="vslerp", certificates=(first, *apart)), model, places)
+    again = plan_interpolation(LocalitySection(interpolation="vslerp", certificates=(first, *apart)), model, places)
     assert again.digest() == decision.digest()
     assert again.digest() != plan_interpolation(LocalitySection(certificates=(first,)), model, places).digest()
     with pytest.raises(CertificateError, match="no certificate for text_encoder_2 was given"):
-        plan_interpolation(LocalitySection(mode="vslerp", certificates=(first,)), model, places)
+        plan_interpolation(LocalitySection(interpolation="vslerp", certificates=(first,)), model, places)
     auto = plan_interpolation(LocalitySection(certificates=(first,)), model, places)
     assert [r.mode for r in auto.rulings.values()] == ["vslerp", "slerp", "slerp"]
 
@@ -166,10 +170,10 @@ def test_a_run_writes_down_what_was_decided_and_marks_what_was_overridden(sd, fi
 
     positions = [*map(str, range(1, 40)), "eos", *(f"padded:{i}" for i in range(2, 77))]
     path = certificate(tmp_path / "c", fingerprint, *(entry("hidden", p) for p in positions))
-    changes = ("locality.mode=aslerp", f'locality.certificates="{path}"')
+    changes = ("locality.interpolation=aslerp", f'locality.certificates="{path}"')
     with pytest.raises(CertificateError, match="does not validate aslerp"):
         run_stages(configuration(sd, tmp_path / "run", *changes), ("invert", "tune"))
-    config = configuration(sd, tmp_path / "run", *changes, "locality.override_certificate=true")
+    config = configuration(sd, tmp_path / "run", *changes, "locality.allow_uncertified=true")
     folder = run_stages(config, ("invert", "tune"))
     run = load_run(folder)
     assert run.marks == ("certificate overridden",)
@@ -187,7 +191,9 @@ def test_centres_reach_the_midpoints(sd, fingerprint, tmp_path, mode):
     positions = [*map(str, range(1, 40)), "eos", *(f"padded:{i}" for i in range(2, 77))]
     entries = [entry("hidden", p, mode) for p in positions]
     path = certificate(tmp_path / "c", fingerprint, *entries)
-    changes = (f"locality.mode={mode}", f'locality.certificates="{path}"')
-    about, plain = (tuning_of(configuration(sd, tmp_path / "run", *c)) for c in (changes, ("locality.mode=slerp",)))
+    changes = (f"locality.interpolation={mode}", f'locality.certificates="{path}"')
+    about, plain = (
+        tuning_of(configuration(sd, tmp_path / "run", *c)) for c in (changes, ("locality.interpolation=slerp",))
+    )
     caption = [about.latents._samples[0].caption]
     assert not torch.equal(about.conditions.midpoints(caption).states, plain.conditions.midpoints(caption).states)

@@ -116,7 +116,7 @@ def test_prompts_that_do_not_align_are_refused_with_their_tokens(sd):
 
 def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     """Figure 6, in float64: with respect to a low-rank factor."""
-    tuning = tuning_of(configuration(sd, tmp_path / "run", "tuning.rate=0.05", "locality.one_in=1"))
+    tuning = tuning_of(configuration(sd, tmp_path / "run", "lora.learning_rate=0.05", "locality.every_nth_image=1"))
     list(tuning.run())
     model = tuning.model
     model.unet.double()
@@ -151,7 +151,12 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
 @pytest.mark.parametrize(("share", "silent"), [(0.0, []), (0.5, [1]), (1.0, [0, 1])])
 def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, silent):
     """The gradient of the batched step is the sum of those of its two losses, each computed alone."""
-    changes = ("locality.weight=3.0", "locality.one_in=1", f"locality.empty={share}", "locality.exchange=false")
+    changes = (
+        "locality.weight=3.0",
+        "locality.every_nth_image=1",
+        f"locality.empty_prompt_fraction={share}",
+        "locality.mix_captions=false",
+    )
     tuning = tuning_of(configuration(sd, tmp_path / "run", *changes))
     list(tuning.run())
     tuning.descent.step = 2
@@ -185,7 +190,7 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
 def test_weight_zero_is_none_bit_for_bit(sd, tmp_path):
     """Figure 6."""
     found = []
-    for change in ("locality.weight=0", "locality.mode=none", "locality.weight=2.0"):
+    for change in ("locality.weight=0", "locality.interpolation=none", "locality.weight=2.0"):
         tuning = tuning_of(configuration(sd, tmp_path / change, change))
         records = list(tuning.run())
         found.append((records, torch.cat([p.detach().flatten() for p in tuning.lora.parameters.values()])))
@@ -199,7 +204,7 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
     """After the same steps the tuned midpoint is nearer to the frozen one than without the regulariser."""
     stages = []
     for weight in (20.0, 0.0):
-        changes = (f"locality.weight={weight}", "tuning.steps=25", "locality.one_in=1")
+        changes = (f"locality.weight={weight}", "lora.steps=25", "locality.every_nth_image=1")
         stages.append(tuning_of(configuration(sd, tmp_path / str(weight), *changes)))
         list(stages[-1].run())
     stages[1].conditions.decision = stages[0].decision
@@ -217,7 +222,11 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
 
 
 def test_every_so_many_steps_and_pictures(sd, tmp_path):
-    tuning = tuning_of(configuration(sd, tmp_path / "run", "locality.every=2", "locality.one_in=2", "tuning.batch=3"))
+    tuning = tuning_of(
+        configuration(
+            sd, tmp_path / "run", "locality.every_n_steps=2", "locality.every_nth_image=2", "lora.batch_size=3"
+        )
+    )
     sizes, original = [], tuning.model.unet.forward
 
     def counting(sample, *args, **kwargs):
@@ -238,11 +247,11 @@ def test_every_so_many_steps_and_pictures(sd, tmp_path):
 def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
     """Whatever is regularised on: with a picture a step as well, where steps take turns."""
     for changes in (
-        ("tuning.batch=4", "locality.one_in=2"),
-        ("tuning.batch=1",),
-        ("tuning.batch=3", "locality.every=2"),
+        ("lora.batch_size=4", "locality.every_nth_image=2"),
+        ("lora.batch_size=1",),
+        ("lora.batch_size=3", "locality.every_n_steps=2"),
     ):
-        tuning = tuning_of(configuration(sd, tmp_path / "run", f"locality.empty={share}", *changes))
+        tuning = tuning_of(configuration(sd, tmp_path / "run", f"locality.empty_prompt_fraction={share}", *changes))
         every, found = tuning.config.locality.every, []
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
@@ -259,9 +268,9 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
     gaps = []
     for weight in (50.0, 0.0):
         changes = (
-            f"locality.weight={weight}", "locality.one_in=1", "locality.empty=0", f"locality.untrained={untrained}",
-            "objective.max_timestep=30", "tuning.steps=40", "tuning.rate=0.01", "tuning.averaging=0",
-            f"tuning.text_encoder={text_encoder}",
+            f"locality.weight={weight}", "locality.every_nth_image=1", "locality.empty_prompt_fraction=0", f"locality.outside_timesteps={untrained}",
+            "loss.max_timestep=30", "lora.steps=40", "lora.learning_rate=0.01", "lora.averaging=0",
+            f"lora.train_text_encoder={text_encoder}",
         )  # fmt: skip
         tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes))
         list(tuning.run())
@@ -285,22 +294,29 @@ def test_levels_that_are_held(sd, tmp_path):
 
     def drawn(*changes):
         tuning = tuning_of(
-            configuration(sd, tmp_path / "run", "tuning.batch=8", "locality.one_in=1", "locality.empty=0", *changes)
+            configuration(
+                sd,
+                tmp_path / "run",
+                "lora.batch_size=8",
+                "locality.every_nth_image=1",
+                "locality.empty_prompt_fraction=0",
+                *changes,
+            )
         )
         draw = tuning.draw("tune", tuning.latents, 0)
         levels = tuning.regulariser.levels(0, 0, draw)
         return draw.times, levels, *tuning.regulariser.ways(0, 0, draw, levels, torch.arange(8))
 
-    times, levels, tuned, frozen = drawn("objective.max_timestep=30", "locality.untrained=nothing")
+    times, levels, tuned, frozen = drawn("loss.max_timestep=30", "locality.outside_timesteps=nothing")
     assert torch.equal(times, levels)
     assert set(tuned) == set(frozen) == {"midpoint"}
-    times, levels, tuned, frozen = drawn("objective.max_timestep=30", "objective.min_timestep=20")
+    times, levels, tuned, frozen = drawn("loss.max_timestep=30", "loss.min_timestep=20")
     in_order = enumerate(sorted(levels.tolist()))
     assert all(int(12.5 * k) <= level < 12.5 * (k + 1) for k, level in in_order)  # one from each stretch
     assert set(times.tolist()) <= set(range(20, 30))
     assert [way == "midpoint" for way in frozen] == [20 <= level < 30 for level in levels]
     assert [way.replace("class", "token") for way in frozen] == tuned
-    times, levels, _, frozen = drawn("objective.max_timestep=100")
+    times, levels, _, frozen = drawn("loss.max_timestep=100")
     assert torch.equal(times, levels)
     assert set(frozen) == {"midpoint"}
 
@@ -308,7 +324,7 @@ def test_levels_that_are_held(sd, tmp_path):
 def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypatch):
     """Figure 7, at levels that are only held."""
     tuning = tuning_of(
-        configuration(sd, tmp_path / "run", "tuning.batch=6", "locality.one_in=2", "objective.max_timestep=50")
+        configuration(sd, tmp_path / "run", "lora.batch_size=6", "locality.every_nth_image=2", "loss.max_timestep=50")
     )
 
     def held(share):
@@ -329,8 +345,15 @@ def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
     """The tuned answer to no prompt stays nearer to the frozen one than without the regulariser."""
     moved = []
     for weight in (20.0, 0.0):
-        changes = (f"locality.weight={weight}", "locality.empty=1", "locality.one_in=1", "tuning.steps=25")
-        tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes, f"tuning.text_encoder={text_encoder}"))
+        changes = (
+            f"locality.weight={weight}",
+            "locality.empty_prompt_fraction=1",
+            "locality.every_nth_image=1",
+            "lora.steps=25",
+        )
+        tuning = tuning_of(
+            configuration(sd, tmp_path / str(weight), *changes, f"lora.train_text_encoder={text_encoder}")
+        )
         list(tuning.run())
         noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
         with torch.no_grad():
@@ -344,7 +367,11 @@ def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
 @pytest.mark.parametrize("text_encoder", ["false", "true"])
 def test_own_pictures_of_the_midpoint(sd, tmp_path, text_encoder):
     config = configuration(
-        sd, tmp_path / "run", "locality.inputs=own", "locality.own_count=4", f"tuning.text_encoder={text_encoder}"
+        sd,
+        tmp_path / "run",
+        "locality.inputs=own",
+        "locality.num_generated=4",
+        f"lora.train_text_encoder={text_encoder}",
     )
     tuning = tuning_of(config)
     assert tuning.own.latents.shape == (4, 4, 4, 4)
@@ -358,7 +385,7 @@ def test_own_pictures_of_the_midpoint(sd, tmp_path, text_encoder):
 
 def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
     """Trap 11: the frozen pass is without the changes of the text encoders, the tuned one with them."""
-    tuning = tuning_of(configuration(sdxl, tmp_path / "run", "tuning.text_encoder=true", "tuning.rate=0.05"))
+    tuning = tuning_of(configuration(sdxl, tmp_path / "run", "lora.train_text_encoder=true", "lora.learning_rate=0.05"))
     list(tuning.run())
     caption = [tuning.latents.caption(tuning.draw("tune", tuning.latents, 0).views[0])]
     tuned = tuning.conditions.midpoints(caption)

@@ -107,8 +107,19 @@ def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
         def note(self, text):
             notes.append(text)
 
-    settings = ("data.fit_steps=2", "objective.unmasked_weight=0.5", "locality.inputs=own", "locality.own_count=2")
-    settings += ("prior.weight=0.3", "prior.count=2", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
+    settings = (
+        "data.latent_refinement_steps=2",
+        "loss.unmasked_weight=0.5",
+        "locality.inputs=own",
+        "locality.num_generated=2",
+    )
+    settings += (
+        "prior_preservation.weight=0.3",
+        "prior_preservation.num_class_images=2",
+        "inversion.steps=1",
+        "lora.steps=1",
+        "sampling.prompts=[]",
+    )
     folder = run_stages(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
     kept = {folder / f"{name}.safetensors": b"" for name in ("latents", "focus", "own", "prior")}
     kept = {path: path.read_bytes() for path in kept}
@@ -133,11 +144,12 @@ def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_pa
     folder = run_stages(configuration(sd, tmp_path / "run"), ("invert", "tune"))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     with pytest.raises(
-        CheckpointError, match=r"inversion.rate was 0.01, is 0.02; concept|inversion.rate was 0.01, is 0.02\."
+        CheckpointError,
+        match=r"inversion.learning_rate was 0.01, is 0.02; concept|inversion.learning_rate was 0.01, is 0.02\.",
     ):
-        run_stages(configuration(sd, tmp_path / "run", "inversion.rate=0.02"), ("invert",))
+        run_stages(configuration(sd, tmp_path / "run", "inversion.learning_rate=0.02"), ("invert",))
     with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
-        run_stages(configuration(sd, tmp_path / "run", "tuning.rank=3"), ("tune",))
+        run_stages(configuration(sd, tmp_path / "run", "lora.rank=3"), ("tune",))
     with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
         run_stages(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
@@ -192,7 +204,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
 
 def test_moments_and_vectors_are_in_it(sd, tmp_path):
     """Trap 7."""
-    made = session(configuration(sd, tmp_path / "run", "inversion.plateau=2"))
+    made = session(configuration(sd, tmp_path / "run", "inversion.early_stopping_patience=2"))
     inversion = TextualInversion(made.engine, made.model, made.latents, made.config)
     steps = inversion.run()
     next(steps)

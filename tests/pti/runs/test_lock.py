@@ -41,14 +41,14 @@ def another_process(folder):
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(sd, tmp_path):
-    config = configuration(sd, tmp_path / "run", "inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]")
+    config = configuration(sd, tmp_path / "run", "inversion.steps=1", "lora.steps=1", "sampling.prompts=[]")
     folder = run_stages(config, ("invert", "tune"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     calls = (
         lambda: run_stages(config, ("invert", "tune")),
         lambda: evaluate_run(folder),
         lambda: export_run(folder),
-        lambda: sweep(Sweep(None, (), {"engine.seed": [0, 1]}), tmp_path / "sweep"),
+        lambda: sweep(Sweep(None, (), {"runtime.seed": [0, 1]}), tmp_path / "sweep"),
     )
     with another_process(folder) as pid, another_process(tmp_path / "sweep") as other:
         for call, place, holder in zip(
@@ -83,7 +83,7 @@ def test_a_folder_without_a_run_is_left_as_it_is(tmp_path):
 
 @pytest.mark.slow
 def test_of_two_runs_at_once_one_trains(sd, tmp_path):
-    settings = ("inversion.steps=10", "tuning.steps=10", "sampling.prompts=[]")
+    settings = ("inversion.steps=10", "lora.steps=10", "sampling.prompts=[]")
     config = configuration(sd, tmp_path / "run", *settings)
     from pti.config.toml_io import toml_of
 

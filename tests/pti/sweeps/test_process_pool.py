@@ -89,7 +89,7 @@ def test_the_runs_of_a_sweep_are_given_devices(monkeypatch, tmp_path):
     monkeypatch.setattr("pti.sweeps.sweep.Workers", workers)
     with pytest.raises(Stopped):
         sweep(
-            Sweep(read_config(None, ("data.source=miniworld:ember",)), vary={"engine.seed": (0, 1)}), tmp_path, jobs=2
+            Sweep(read_config(None, ("data.source=miniworld:ember",)), vary={"runtime.seed": (0, 1)}), tmp_path, jobs=2
         )
     assert given == [(2, ["0", "1", "2", "3"])]
 

@@ -23,9 +23,15 @@ from pti.workflow import run_stages
 from tests.conftest import ROOT
 from tests.tiny.runs import configuration, write_pictures
 
-QUICK = ("inversion.steps=2", "tuning.steps=2", "run.checkpoint_every=1", "sampling.prompts=[]", "locality.mode=none")
-RATES = {"tuning.rate": [0.01, 0.02]}
-SEEDS = {"engine.seed": [0, 1]}
+QUICK = (
+    "inversion.steps=2",
+    "lora.steps=2",
+    "output.checkpointing_steps=1",
+    "sampling.prompts=[]",
+    "locality.interpolation=none",
+)
+RATES = {"lora.learning_rate": [0.01, 0.02]}
+SEEDS = {"runtime.seed": [0, 1]}
 
 
 def counted(patch):
@@ -93,7 +99,7 @@ def test_an_inversion_is_shared_and_a_run_is_what_it_is_alone(base, swept, tmp_p
     folder, executed = swept
     assert executed == [("inversions", "invert"), ("runs", "invert", "tune"), ("runs", "invert", "tune")]
     alone = run_stages(
-        configuration(base.model.name, tmp_path / "alone", *QUICK, "tuning.rate=0.02"), ("invert", "tune")
+        configuration(base.model.name, tmp_path / "alone", *QUICK, "lora.learning_rate=0.02"), ("invert", "tune")
     )
     (run,) = folder.glob("runs/rate=0.02-*")
     for stage in ("invert", "tune"):
@@ -110,7 +116,7 @@ def test_an_inversion_is_shared_and_a_run_is_what_it_is_alone(base, swept, tmp_p
 def test_the_table(swept):
     folder, _ = swept
     table = pd.read_parquet(folder / "sweep.parquet")
-    known = ["run", "status", "error", "tuning.rate", "seconds.invert", "seconds.tune", "marks"]
+    known = ["run", "status", "error", "lora.learning_rate", "seconds.invert", "seconds.tune", "marks"]
     assert list(table.columns[: len(known)]) == known
     assert {"invert.loss", "invert.distance", "invert.path", "tune.loss", "tune.weight_distance"} < set(table.columns)
     assert list(table.columns[-2:]) == ["letters", "ok"]
@@ -129,7 +135,7 @@ def test_the_table(swept):
     assert (about["done"], about["failed"], about["missing"]) == (2, 0, 0)
     assert about["varies"] == RATES
     assert about["base"]["inversion.steps"] == 2
-    assert "tuning.rate" not in about["base"]
+    assert "lora.learning_rate" not in about["base"]
     assert about["versions"]["torch"] == torch.__version__
 
 
@@ -171,7 +177,7 @@ def test_what_is_done_is_not_done_again(base, executed, swept, tmp_path):
     first = pd.read_parquet(folder / "sweep.parquet")
     assert pd.read_parquet(sweep(Sweep(base, vary=RATES), folder, measure=once)).equals(first)
     assert executed == []
-    grown = Sweep(base, vary={"tuning.rate": [0.02, 0.01], "engine.seed": [1, 0]})
+    grown = Sweep(base, vary={"lora.learning_rate": [0.02, 0.01], "runtime.seed": [1, 0]})
     table = pd.read_parquet(sweep(grown, folder, measure=once))
     assert executed == [("inversions", "invert")] + [("runs", "invert", "tune")] * 2  # of the other seed
     assert table.run.tolist()[1::2] == first.run.tolist()[::-1]  # though something else varies now
@@ -182,8 +188,8 @@ def test_what_is_done_is_not_done_again(base, executed, swept, tmp_path):
     assert table.checkpoint.tolist() == [1, 2] * 2
     assert table["seconds.tune"].tolist() == first["seconds.tune"].repeat(2).tolist()
     executed.clear()
-    other = configuration(base.model.name, "unused", *QUICK, "tuning.steps=3")
-    table = pd.read_parquet(sweep(Sweep(other, vary={"tuning.rate": [0.01]}), folder))
+    other = configuration(base.model.name, "unused", *QUICK, "lora.steps=3")
+    table = pd.read_parquet(sweep(Sweep(other, vary={"lora.learning_rate": [0.01]}), folder))
     assert table["tune.steps"].tolist() == [3]
     assert executed == [("runs", "invert", "tune")]
 
@@ -197,7 +203,7 @@ def test_a_later_stage_is_done_on_top(base, executed, swept, tmp_path, monkeypat
     monkeypatch.setattr("pti.evaluation.run.evaluate_run", evaluated)
     folder = tmp_path / "sweep"
     shutil.copytree(swept[0], folder)
-    plan = Sweep(base, vary={"tuning.rate": [0.01]})
+    plan = Sweep(base, vary={"lora.learning_rate": [0.01]})
     table = pd.read_parquet(sweep(plan, folder, stages=("invert", "tune", "evaluate")))
     assert executed == [("runs", "invert", "tune"), ("runs", "evaluate")]
     assert table["evaluate.recognition.all.token.low"].tolist() == [0.25]
@@ -212,7 +218,7 @@ def test_failures_are_recorded_and_the_others_go_on(base, executed, tmp_path):
     (broken / "1.png").write_bytes(b"no picture")
     fine = write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
     base = configuration(base.model.name, "unused", *QUICK, "concept.class_word=knight")
-    plan = Sweep(base, vary={"data.source": [str(broken), str(fine)], "tuning.rate": [0.01, 1e30]})
+    plan = Sweep(base, vary={"data.source": [str(broken), str(fine)], "lora.learning_rate": [0.01, 1e30]})
     table = pd.read_parquet(sweep(plan, tmp_path / "sweep"))
     assert table.status.tolist() == ["failed", "failed", "done", "failed"]
     assert table.error[0] == table.error[1]
@@ -258,7 +264,7 @@ def test_rows_of_other_kinds_are_told(tmp_path):
 
 
 def test_precision_may_vary_in_one_process(base, tmp_path):
-    plan = Sweep(base, vary={"engine.mixed_precision": ["no", "bf16"]})
+    plan = Sweep(base, vary={"runtime.mixed_precision": ["no", "bf16"]})
     assert pd.read_parquet(sweep(plan, tmp_path / "sweep", stages=("invert",))).status.tolist() == ["done", "done"]
 
 
@@ -296,7 +302,7 @@ def test_a_stopped_sweep_has_its_table(base, tmp_path, monkeypatch):
 def test_killed_it_does_what_is_missing(base, tmp_path, monkeypatch):
     """The power goes in the middle of the second run."""
     steps = 40
-    long = configuration(base.model.name, "unused", *QUICK, f"tuning.steps={steps}")
+    long = configuration(base.model.name, "unused", *QUICK, f"lora.steps={steps}")
     (tmp_path / "base.toml").write_text(toml_of(long))
     folder = tmp_path / "sweep"
     with subprocess.Popen(
@@ -330,19 +336,17 @@ def test_killed_it_does_what_is_missing(base, tmp_path, monkeypatch):
 
 def test_the_command(pti, base, tmp_path):
     (tmp_path / "base.toml").write_text(toml_of(base))
-    swept = ("sweep", "base.toml", "--vary", "tuning.rate=0.01,1e30", "--until", "tune", "--out", "grid")
+    swept = ("sweep", "base.toml", "--vary", "lora.learning_rate=0.01,1e30", "--until", "tune", "--out", "grid")
     code, out, err = pti(*swept)
     assert code == 2
     assert out == "table: grid/sweep.parquet (2 runs, 1 failed)\n"
     assert err.splitlines()[-1] == (
         "pti: 1 of 2 runs failed; the column error of grid/sweep.parquet says why. Try them again with --retry"
     )
-    code, out, err = pti(
-        "sweep", "base.toml", "--set", "tuning.steps=1", "--together", "engine.seed=0,1;tuning.rank=2,3"
-    )
+    code, out, err = pti("sweep", "base.toml", "--set", "lora.steps=1", "--together", "runtime.seed=0,1;lora.rank=2,3")
     assert (code, out) == (0, "table: sweep/sweep.parquet (2 runs, 0 failed)\n"), err
     table = pd.read_parquet(tmp_path / "sweep" / "sweep.parquet")
-    assert table[["engine.seed", "tuning.rank", "tune.steps"]].to_numpy().tolist() == [[0, 2, 1], [1, 3, 1]]
+    assert table[["runtime.seed", "lora.rank", "tune.steps"]].to_numpy().tolist() == [[0, 2, 1], [1, 3, 1]]
 
 
 @pytest.mark.parametrize(
@@ -350,8 +354,8 @@ def test_the_command(pti, base, tmp_path):
     [
         ((), "nothing varies; say what does"),
         (("--vary", "tuning.rnak=1"), "did you mean 'rank'?"),
-        (("--vary", "tuning.rank=1,"), "tuning.rank is a whole number; got None"),
-        (("--seeds", "2", "--vary", "engine.seed=1"), "engine.seed varies twice"),
+        (("--vary", "lora.rank=1,"), "lora.rank is a whole number; got None"),
+        (("--seeds", "2", "--vary", "runtime.seed=1"), "runtime.seed varies twice"),
         (("--seeds", "2", "--until", "tuned"), "--until is one of"),
         (("--seeds", "2", "absent.toml"), "there is no configuration absent.toml"),
     ],

@@ -23,7 +23,7 @@ CELL = 8
 @pytest.mark.parametrize("name", sorted(NEW_CHARACTERS))
 def test_the_class_word_is_seen_where_the_figure_stands(name, tmp_path):
     """The truth is the renderer's, which the trainer never sees; to a mask that knew nothing, all places would be alike."""
-    made = session(read_config(None, [f"data.source=miniworld:{name}", f"run.folder={tmp_path}"]))
+    made = session(read_config(None, [f"data.source=miniworld:{name}", f"output.dir={tmp_path}"]))
     centers = np.arange(8) * CELL + CELL / 2
     upon, beside = [], []
     for view, factors in zip(made.latents.cut_outs, scenes(6, 77, character=name).factors, strict=True):
@@ -62,7 +62,9 @@ def test_the_loss_weighs_places():
 
 
 def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
-    config = configuration(any_pipeline, tmp_path, "data.flip=true", "data.crop=random", "data.crops=2")
+    config = configuration(
+        any_pipeline, tmp_path, "data.random_flip=true", "data.resize_mode=random", "data.num_random_crops=2"
+    )
     latents = session(config).latents
     assert latents.cells([ImageView(0)]) is None
     for number, view in enumerate(latents.cut_outs):
@@ -77,7 +79,7 @@ def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pti.training.trainer, "contrast", lambda *a, **k: looks.append(a[3]) or class_word_saliency(*a, **k)
     )
-    few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "objective.unmasked_weight=0.1")
+    few = ("inversion.steps=1", "lora.steps=1", "sampling.prompts=[]", "loss.unmasked_weight=0.1")
 
     def run(name, *changes):
         """How often it has looked by then."""
@@ -88,9 +90,9 @@ def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     with Image.open(tmp_path / "one" / "previews" / "focus.png") as shown:
         assert shown.size == (3 * 8, 8)
     assert run("one") == 3  # it is kept
-    assert run("two", "objective.unmasked_weight=1.0") == 3
+    assert run("two", "loss.unmasked_weight=1.0") == 3
     assert not (tmp_path / "two" / "previews").exists()
-    assert run("three", "engine.seed=1") == 6
+    assert run("three", "runtime.seed=1") == 6
 
 
 def test_both_stages_weigh_places(tmp_path):
@@ -98,10 +100,8 @@ def test_both_stages_weigh_places(tmp_path):
     losses = {}
     for unmasked in (1.0, 0.1):
         folder = tmp_path / str(unmasked)
-        few = ("inversion.steps=1", "tuning.steps=1", "sampling.prompts=[]", "locality.mode=none")
-        run_stages(
-            configuration("miniworld", folder, *few, f"objective.unmasked_weight={unmasked}"), ("invert", "tune")
-        )
+        few = ("inversion.steps=1", "lora.steps=1", "sampling.prompts=[]", "locality.interpolation=none")
+        run_stages(configuration("miniworld", folder, *few, f"loss.unmasked_weight={unmasked}"), ("invert", "tune"))
         table = pd.read_parquet(folder / "metrics.parquet")
         losses[unmasked] = table.groupby("stage").loss.first()
     for stage in ("invert", "tune"):

@@ -70,7 +70,7 @@ def test_they_go_through_a_checkpoint():
 
 def test_training_itself_is_the_same_and_what_comes_of_it_is_the_average(sd, tmp_path):
     def trained(share):
-        tuning = tuning_of(configuration(sd, tmp_path, f"tuning.averaging={share}", "tuning.measure_every=1"))
+        tuning = tuning_of(configuration(sd, tmp_path, f"lora.averaging={share}", "lora.distance_every=1"))
         path, records = [], []
         for record in tuning.run():
             path.append({name: p.detach().clone() for name, p in tuning.lora.parameters.items()})
@@ -96,7 +96,7 @@ def test_training_itself_is_the_same_and_what_comes_of_it_is_the_average(sd, tmp
 
 
 def test_a_run_is_loaded_with_its_averages(sd, tmp_path):
-    config = configuration(sd, tmp_path / "run", "tuning.averaging=1", "sampling.prompts=[]")
+    config = configuration(sd, tmp_path / "run", "lora.averaging=1", "sampling.prompts=[]")
     run_stages(config, ("invert", "tune"))
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", "tune")).tensors
     loaded = load_run(tmp_path / "run").lora.parameters

@@ -28,7 +28,7 @@ def tune(sd, tmp_path):
 
 def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune, any_pipeline):
     """Figure 2 of stage 2; traps 1 and 2."""
-    tuning, records = tune("tuning.text_encoder=true", pipeline=any_pipeline)
+    tuning, records = tune("lora.train_text_encoder=true", pipeline=any_pipeline)
     fresh = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "dragon")
     assert base_weights_sha256(fresh) == base_weights_sha256(tuning.model)
     assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.rows, tuning._frozen_rows, strict=True))
@@ -72,7 +72,7 @@ def test_whatever_moves_is_noticed(tune):
 
 
 def test_distances_of_weights_and_of_predictions(tune):
-    tuning, records = tune("tuning.alpha=3", 'tuning.targets=["to_q", "to_v", "conv1"]', "tuning.rate=0.05")
+    tuning, records = tune("lora.alpha=3", 'lora.target_modules=["to_q", "to_v", "conv1"]', "lora.learning_rate=0.05")
     total = 0.0
     tuning.result()
     for layer in tuning.lora.layers:
@@ -87,10 +87,10 @@ def test_distances_of_weights_and_of_predictions(tune):
 
 
 def test_limits_of_distance_stop(tune):
-    _, records = tune("tuning.max_weight_distance=1e-6")
+    _, records = tune("lora.max_weight_distance=1e-6")
     assert len(records) == 2
     assert "weight distance" in records[-1].stopped
-    _, records = tune("tuning.max_function_distance=1e-6", "tuning.measure_every=1")
+    _, records = tune("lora.max_prediction_distance=1e-6", "lora.distance_every=1")
     assert len(records) == 1
     assert "function distance" in records[-1].stopped
 
@@ -106,7 +106,7 @@ def test_there_is_no_second_copy_of_the_unet(tune):
 
 def test_changes_start_at_nothing_and_follow_the_seed(tune):
     def first(seed):
-        tuning, _ = tune(f"engine.seed={seed}", steps=False)
+        tuning, _ = tune(f"runtime.seed={seed}", steps=False)
         assert tuning.lora.weight_distance() == 0.0
         assert tuning.function_distance() == 0.0
         return torch.cat([p.flatten() for p in tuning.lora.parameters.values()])
@@ -122,19 +122,19 @@ def test_changes_start_at_nothing_and_follow_the_seed(tune):
 
 def test_targets_that_are_not_there_are_named(tune):
     with pytest.raises(ConfigError, match=r"tuning\.targets names 'to_w', but unet has no such layer"):
-        tune('tuning.targets=["to_q", "to_w"]')
+        tune('lora.target_modules=["to_q", "to_w"]')
     with pytest.raises(ConfigError, match=r"tuning\.text_targets names 'to_q', but text_encoder has no such layer"):
-        tune("tuning.text_encoder=true", 'tuning.text_targets=["to_q"]')
+        tune("lora.train_text_encoder=true", 'lora.text_encoder_target_modules=["to_q"]')
     with pytest.raises(ConfigError, match="names nothing"):
-        tune("tuning.targets=[]")
+        tune("lora.target_modules=[]")
     with pytest.raises(ConfigError, match=r"tuning\.targets names 'norm1', in unet a \w*Norm; name linear"):
-        tune('tuning.targets=["norm1"]')
+        tune('lora.target_modules=["norm1"]')
 
 
 def test_a_newer_transformers_may_ask_for_an_unreleased_peft(tune, monkeypatch):
     for module in ("transformers.integrations.peft", "diffusers.loaders.peft"):
         monkeypatch.setattr(f"{module}.MIN_PEFT_VERSION", "999")
-    tuning, _ = tune("tuning.text_encoder=true", steps=False)
+    tuning, _ = tune("lora.train_text_encoder=true", steps=False)
     assert tuning.lora.in_text
 
 
@@ -153,11 +153,11 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
 
     def held(*changes):
         tuning, _ = tune(
-            "tuning.whole_captions_from=0",
-            "data.tag_dropout=0.9",
-            "tuning.batch=6",
-            "locality.one_in=1",
-            "locality.exchange=false",
+            "lora.tag_dropout_max_timestep=0",
+            "data.caption_tag_dropout_rate=0.9",
+            "lora.batch_size=6",
+            "locality.every_nth_image=1",
+            "locality.mix_captions=false",
             *changes,
             steps=False,
         )
@@ -168,12 +168,12 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
     assert all(text in sample for text, sample in zip([t.split(",")[0] for t in loose], whole, strict=True))
     assert sum(map(len, loose)) < sum(map(len, whole))
     assert len(set(whole)) == 3
-    whole, same = held("locality.whole_captions=true")
+    whole, same = held("locality.keep_captions_whole=true")
     assert same == whole
 
 
 def test_the_scale_of_the_changes(tune):
-    tuning, _ = tune("tuning.rate=0.05")
+    tuning, _ = tune("lora.learning_rate=0.05")
     settings = {"seed": 3, "steps": 2}
     full, half, none = (
         sample_images(tuning.model, ["{token}"], lora_scale=s, **settings).astype(int) for s in (1.0, 0.5, 0.0)
@@ -184,7 +184,7 @@ def test_the_scale_of_the_changes(tune):
 
 
 def test_the_text_encoder_has_a_rate_of_its_own(tune):
-    tuning, _ = tune("tuning.text_encoder=true", "tuning.text_rate=0.02", steps=False)
+    tuning, _ = tune("lora.train_text_encoder=true", "lora.text_encoder_learning_rate=0.02", steps=False)
     assert [group.rate for group in tuning.descent.groups] == [0.01, 0.02]
     names = list(tuning.descent.groups[1].parameters)
     assert all(name.startswith("text_encoder.") for name in names)
@@ -195,11 +195,11 @@ def test_the_text_encoder_has_a_rate_of_its_own(tune):
 def test_prior_preservation_goes_on_denoising_the_class(tune, tmp_path):
     from tests.tiny.runs import write_pictures
 
-    tuning, records = tune("prior.weight=0.5", "prior.count=3")
+    tuning, records = tune("prior_preservation.weight=0.5", "prior_preservation.num_class_images=3")
     assert tuning.prior.captions == ("a picture of {class}",) * 3
     for record in records:
         assert record.loss == pytest.approx(record.denoising + 0.5 * record.prior + record.locality, rel=1e-5)
     source = write_pictures(tmp_path / "class", ("a dragon", "no token is needed here"))
-    tuning, records = tune("prior.weight=0.5", f'prior.source="{source}"')
+    tuning, records = tune("prior_preservation.weight=0.5", f'prior_preservation.class_images="{source}"')
     assert len(tuning.prior) == 2
     assert records[-1].prior > 0

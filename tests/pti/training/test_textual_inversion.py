@@ -24,7 +24,7 @@ def invert(sd, tmp_path):
 
 
 def test_records_tell_distance_path_and_rate(invert):
-    inversion, records = invert("inversion.steps=6", "inversion.schedule=cosine", "inversion.warmup=2")
+    inversion, records = invert("inversion.steps=6", "inversion.lr_scheduler=cosine", "inversion.lr_warmup_steps=2")
     assert [record.step for record in records] == [1, 2, 3, 4, 5, 6]
     rates = [0.01 * lr_multiplier(step, 6, 2, "cosine") for step in range(6)]
     assert [record.rate for record in records] == pytest.approx(rates)
@@ -65,7 +65,9 @@ def test_a_table_that_moves_is_noticed(invert):
 
 def test_the_distance_limit_is_met_exactly(invert):
     for norm in ("off", "fixed"):
-        inversion, records = invert("inversion.steps=50", "inversion.max_distance=0.1", f"inversion.norm={norm}")
+        inversion, records = invert(
+            "inversion.steps=50", "inversion.max_distance=0.1", f"inversion.embedding_norm={norm}"
+        )
         assert records[-1].stopped == "distance 0.1 reached"
         assert len(records) < 50
         assert records[-1].distance == pytest.approx(0.1, rel=1e-5)
@@ -75,16 +77,18 @@ def test_the_distance_limit_is_met_exactly(invert):
 
 
 def test_a_fixed_norm_stays_and_directions_move(invert):
-    inversion, _ = invert("inversion.norm=fixed", "inversion.rate=0.1")
+    inversion, _ = invert("inversion.embedding_norm=fixed", "inversion.learning_rate=0.1")
     torch.testing.assert_close(inversion.rows[0].norm(dim=-1), inversion.start[0].norm(dim=-1))
     assert distance(inversion.rows, inversion.start) > 0.05
-    inversion, _ = invert("inversion.norm=fixed", "inversion.norm_target=table")
+    inversion, _ = invert("inversion.embedding_norm=fixed", "inversion.embedding_norm_target=table")
     assert float(inversion.rows[0].detach().norm()) == pytest.approx(inversion.pivot.table_norms[0], rel=1e-5)
 
 
 def test_decay_pulls_the_norm_to_its_target(invert):
-    free, _ = invert("inversion.rate=0.2")
-    held, _ = invert("inversion.rate=0.2", "inversion.norm=decay", "inversion.norm_decay=0.5")
+    free, _ = invert("inversion.learning_rate=0.2")
+    held, _ = invert(
+        "inversion.learning_rate=0.2", "inversion.embedding_norm=decay", "inversion.embedding_norm_decay=0.5"
+    )
     gap = [abs(float(i.rows[0].detach().norm() - i.start[0].norm())) for i in (free, held)]
     assert gap[1] < gap[0]
 
@@ -108,7 +112,9 @@ def test_a_step_is_cut_on_its_own_line():
 
 
 def test_a_plateau_stops(invert):
-    _, records = invert("inversion.steps=60", "inversion.plateau=5", "inversion.plateau_gain=0.5")
+    _, records = invert(
+        "inversion.steps=60", "inversion.early_stopping_patience=5", "inversion.early_stopping_min_delta=0.5"
+    )
     assert "a plateau" in records[-1].stopped
     assert 10 <= len(records) < 60
     losses = [record.loss for record in records]
@@ -117,9 +123,9 @@ def test_a_plateau_stops(invert):
 
 def test_accumulated_parts_are_one_step_on_all_of_them(invert):
     """Trap 10: micro-batches are not steps."""
-    _, records = invert("engine.accumulation=3")
+    _, records = invert("runtime.gradient_accumulation_steps=3")
     assert len(records) == 4
-    inversion, _ = invert("engine.accumulation=3", "inversion.steps=1", "inversion.optimizer=sgd")
+    inversion, _ = invert("runtime.gradient_accumulation_steps=3", "inversion.steps=1", "inversion.optimizer=sgd")
     row = inversion.rows[0].detach().clone()
     inversion.descent.step = 0
     parts = []

@@ -12,9 +12,9 @@ __all__ = ["differences", "fingerprint"]
 
 # What a stage reads: its checkpoints belong to these settings, and to none of the others
 _SECTIONS = {
-    "invert": ("model", "concept", "data", "objective", "inversion", "engine"),
+    "invert": ("model", "concept", "data", "loss", "inversion", "runtime"),
     "tune": (
-        "model", "concept", "data", "objective", "inversion", "engine", "tuning", "locality", "prior", "sampling"
+        "model", "concept", "data", "loss", "inversion", "runtime", "lora", "locality", "prior_preservation", "sampling"
     ),
 }  # fmt: skip
 
@@ -24,7 +24,8 @@ _BATCHES = {"invert": ("inversion.batch_size",), "tune": ("inversion.batch_size"
 
 # These change no weight. (Of [sampling], steps and guidance draw the frozen model's own pictures.)
 _FREE = {
-    "runtime.trackers", "runtime.device", "sampling.prompts", "sampling.images_per_prompt", "sampling.every_n_steps", "sampling.seed",
+    "runtime.trackers", "runtime.device", "sampling.prompts", "sampling.images_per_prompt",
+    "sampling.every_n_steps", "sampling.seed",
 }  # fmt: skip
 
 

@@ -116,10 +116,8 @@ class DataSection:
     )
     latent_refinement_steps: int = option(
         150,
-        "Steps by which each picture's latents are fitted to it, near those of the encoder, so that the decoder shows the "
-        "picture as it is; 0 takes the encoder's, as for pictures of prior_preservation.class_images. Each is a pass forth and back through the "
-        "decoder, once for each picture and cut-out. In miniworld the encoder alone loses the colours of small things: "
-        "reports/pivotal-tuning.",
+        "Steps of gradient descent through the decoder that refine each image's latents, starting at the encoder's. 0 keeps "
+        "the encoder's latents. Each step is a forward and a backward pass of the decoder, once for each image and crop.",
         low=0,
         before=0,
     )
@@ -258,8 +256,8 @@ class LoraSection:
     )
     tag_dropout_max_timestep: int = option(
         400,
-        "From this noise level on nothing is left out of captions, whatever data.caption_tag_dropout_rate says: a place that is neither "
-        "said nor visible yet is learnt by the UNet, which one vector hardly can.",
+        "Tag dropout (data.caption_tag_dropout_rate) applies only below this timestep. At higher noise levels the image layout "
+        "is decided, and training there without the layout in the caption teaches it to the UNet.",
         low=0,
     )
     max_weight_distance: float | None = option(
@@ -315,8 +313,7 @@ class LocalitySection:
     )
     keep_captions_whole: bool = option(
         False,
-        "Keep captions whole from lora.tag_dropout_max_timestep on here, too. Without, parts are left out at every noise level, "
-        "so that what a prompt does not say is held open where it is decided.",
+        "Apply lora.tag_dropout_max_timestep to the regulariser as well. Off: its captions have tag dropout at every timestep.",
         before=True,
     )
     inputs: str = option(

@@ -228,8 +228,8 @@ def _summary(concept: Concept) -> str:
         " and a LoRA around it" if concept.kohya_file else ""
     )
     return (
-        f"Made by pivotal tuning of {_code(concept.base_model)}: {learnt}. Prompts say {_code(concept.placeholder_token)} where they would "
-        f"say {_code(concept.class_word)}, for example {_code(concept.instance_prompt)}."
+        f"Made by pivotal tuning of {_code(concept.base_model)}: {learnt}. Prompts contain "
+        f"{_code(concept.placeholder_token)} in place of {_code(concept.class_word)}, for example {_code(concept.instance_prompt)}."
     )
 
 

@@ -114,8 +114,8 @@ def plan_interpolation(
     if not certificates:
         if centered:
             raise CertificateError(
-                f"locality.interpolation = {settings.interpolation!r} needs a certificate in locality.certificates that validates it; "
-                f"make one with: {_commands(model, places)}"
+                f"locality.interpolation = {settings.interpolation!r} needs a certificate in "
+                f"locality.certificates that validates it; make one with: {_commands(model, places)}"
             )
         reason = "no certificate was given, and only slerp needs none"
         return InterpolationPlan({p: PositionMode("slerp", None, reason) for p in places})

@@ -52,7 +52,8 @@ class Workers:
     """As many processes as there are jobs, started when the first tasks come and ended at once with the block.
 
     With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
-    with the number of jobs in each new process, and a process that dies gives a `WorkerDied` and is replaced while there is work.
+    with the number of jobs in each new process. A process that dies gives a `WorkerDied` and is replaced while there is
+    work.
 
     Parameters
     ----------

@@ -268,7 +268,8 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
     gaps = []
     for weight in (50.0, 0.0):
         changes = (
-            f"locality.weight={weight}", "locality.every_nth_image=1", "locality.empty_prompt_fraction=0", f"locality.outside_timesteps={untrained}",
+            f"locality.weight={weight}", "locality.every_nth_image=1", "locality.empty_prompt_fraction=0",
+            f"locality.outside_timesteps={untrained}",
             "loss.max_timestep=30", "lora.steps=40", "lora.learning_rate=0.01", "lora.averaging=0",
             f"lora.train_text_encoder={text_encoder}",
         )  # fmt: skip

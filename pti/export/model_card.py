@@ -229,7 +229,8 @@ def _summary(concept: Concept) -> str:
     )
     return (
         f"Made by pivotal tuning of {_code(concept.base_model)}: {learnt}. Prompts contain "
-        f"{_code(concept.placeholder_token)} in place of {_code(concept.class_word)}, for example {_code(concept.instance_prompt)}."
+        f"{_code(concept.placeholder_token)} in place of {_code(concept.class_word)}, "
+        f"for example {_code(concept.instance_prompt)}."
     )
 
 

@@ -191,7 +191,7 @@ class Trainer:
     ) -> dict[str, torch.Tensor]:
         """Tensors that the main process makes and keeps, for what a stage belongs to and the bytes `more`."""
         belongs = json.dumps(self._belongs(stage), sort_keys=True).encode()
-        header = {"schema": _KEPT, "of": hashlib.sha256(belongs + more).hexdigest()}
+        header = {"schema": _KEPT, "name": name, "of": hashlib.sha256(belongs + more).hexdigest()}
         path = self.folder / f"{name}.safetensors"
         if self.engine.is_main:
             try:

@@ -39,7 +39,7 @@ def check_sweep_folder(folder: Path) -> None:
     ConfigError
     """
     _check_folder(folder)
-    if not _has_schema(folder / "sweep.json", "pti.sweeps.sweep/"):
+    if not _has_schema(folder / "sweep.json", "pti.sweep/"):
         _refuse_any(folder, _SWEEP, "pti sweep")
 
 

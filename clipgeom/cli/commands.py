@@ -29,10 +29,11 @@ from clipgeom.geometry.embedding_files import (
     check_embeddings_path,
     embeddings_label,
     embeddings_metadata,
+    groups_of_embeddings,
     load_embeddings,
     save_embeddings,
 )
-from clipgeom.geometry.groups import consecutive, grouping_note
+from clipgeom.geometry.groups import grouping_note
 
 __all__ = ["app"]
 
@@ -151,8 +152,8 @@ def _check(
     if embeddings is not None:
         name, place = labels(context, options, embeddings)
         vectors = load_embeddings(embeddings, unit=name == "normalized")
-        size, source = options.group_size, None
-        groups = None if size is None else consecutive(vectors.n, size)
+        source = None
+        groups, groups_by = groups_of_embeddings(embeddings, vectors.n, options.group_size)
         checks = [(name, str(place), check_centering(vectors, groups=groups, seed=options.seed))]
         about = embeddings_metadata(embeddings)
         certificate = Certificate.of(
@@ -162,7 +163,7 @@ def _check(
             seed=options.seed,
             model=about.get("model"),
             captions=about.get("captions"),
-            groups=None if size is None else f"each {size} consecutive vectors",
+            groups=groups_by,
         )
     else:
         from clipgeom.centering.from_captions import check_captions
@@ -217,7 +218,7 @@ def _encode(
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a file at --out that clipgeom encode did not make. Its own files are replaced without it.",
+            help="Replace a file at --out that clipgeom encode did not write, and any .npy file.",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,

@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +18,23 @@ from clipgeom._extras import needs_extra
 from clipgeom._io.files import check_output_file, replacing, resolved
 from clipgeom._io.safetensors import save_tensors
 from clipgeom.errors import ClipGeomError, ConfigError, DomainError, ShapeError
+from clipgeom.geometry.groups import consecutive
 from clipgeom.geometry.vectors import ArrayVectors, FileVectors, Vectors
 
-__all__ = ["check_embeddings_path", "embeddings_label", "embeddings_metadata", "load_embeddings", "save_embeddings"]
+__all__ = [
+    "check_embeddings_path",
+    "embeddings_images",
+    "embeddings_label",
+    "embeddings_metadata",
+    "groups_of_embeddings",
+    "load_embeddings",
+    "save_embeddings",
+]
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _SEPARATOR = "::"
 _LABEL = re.compile(r"(token|penultimate|prenorm|hidden|projected|normalized)\.(eos|(?:padded:)?\d+)", re.ASCII)
+_COMPANIONS = (".captions", ".images")  # ends of the names of arrays that describe the rows of others
 _TOKEN = re.compile(r"\[:, ?(\d+)\]", re.ASCII)  # one index of the second axis
 _SCHEMA = "clipgeom.embeddings/1"
 _OVERWRITE = "choose another --out, or add --overwrite"
@@ -81,6 +92,8 @@ def check_embeddings_path(path: Path, *, matrices: int = 1, overwrite: bool = Fa
         raise ConfigError(_UNKNOWN.format(name=path.name, suffix=path.suffix))
     if path.suffix == ".npy" and matrices != 1:
         raise ConfigError(_ONE_MATRIX.format(matrices))
+    if path.suffix == ".npy" and path.is_file() and not overwrite:
+        raise ConfigError(f"{path} exists, and a .npy file does not show what wrote it; {_OVERWRITE}")
     check_output_file(
         path, lambda found: overwrite or _saved_here(found, path.suffix), maker="clipgeom encode", advice=_OVERWRITE
     )
@@ -136,6 +149,60 @@ def embeddings_metadata(source: str | Path) -> dict[str, str]:
     return _metadata(path, path.suffix) if embeddings_label(source) and _saved_here(path, path.suffix) else {}
 
 
+def embeddings_images(source: str | Path) -> NDArray[np.int64] | None:
+    """Return the image of each vector that `clipgeom encode` wrote, shape (n,); None where the file has none.
+
+    Raises
+    ------
+    DomainError
+        The file is damaged.
+    """
+    label = embeddings_label(source)
+    path, _ = _split(source)
+    if label is None or not _saved_here(path, path.suffix):
+        return None
+    name = f"{label[1]}.images"
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                found = archive.get(name)
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, framework="np") as file:
+                found = file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 - no mapping
+        else:
+            with needs_extra("report", "reading parquet"):
+                import pyarrow.parquet as pq
+            there = name in pq.read_schema(path).names
+            found = pq.read_table(path, columns=[name])[name].to_numpy() if there else None
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DomainError(f"{path}: {name} cannot be read ({error}); encode the captions again") from error
+    return None if found is None else np.asarray(found, dtype=np.int64)
+
+
+def groups_of_embeddings(
+    source: str | Path, n: int, group_size: int | None
+) -> tuple[NDArray[np.int64] | None, str | None]:
+    """Return the group of each of n vectors, and how the groups are known: image ids, `group_size`, or not at all.
+
+    Raises
+    ------
+    ConfigError
+        `group_size` is given for vectors with image ids.
+    """
+    images = embeddings_images(source)
+    if images is None:
+        return (
+            (None, None)
+            if group_size is None
+            else (consecutive(n, group_size), f"each {group_size} consecutive vectors")
+        )
+    if group_size is not None:
+        raise ConfigError(f"{source} has the images of its captions; leave --group-size out")
+    return images, "image ids"
+
+
 def _only_name(path: Path) -> str | None:
     """Return the name of the only array in a file that can be read, None for .npy."""
     from safetensors import SafetensorError, safe_open
@@ -151,15 +218,21 @@ def _only_name(path: Path) -> str | None:
         elif path.suffix == ".parquet":
             with needs_extra("report", "reading parquet"):
                 import pyarrow.parquet as pq
-            names = [name for name in pq.read_schema(path).names if not name.endswith(".captions")]
+            names = pq.read_schema(path).names
     except (SafetensorError, OSError, ValueError, zipfile.BadZipFile):
         return None  # reading the vectors then explains the damage
+    names = _without_companions(names)
     return names[0] if len(names) == 1 else None
+
+
+def _without_companions(names: Iterable[str]) -> list[str]:
+    """Leave out the arrays that `clipgeom encode` writes beside its vectors."""
+    return [name for name in names if not name.endswith(_COMPANIONS)]
 
 
 def _saved_here(path: Path, suffix: str) -> bool:
     """Whether `save_embeddings` wrote an existing file; unknown for .npy, which has no place for metadata."""
-    return _metadata(path, suffix).get("schema", "").startswith("clipgeom.geometry.embedding_files/")
+    return _metadata(path, suffix).get("schema", "").startswith("clipgeom.embeddings/")
 
 
 def _metadata(path: Path, suffix: str) -> dict[str, str]:
@@ -300,6 +373,8 @@ def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[st
 
 def _choose(path: Path, key: str | None, there: list[str]) -> str:
     listed = ", ".join(there) or "none"
+    if key is None:
+        there = _without_companions(there)
     if key is not None:
         if key not in there:
             raise ConfigError(f"{path} has no array {key!r}; there are: {listed}")

@@ -21,8 +21,7 @@ from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.encode_captions import CaptionSpool, Collected, collect
 from clipgeom.encoder.positions import Position
 from clipgeom.errors import DomainError
-from clipgeom.geometry.embedding_files import embeddings_metadata
-from clipgeom.geometry.groups import consecutive
+from clipgeom.geometry.embedding_files import embeddings_metadata, groups_of_embeddings
 from clipgeom.geometry.vectors import ArrayVectors, Vectors
 from clipgeom.report.folder import SCHEMA
 from clipgeom.report.measure.rows import Row, RowArrays, json_ready, measure_profile, measure_row
@@ -181,10 +180,15 @@ def measure_embeddings(
 ) -> ReportData:
     """Measure vectors computed elsewhere, and against `images` of the same space where those are given.
 
-    With `group_size` each that many consecutive vectors belong together, and so do their images where there is one for
-    each.
+    Vectors of one image belong together: by the image ids that `clipgeom encode` wrote beside them, or each `group_size`
+    consecutive ones; and so do their images where there is one for each.
+
+    Raises
+    ------
+    ConfigError
+        `group_size` is given for vectors with image ids.
     """
-    groups = None if group_size is None else consecutive(vectors.n, group_size)
+    groups, groups_by = groups_of_embeddings(source, vectors.n, group_size)
     rows = [_given(vectors, representation, str(position), seed, check, groups)]
     modality = None
     if images is not None:
@@ -207,6 +211,7 @@ def measure_embeddings(
             "image_embeddings_sha256": None if images is None else _vectors_digest(images),
             "captions_sha256": about.get("captions_sha256"),
             "group_size": group_size,
+            "groups": groups_by,
             "seed": seed,
             "command": command,
         },

@@ -128,8 +128,8 @@ def report_grouping(report: dict[str, Any]) -> str:
     if captions is not None:
         source = str(provenance["captions"])
         return grouping_note(captions["n_used"], captions["n_groups"], captions["groups"], source=source)
-    size, row = provenance["group_size"], report["statistics"][0]
-    return grouping_note(row["n"], row["n_groups"], None if size is None else f"each {size} consecutive vectors")
+    row = report["statistics"][0]
+    return grouping_note(row["n"], row["n_groups"], provenance["groups"])
 
 
 def _day(created: str) -> str:

@@ -77,6 +77,26 @@ def test_encode_then_report_on_the_vectors(run, tmp_path, model):
     assert (tmp_path / "c.html").is_file()
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_vectors_keep_the_images_of_their_captions(run, tmp_path, model, suffix):
+    path = write_captions(tmp_path / "c.txt", n=60)
+    options = ("--model", model, "--captions", path, "--positions", "5", "--representation", "hidden")
+    assert run("encode", *options, "--group-size", 5, "--out", f"v{suffix}")[0] == 0
+    # the one matrix in the file needs no name, and has the position and the images that it was encoded with
+    code, out, _ = run("report", "--embeddings", f"v{suffix}", "--no-check", "--out", "a")
+    assert code == 0
+    assert "Intervals are by image" in out
+    assert run("report", *options, "--group-size", 5, "--no-check", "--out", "b")[0] == 0
+    first, second = (json.loads((tmp_path / name / "report.json").read_text())["statistics"][0] for name in "ab")
+    assert first["position"] == "5"
+    assert first["n_groups"] == second["n_groups"] < first["n"]
+    assert first["raw"] == second["raw"]
+    code, _, err = run("report", "--embeddings", f"v{suffix}", "--group-size", 5, "--out", "c")
+    assert (code, "has the images of its captions; leave --group-size out" in err) == (2, True)
+    assert run("check", "--embeddings", f"v{suffix}", "--out", "c.safetensors")[0] == 0
+    assert Certificate.load(tmp_path / "c.safetensors").groups == "image ids"
+
+
 def test_several_captions_of_one_image(run, tmp_path, model):
     path = write_captions(tmp_path / "c.txt", n=500)
     one_row = ("--model", model, "--captions", path, "--positions", "eos", "--representation", "hidden")
@@ -98,9 +118,9 @@ def test_several_captions_of_one_image(run, tmp_path, model):
     assert run("encode", *options, "--out", "v.npz")[0] == 0
     with np.load("v.npz") as stored:
         np.testing.assert_array_equal(stored["eos.images"], np.arange(500) // 5)
-    vectors = ("--embeddings", "v.npz::hidden.eos", "--representation", "hidden", "--group-size", 5)
+    vectors = ("--embeddings", "v.npz::hidden.eos", "--representation", "hidden")
     code, out, _ = run("report", *vectors, "--no-check", "--out", "r2")
-    assert "500 vectors of 100 images (each 5 consecutive vectors)" in out
+    assert "500 vectors of 100 images." in out
     rows = json.loads((tmp_path / "r2" / "report.json").read_text())["statistics"]
     assert rows[0]["raw"] == report["statistics"][0]["raw"]
     code, out, _ = run("check", *vectors, "--out", "c2.safetensors")
@@ -206,7 +226,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, model, monkey
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
-    monkeypatch.setattr("clipgeom.encoder.store._allocate", full)
+    monkeypatch.setattr("clipgeom.encoder.partial._allocate", full)
     code, _, err = run("report", "--model", model, "--captions", path, "--out", "deep/er/r")
     assert code == 2
     assert "no space left" in err

@@ -177,7 +177,7 @@ def test_only_files_that_encode_made_are_replaced(tmp_path, rows, suffix):
 
 def test_a_plain_array_cannot_tell_who_made_it_and_is_kept(tmp_path, rows):
     save_embeddings(tmp_path / "x.npy", {"a": rows})
-    with pytest.raises(ConfigError, match="--overwrite"):
+    with pytest.raises(ConfigError, match=r"a .npy file does not show what wrote it; .* add --overwrite"):
         check_embeddings_path(tmp_path / "x.npy")
     check_embeddings_path(tmp_path / "x.npy", overwrite=True)
 

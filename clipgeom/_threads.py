@@ -2,8 +2,8 @@
 
 Threads of a library (OpenMP in torch, OpenBLAS in numpy and scipy) meet after every small operation and spin while they
 wait. Beside other busy processes each meeting costs a time slice of the scheduler, and a command takes ten times as
-long as with one thread. Two rules follow: the commands use no more threads than there are free CPUs, and independent
-parts of the statistics run in threads of their own, with one library thread each.
+long as with one thread. Two rules follow: the commands let libraries use no more threads than there are free CPUs, and
+independent parts (packs of the encoder, halves of the check) run in threads of their own, with one library thread each.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-__all__ = ["available_cpus", "free_cpus", "limit_libraries", "run_in_threads", "single_threaded_blas"]
+__all__ = [
+    "available_cpus",
+    "free_cpus",
+    "limit_libraries",
+    "own_threads",
+    "run_in_threads",
+    "single_threaded_blas",
+    "threads_of_user",
+]
 
 T = TypeVar("T")
 
 # variables by which a user sets the threads of torch, oneDNN, OpenBLAS and MKL
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_LIMIT = "CLIPGEOM_FREE_CPUS"  # what limit_libraries has set OMP_NUM_THREADS to, for child processes as well
 _SAMPLES, _PAUSE = 20, 0.005  # readings of the number of running tasks, and the seconds between them
 
 
@@ -64,13 +73,34 @@ def limit_libraries(root: Path = Path("/")) -> None:
     For commands, before torch and numpy are imported. A thread count that the user has set stays.
     """
     if not any(os.environ.get(name) for name in SETTINGS):
-        os.environ["OMP_NUM_THREADS"] = str(free_cpus(root))
+        os.environ["OMP_NUM_THREADS"] = os.environ[_LIMIT] = str(free_cpus(root))
+
+
+def threads_of_user() -> int | None:
+    """Read ``OMP_NUM_THREADS`` as the user has set it; None where there is no number, or `limit_libraries` set it."""
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(told) if told.isdecimal() and int(told) and told != os.environ.get(_LIMIT) else None
+
+
+def own_threads(library: int | None = None) -> int:
+    """Count the threads that may work side by side on separate parts: one an available CPU, or as the user has set.
+
+    Such threads do not wait for each other, so that load costs them nothing but its share.
+
+    Parameters
+    ----------
+    library : int, optional
+        Threads that a library would use now. Where these are not those of `limit_libraries`, the user has set them.
+    """
+    told = threads_of_user()
+    if library is None or str(library) == os.environ.get(_LIMIT):
+        return told or available_cpus()
+    return library if told else min(library, available_cpus())
 
 
 def run_in_threads(parts: Sequence[Callable[[], T]]) -> list[T]:
-    """Run functions side by side, at most one a CPU or as many as ``OMP_NUM_THREADS`` allows; results in order."""
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    count = min(len(parts), int(told) if told.isdecimal() and int(told) else available_cpus())
+    """Run functions side by side, at most `own_threads` of them; results in order."""
+    count = min(len(parts), own_threads())
     if count <= 1:
         return [part() for part in parts]
     with ThreadPoolExecutor(count, thread_name_prefix="clipgeom") as pool:

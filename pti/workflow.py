@@ -49,6 +49,7 @@ from pti.models.token import PLACEHOLDER
 from pti.runs import checkpoint
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.record import read_record
+from pti.threads import as_begun
 from pti.training.trainer import Trainer
 
 __all__ = ["STAGES", "run_stage", "run_stages"]
@@ -104,6 +105,7 @@ def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path
     folder = Path(config.output.dir)
     if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
         raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
+    locked.enter_context(as_begun(folder))
     session = Trainer(config, folder, progress, root)
     try:
         if "tune" in stages:

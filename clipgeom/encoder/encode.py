@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from clipgeom.encoder.load import TextEncoder, parse_representations
 from clipgeom.encoder.positions import Position, parse_positions
-from clipgeom.encoder.prefix_tree import BLOCK, PrefixTree
+from clipgeom.encoder.prefix_tree import BLOCK, Pack, PrefixTree
 from clipgeom.encoder.tokens import TokenizedBatch
+from clipgeom.encoder.workers import in_order
 from clipgeom.errors import ConfigError, DomainError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = ["Chunk", "Key", "Piece", "There", "Wanted", "check_pack_size", "encod
 
 Key = tuple[str, Position]
 _Ints = NDArray[np.int64]
+_Job = Callable[[], "Piece"]
 There = Callable[[int, Mapping[Position, _Ints]], bool]
 T = TypeVar("T")
 
@@ -78,7 +81,8 @@ class Chunk:
         Parameters
         ----------
         there : callable
-            Called with the number and the slots of each piece before it is computed; returns whether to skip it.
+            Called in the calling thread with the number and the slots of each piece, in their order and before it is
+            computed; returns whether to skip it.
         """
         return self._run(there)
 
@@ -230,13 +234,18 @@ def _prepare(
         present[entry.position] = here
         readings.append(_Reading(entry, captions, depths))
     if encoder.tower is None:
+        # one by one: transformers collects the states of a forward pass where another thread's would get in
         return Chunk(start, tokens, present, lambda there: _batches(encoder, tokens.ids, readings, there))
     # a row sees no further than itself, so that nothing after the last one asked for is run
     sequences = [
         _continued(encoder, ids, end + 1)[: end + 1] for ids, end in zip(tokens.ids, last.tolist(), strict=True)
     ]
     tree = PrefixTree(sequences)
-    return Chunk(start, tokens, present, lambda there: _packs(encoder, tree, last, readings, pack_size, there))
+
+    def run(there: There) -> Iterator[Piece]:
+        return in_order(_packs(encoder, tree, last, readings, pack_size, there), encoder.device)
+
+    return Chunk(start, tokens, present, run)
 
 
 def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
@@ -247,7 +256,7 @@ def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
 
 def _packs(
     encoder: TextEncoder, tree: PrefixTree, last: _Ints, readings: Sequence[_Reading], pack_size: int, there: There
-) -> Iterator[Piece]:
+) -> Iterator[_Job]:
     """One piece a pack: what is asked of the nodes that the pack is the first to run."""
     assert encoder.tower is not None
     asked = []  # of each position: nodes in order, and the slot that each belongs into
@@ -259,16 +268,10 @@ def _packs(
     ends = np.sort(tree.nodes(running, last[running]))
     idle = len(last) - len(running)  # captions that have nothing to give are done at once
     if not len(tree):
-        yield Piece({}, {}, idle)
-    for number, pack in enumerate(_ahead(tree.packs(pack_size))):
-        window = (pack.first, pack.first + pack.n)
-        low, high = np.searchsorted(ends, window)
-        captions = int(high - low) + (idle if number == 0 else 0)
-        spans = [slice(*np.searchsorted(nodes, window)) for nodes, _ in asked]
-        slots = {r.position: places[span] for r, (_, places), span in zip(readings, asked, spans, strict=True)}
-        if there(number, slots):
-            yield Piece({}, {}, captions, skipped=True)
-            continue
+        yield partial(Piece, {}, {}, idle)
+
+    def run(pack: Pack, slots: dict[Position, _Ints], spans: Sequence[slice], captions: int) -> Piece:
+        assert encoder.tower is not None
         unique = np.unique(np.concatenate([nodes[span] for (nodes, _), span in zip(asked, spans, strict=True)]))
         names = {name for reading in readings for name in reading.wanted.representations}
         states = _values(encoder, encoder.tower.run(pack, unique - pack.first + pack.offset, names), readings)
@@ -277,7 +280,18 @@ def _packs(
             picked = np.searchsorted(unique, nodes[span])
             for name in reading.wanted.representations:
                 values[name, reading.position] = states[name][picked]
-        yield Piece(slots, values, captions)
+        return Piece(slots, values, captions)
+
+    for number, pack in enumerate(_ahead(tree.packs(pack_size))):
+        window = (pack.first, pack.first + pack.n)
+        low, high = np.searchsorted(ends, window)
+        captions = int(high - low) + (idle if number == 0 else 0)
+        spans = [slice(*np.searchsorted(nodes, window)) for nodes, _ in asked]
+        slots = {r.position: places[span] for r, (_, places), span in zip(readings, asked, spans, strict=True)}
+        if there(number, slots):
+            yield partial(Piece, {}, {}, captions, skipped=True)
+        else:
+            yield partial(run, pack, slots, spans, captions)
 
 
 def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Reading], there: There) -> Iterator[Piece]:

@@ -356,7 +356,8 @@ def _circumstances(encoder: TextEncoder) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": encoder.device,
-        "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "packed": encoder.tower is not None,
+        # packs run with one thread each
+        "threads": torch.get_num_threads() if encoder.tower is None or encoder.device != "cpu" else 1,
     }

@@ -340,6 +340,7 @@ class Trainer:
             },
             "seed": self.config.runtime.seed,
             "processes": self.engine.processes,
+            "threads": torch.get_num_threads(),
             "versions": versions(),
         }
         self._write_record()

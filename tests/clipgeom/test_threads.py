@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(_threads, "_PAUSE", 0)
-    for name in _threads.SETTINGS:
+    for name in (*_threads.SETTINGS, _threads._LIMIT):
         monkeypatch.delenv(name, raising=False)
     _write(tmp_path / "proc/loadavg", "0.00 0.00 0.00 1/200 77\n")
     _write(tmp_path / "proc/self/cgroup", "0::/user/job\n")
@@ -70,7 +71,7 @@ def test_cpus_of_busy_processes_are_not_free(machine, running, expected):
     _write(machine / "proc/loadavg", f"0.00 0.00 0.00 {running}/200 77\n")
     assert _threads.free_cpus(machine) == expected
     _threads.limit_libraries(machine)
-    assert os.environ.pop("OMP_NUM_THREADS") == str(expected)
+    assert os.environ.pop("OMP_NUM_THREADS") == os.environ.pop(_threads._LIMIT) == str(expected)
 
 
 def test_without_a_list_of_running_tasks_all_available_cpus_are_free(machine):
@@ -87,30 +88,46 @@ def test_threads_that_the_user_has_set_stay(machine, monkeypatch, name):
     }
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"), [("clipgeom.cli.main", "clipgeom.cli.commands"), ("pti.cli.main", "pti.cli.commands")]
-)
-def test_commands_limit_libraries_before_they_load_them(command, extra):
+def test_only_commands_limit_libraries_and_before_they_load_them():
     # the commands themselves are replaced; torch and numpy must not be there when the limit is set
-    code = f"""
-import sys, types
-from clipgeom import _threads
-def limit():
-    print([m for m in ("torch", "numpy", "scipy") if m in sys.modules], "{extra}" in sys.modules)
-_threads.limit_libraries = limit
-stand_in = types.ModuleType("{extra}")
-stand_in.app = lambda: print("ran")
-import {command}
-sys.modules["{extra}"] = stand_in
-{command}.main()
+    code = """
+import os, sys, types
+before = dict(os.environ)
+import clipgeom, pti, clipgeom.cli.main, pti.cli.main
+assert dict(os.environ) == before
+for package in (clipgeom, pti):
+    name = package.__name__ + ".cli.commands"
+    def limit():
+        print([m for m in ("torch", "numpy", "scipy") if m in sys.modules], name in sys.modules)
+    package.cli.main.limit_libraries = limit
+    stand_in = types.ModuleType(name)
+    stand_in.app = lambda: print("ran")
+    sys.modules[name] = stand_in
+    package.cli.main.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["[] True", "ran"]
+    assert done.stdout.splitlines() == ["[] True", "ran"] * 2
 
 
-def test_importing_the_library_changes_no_environment():
-    code = "import os; b = dict(os.environ); import clipgeom.centering, pti.workflow; assert b == dict(os.environ)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_workers_are_as_many_as_available_cpus_unless_the_user_has_set_a_number(machine, monkeypatch):
+    monkeypatch.setattr(_threads, "available_cpus", lambda: 4)
+    assert _threads.own_threads() == _threads.own_threads(6) == 4
+    assert _threads.own_threads(3) == 3
+    monkeypatch.setattr(_threads, "free_cpus", lambda _root: 2)
+    _threads.limit_libraries(machine)  # chosen by the load, not by the user
+    assert _threads.threads_of_user() is None
+    assert _threads.own_threads() == _threads.own_threads(2) == 4
+    assert _threads.own_threads(1) == 1
+    for name in ("OMP_NUM_THREADS", _threads._LIMIT):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "6,2")
+    assert _threads.threads_of_user() == _threads.own_threads() == _threads.own_threads(6) == 6
+
+
+@pytest.mark.parametrize("text", ["", "0.0 0.0 0.0\n", "0.0 0.0 0.0 x/y 1\n", b"\xff\xfe"])
+def test_a_list_of_running_tasks_that_cannot_be_read_makes_all_cpus_free(machine, text):
+    (machine / "proc/loadavg").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert _threads.free_cpus(machine) == 8
 
 
 def test_parts_run_side_by_side_in_order(monkeypatch):
@@ -142,18 +159,19 @@ def test_blas_is_limited_until_the_last_user_leaves():
 def test_the_check_computes_with_one_blas_thread_whatever_the_number_of_cpus(monkeypatch):
     from clipgeom.centering import check
 
-    judge, seen = check.Judged.of, []
+    seen = []
 
-    def judged(*args):
+    def judged(*_args):
         seen.append((set(_blas().values()), threading.current_thread() is threading.main_thread()))
-        return judge(*args)
+        if len(seen) < count:
+            time.sleep(0.2)  # so that the other half begins
+        raise ZeroDivisionError
 
     monkeypatch.setattr(check.Judged, "of", judged)
     vectors = np.random.default_rng(0).normal(size=(120, 6)) + 2
-    results = []
-    for count in ("1", "2"):
-        monkeypatch.setenv("OMP_NUM_THREADS", count)
-        results.append(check_centering(vectors))
-    assert seen == [({1}, True)] * 2 + [({1}, False)] * 2
-    assert results[0].auc == results[1].auc
-    assert results[0].minus_slerp == results[1].minus_slerp
+    for count in (1, 2):
+        seen.clear()
+        monkeypatch.setenv("OMP_NUM_THREADS", str(count))
+        with pytest.raises(ZeroDivisionError):
+            check_centering(vectors)
+        assert seen == [({1}, count == 1)] * count

@@ -124,7 +124,7 @@ def test_several_captions_of_one_image(run, tmp_path, model):
     rows = json.loads((tmp_path / "r2" / "report.json").read_text())["statistics"]
     assert rows[0]["raw"] == report["statistics"][0]["raw"]
     code, out, _ = run("check", *vectors, "--out", "c2.safetensors")
-    assert Certificate.load("c2.safetensors").groups == "each 5 consecutive vectors"
+    assert Certificate.load("c2.safetensors").groups == "image ids"
 
 
 def test_texts_against_images(run, tmp_path):

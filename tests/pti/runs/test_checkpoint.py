@@ -9,7 +9,9 @@ import torch
 from clipgeom._progress import Quiet
 from pti.errors import CheckpointError, TrainingError
 from pti.runs import checkpoint
+from pti.runs.record import read_record
 from pti.runs.run import load_run
+from pti.threads import as_begun
 from pti.training.textual_inversion import TextualInversion
 from pti.workflow import run_stages
 from tests.pti.fuzz_run import fuzz
@@ -202,6 +204,40 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
     found = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", stage))
     assert found.state["step"] == 2
     assert all(torch.isfinite(t).all() for t in found.tensors.values())
+
+
+def test_a_resumed_run_uses_the_threads_that_it_was_begun_with(sd, tmp_path, monkeypatch):
+    from pti.training import textual_inversion as inversion
+
+    honest, seen = inversion.denoising_loss, []
+
+    def watched(*arguments):
+        seen.append(torch.get_num_threads())
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+        return honest(*arguments)
+
+    def threads(count, by_user=False):
+        """As in a process that has chosen its threads by the load, or in which the user has set them."""
+        monkeypatch.setenv("OMP_NUM_THREADS", str(count))
+        monkeypatch.setenv("CLIPGEOM_FREE_CPUS", "" if by_user else str(count))
+        torch.set_num_threads(count)
+
+    monkeypatch.setattr(inversion, "denoising_loss", watched)
+    before = torch.get_num_threads()
+    try:
+        for count, stop in ((1, 1), (2, 2)):
+            threads(count)
+            with pytest.raises(KeyboardInterrupt):
+                run_stages(configuration(sd, tmp_path / "run"), ("invert",))
+            assert seen == [1] * stop
+            assert torch.get_num_threads() == count
+        assert read_record(tmp_path / "run")["threads"] == 1
+        threads(2, by_user=True)
+        with as_begun(tmp_path / "run"):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_moments_and_vectors_are_in_it(sd, tmp_path):

@@ -1,0 +1,37 @@
+"""Threads of torch on the processor: rounding depends on their number, so a run keeps the one it was begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from clipgeom._threads import threads_of_user
+from pti.errors import CheckpointError
+from pti.runs.layout import RECORD
+from pti.runs.record import read_record
+
+__all__ = ["as_begun"]
+
+
+@contextmanager
+def as_begun(folder: Path) -> Iterator[None]:
+    """Use as many threads as the run in a folder was begun with; restored afterwards.
+
+    A number that the user sets in ``OMP_NUM_THREADS`` comes first. A new run begins with what torch uses now.
+    """
+    before = torch.get_num_threads()
+    begun = read_record(folder).get("threads") if (folder / RECORD).exists() else None
+    if begun is None or threads_of_user() is not None:
+        yield
+        return
+    if type(begun) is not int or begun < 1:
+        path = folder / RECORD
+        raise CheckpointError(f"{path} has threads = {begun!r}, expected a whole number above 0; delete it: rm {path}")
+    torch.set_num_threads(begun)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,20 @@
+"""What golden runs and reports start from: the only place here that names the builders of other tests.
+
+Imported where they are needed, since a report on vectors needs no diffusers.
+"""
+
+from importlib import import_module
+
+_BUILDERS = {
+    "save_tower": ("tests.encoder.towers", "save_projection"),
+    "save_sd": ("tests.pti.small", "save_sd"),
+    "save_sdxl": ("tests.pti.small", "save_sdxl"),
+    "write_pictures": ("tests.pti.small", "write_pictures"),
+    "save_clip": ("tests.pti.towers", "save_clip"),
+    "save_dino": ("tests.pti.towers", "save_dino"),
+}
+
+
+def __getattr__(name):
+    module, function = _BUILDERS[name]
+    return getattr(import_module(module), function)

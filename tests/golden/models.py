@@ -16,5 +16,7 @@ _BUILDERS = {
 
 
 def __getattr__(name):
+    if name not in _BUILDERS:
+        raise AttributeError(f"tests.golden.models has no builder {name!r}")
     module, function = _BUILDERS[name]
     return getattr(import_module(module), function)

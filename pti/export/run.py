@@ -102,8 +102,8 @@ def _public_name(run: Run) -> str:
 def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
     """The settings for the card: where things lie on somebody's machine is not for it to tell."""
     sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in asdict(run.config).items()}
-    sections.pop("run")
-    sections["model"]["name"] = _public_name(run)
+    sections.pop("output")
+    sections["model"]["pretrained_model"] = _public_name(run)
 
     def last(value: Any) -> Any:
         if isinstance(value, str) and Path(value).expanduser().exists():

@@ -159,7 +159,7 @@ def configuration(model, folder, *changes):
 
 def session(config):
     """A run before its first step: engine, model with its pivot, latents."""
-    return Trainer(config, Path(config.run.folder), Quiet(), None)
+    return Trainer(config, Path(config.output.dir), Quiet(), None)
 
 
 def write_pictures(folder, captions, *, suffix=".png"):
@@ -182,8 +182,8 @@ def tuning_of(config):
     """Stage 2 of a run whose pivot has never been inverted, before its first step."""
     made = session(config)
     made.prepare_tuning()
-    rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.pivot.rows]
-    model = replace(made.model, pivot=made.model.pivot.with_rows(rows))
+    rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.placeholder.embeddings]
+    model = replace(made.model, placeholder=made.model.placeholder.with_embeddings(rows))
     tuning = LoraTuning(made.engine, model, made.latents, made.config, decision=made.decision)
     made._own_pictures(tuning)
     return tuning

@@ -50,7 +50,8 @@ def test_run_goes_through_all_stages_in_order(pti, file, tmp_path, monkeypatch):
     called = []
     for stage in ("evaluate", "export"):
         monkeypatch.setattr(
-            f"pti.evaluation.run.{stage}_run", lambda folder, stage=stage, **_: called.append((stage, folder))
+            {"evaluate": "pti.evaluation.run.evaluate_run", "export": "pti.export.run.export_run"}[stage],
+            lambda folder, stage=stage, **_: called.append((stage, folder)),
         )
     code, _, err = pti("run", file)
     assert code == 0, err
@@ -104,7 +105,7 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     assert "'knight' is a token of" in wrong(pti, file, "--set", "concept.placeholder_token=knight")
     several = wrong(pti, file, "--set", "concept.class_word=red knight")
     assert "2 token(s) of text_encoder ('red</w>', 'knight</w>')" in several
-    assert "did you mean 'rank'" in wrong(pti, file, "--set", "tuning.rnak=3")
+    assert "did you mean 'rank'" in wrong(pti, file, "--set", "lora.rnak=3")
     assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.pretrained_model="empty"')
     assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.pretrained_model=./absent")
     assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.interpolation=aslerp")

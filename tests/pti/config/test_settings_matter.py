@@ -127,21 +127,24 @@ PREVIEWS = {
 METRICS = {"lora.distance_every": ("2", ()), "lora.probes": ("3", ())}
 ELSEWHERE = {  # what each of these changes has a test of its own, named here
     **dict.fromkeys(
-        (f"evaluation.{key}" for key in ("prompts", "count", "seed", "clip", "dino", "learnt")),
-        "test_outcome.py: test_settings_of_the_evaluation",
+        (
+            f"evaluation.{key}"
+            for key in ("prompts", "images_per_prompt", "seed", "clip_model", "dino_model", "concept_attributes")
+        ),
+        "evaluation/test_run.test_settings_of_the_evaluation",
     ),
-    **dict.fromkeys(("export.name", "export.dtype"), "test_outcome.py: test_settings_of_the_export"),
+    **dict.fromkeys(("export.name", "export.dtype"), "evaluation/test_run.test_settings_of_the_export"),
     "model.pretrained_model": "test_other_pipelines",
     "model.revision": "test_what_belongs_to_the_hub",
     "model.variant": "test_what_belongs_to_the_hub",
     "concept.placeholder_token": "test_the_word_itself",
     "concept.num_vectors": "test_several_vectors",
-    "data.split": "test_dataset.test_a_data_set",
-    "loss.unmasked_weight": "test_focus.test_both_stages_weigh_places",  # to the small ones all places are alike
+    "data.split": "data/test_dataset.test_a_data_set",
+    "loss.unmasked_weight": "training/test_concept_mask.test_both_stages_weigh_places",  # small ones see all places alike
     "data.image_column": "test_columns_of_a_data_set",
-    "data.caption_column": "test_dataset.test_another_column_of_the_metadata",
-    "locality.certificates": "test_gate",
-    "locality.allow_uncertified": "test_gate",
+    "data.caption_column": "data/test_dataset.test_another_column_of_the_metadata",
+    "locality.certificates": "locality/test_certification",
+    "locality.allow_uncertified": "locality/test_certification",
     "runtime.device": "test_the_device",
     "runtime.gradient_checkpointing": "test_gradient_checkpointing",
     "runtime.trackers": "test_trackers",
@@ -292,7 +295,7 @@ def test_half_precision_that_the_device_lacks():
 
     if torch.cuda.is_available():
         pytest.skip("this device has it")
-    with pytest.raises(ConfigError, match=r"engine\.mixed_precision = 'fp16' does not work here"):
+    with pytest.raises(ConfigError, match=r"runtime\.mixed_precision = 'fp16' does not work here"):
         Runtime(read_config(None, ("runtime.mixed_precision=fp16",)).runtime)
 
 

@@ -48,8 +48,8 @@ def test_what_is_written_is_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("tuning.rnak=4", r"\[tuning\] has no setting 'rnak' \(did you mean 'rank'\?\)"),
-        ("tunning.rank=4", r"no section \[tunning\] \(did you mean 'tuning'\?\)"),
+        ("lora.rnak=4", r"\[lora\] has no setting 'rnak' \(did you mean 'rank'\?\)"),
+        ("lorra.rank=4", r"no section \[lorra\] \(did you mean 'lora'\?\)"),
         ("lora.rank=true", "lora.rank is a whole number; got True"),
         ("lora.rank=2.5", "lora.rank is a whole number; got 2.5"),
         ("lora.rank=0", "lora.rank is at least 1; got 0"),
@@ -79,10 +79,10 @@ def test_files_that_are_no_configuration(tmp_path):
         read_config(tmp_path / "a.toml")
     with pytest.raises(ConfigError, match=r"is no run folder: it holds no config\.toml"):
         read_config(tmp_path)
-    (tmp_path / "a.toml").write_text("tuning = 3")
-    with pytest.raises(ConfigError, match="tuning is a section"):
+    (tmp_path / "a.toml").write_text("lora = 3")
+    with pytest.raises(ConfigError, match="lora is a section"):
         read_config(tmp_path / "a.toml")
-    (tmp_path / "a.toml").write_text("[tuning\n")
+    (tmp_path / "a.toml").write_text("[lora\n")
     with pytest.raises(ConfigError, match="cannot be read as TOML"):
         read_config(tmp_path / "a.toml")
 

@@ -66,7 +66,7 @@ def test_templates_take_the_place_of_the_part_with_the_word_as_often_as_others_a
 
 def test_a_template_without_the_word_is_refused(tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION,))
-    with pytest.raises(ConfigError, match=r"data\.templates: 'a picture' lacks \{token\}"):
+    with pytest.raises(ConfigError, match=r"data\.prompt_templates: 'a picture' lacks \{token\}"):
         read_images(DataSection(source=str(folder), prompt_templates=("a picture",)))
 
 

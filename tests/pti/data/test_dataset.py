@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
-from pti.data import latent_cache as latents
+from pti.data import latent_cache
 from pti.data.dataset import read_images
 from pti.data.latent_cache import LatentCache
 from pti.data.latent_refinement import refine_latents
@@ -34,13 +34,13 @@ def read(folder, **changes):
 
 def test_captions_from_metadata_from_files_and_from_a_template(folder):
     assert [s.caption for s in read(folder).samples] == list(CAPTIONS)
-    assert {s.caption for s in read(folder, caption="ink {token}").samples} == {"ink {token}"}
+    assert {s.caption for s in read(folder, instance_prompt="ink {token}").samples} == {"ink {token}"}
     (folder / "metadata.jsonl").unlink()
     for i, caption in enumerate(CAPTIONS):
         (folder / f"{i}.txt").write_text(f"{caption}\n", encoding="utf-8")
     assert [s.caption for s in read(folder).samples] == list(CAPTIONS)
-    assert len(read(folder, limit=2).samples) == 2
-    assert [s.caption for s in read(folder, held_out=1).held_out] == [CAPTIONS[2]]
+    assert len(read(folder, max_images=2).samples) == 2
+    assert [s.caption for s in read(folder, holdout=1).held_out] == [CAPTIONS[2]]
 
 
 def test_another_column_of_the_metadata(folder):
@@ -87,8 +87,8 @@ def test_one_picture_is_trained_on_with_a_word_of_warning(tmp_path):
     (note,) = read(folder).notes
     assert "single picture" in note
     assert read(write_pictures(tmp_path / "two", CAPTIONS[:2])).notes == ()
-    with pytest.raises(ConfigError, match=r"data\.held_out = 1 leaves nothing to train on"):
-        read(folder, held_out=1)
+    with pytest.raises(ConfigError, match=r"data\.holdout = 1 leaves nothing to train on"):
+        read(folder, holdout=1)
 
 
 def test_a_corrupt_picture_is_named(folder):
@@ -148,7 +148,7 @@ def test_what_a_metadata_file_may_not_be(folder, tmp_path):
 def test_the_digest_knows_pictures_and_captions(folder):
     before = read(folder).digest
     assert read(folder).digest == before
-    assert read(folder, caption="{token}").digest != before
+    assert read(folder, instance_prompt="{token}").digest != before
     Image.new("RGB", (9, 9)).save(folder / "1.png")
     assert read(folder).digest != before
 
@@ -282,7 +282,7 @@ def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkey
     noise = torch.randn(len(views), *first.shape)
     wanted = first.of(views, noise)
     second.take(means)
-    monkeypatch.setattr(latents, "fitted", None)  # whoever calls it fails
+    monkeypatch.setattr(latent_cache, "refine_latents", None)  # whoever calls it fails
     for found, expected in zip(second.of(views, noise), wanted, strict=True):
         assert torch.equal(found, expected)
 

@@ -134,17 +134,17 @@ def test_held_out_pictures_are_denoised_at_equal_noise(trained):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompts", '["{token}"]'), ("count", "3"), ("seed", "7"), ("learnt", '["background"]')],
+    [("prompts", '["{token}"]'), ("images_per_prompt", "3"), ("seed", "7"), ("concept_attributes", '["background"]')],
 )
 def test_settings_of_the_evaluation(trained, other, name, value):
     before = json.loads((trained / EVALUATION).read_text())
     after = json.loads(evaluate_run(other(**{f"evaluation__{name}": value})).read_text())
     assert before != after
-    if name == "learnt":
+    if name == "concept_attributes":
         assert "background" not in after["leakage"]
 
 
-@pytest.mark.parametrize("name", ["clip", "dino"])
+@pytest.mark.parametrize("name", ["clip_model", "dino_model"])
 def test_judges_that_are_named_must_be_there(other, name):
     with pytest.raises(EncoderError):
         evaluate_run(other(**{f"evaluation__{name}": '"/nowhere/at/all"'}))
@@ -152,13 +152,13 @@ def test_judges_that_are_named_must_be_there(other, name):
 
 def test_an_attribute_that_nobody_reads(other):
     with pytest.raises(ConfigError, match="does not know 'hat'"):
-        evaluate_run(other(evaluation__learnt='["hat"]'))
+        evaluate_run(other(evaluation__concept_attributes='["hat"]'))
 
 
 def test_settings_of_the_export(trained, other):
     named = export_run(other(export__name='"mine"'))
     assert (named / "mine.safetensors").is_file()
-    half = load_file(export_run(other(export__precision='"fp16"')) / "tok_lora.safetensors")
+    half = load_file(export_run(other(export__dtype='"fp16"')) / "tok_lora.safetensors")
     assert {tensor.dtype for name, tensor in half.items() if not name.endswith("alpha")} == {np.dtype("float16")}
 
 

@@ -1,5 +1,7 @@
 """The regulariser: its midpoints, its gradient, its absence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def prepared(folder):
     model = add_placeholder_token(load_pipeline(str(folder)), "<tok>", "knight")
     rows = [row.flip(-1) for row in model.placeholder.embeddings]
     pivot = model.placeholder.with_embeddings(rows)
-    return type(model)(**{**{f: getattr(model, f) for f in model.__slots__}, "pivot": pivot})
+    return replace(model, placeholder=pivot)
 
 
 def ruled(model, routes, mode, center=None):
@@ -35,7 +37,7 @@ def ends(model):
     with torch.no_grad():
         return (
             encode_prompts(model, [write(p) for p in PROMPTS])
-            for write in (model.pivot.in_prompt, model.pivot.in_class)
+            for write in (model.placeholder.in_prompt, model.placeholder.in_class_prompt)
         )
 
 
@@ -53,15 +55,19 @@ def test_midpoints_are_a_plain_loop_over_positions(any_pipeline, positions):
         offset += encoder.width
         for row in range(2):
             for i in range(77):
-                a, b = (c.states[row, i, part].numpy().astype(np.float64) for c in (token, plain))
+                a, b = (c.prompt_embeds[row, i, part].numpy().astype(np.float64) for c in (token, plain))
                 last = 77 if positions == "suffix" else starts[row] + 1
                 inside = starts[row] <= i < last
                 expected = slerp(a, b, float(times[row])) if inside else a
                 np.testing.assert_allclose(made.prompt_embeds[row, i, part].numpy(), expected, rtol=1e-4, atol=1e-5)
     before = [made.prompt_embeds[row, : starts[row]] for row in range(2)]
-    assert all(torch.equal(b, plain.states[row, : starts[row]]) for row, b in enumerate(before))
+    assert all(torch.equal(b, plain.prompt_embeds[row, : starts[row]]) for row, b in enumerate(before))
     if model.kind == "sdxl":
-        pooled = slerp(token.pooled, plain.pooled, times) if positions == "suffix" else token.pooled
+        pooled = (
+            slerp(token.pooled_prompt_embeds, plain.pooled_prompt_embeds, times)
+            if positions == "suffix"
+            else token.pooled_prompt_embeds
+        )
         torch.testing.assert_close(made.pooled_prompt_embeds, pooled)
 
 
@@ -77,12 +83,12 @@ def test_each_position_has_its_own_centre(sd):
         rulings[place] = PositionMode(mode, center, "")
     made = midpoint(model, InterpolationPlan(rulings), routes, token, plain, torch.full((2,), 0.5))
     center = rulings[TokenPosition(0, "hidden", "padded:20")].center.float()
-    expected = vslerp(token.states[:, 20], plain.states[:, 20], 0.5, center=center, keep_norm=True)
+    expected = vslerp(token.prompt_embeds[:, 20], plain.prompt_embeds[:, 20], 0.5, center=center, keep_norm=True)
     torch.testing.assert_close(made.prompt_embeds[:, 20], expected)
     eos = [int(routes[row][0].eos) for row in range(2)]
     assert eos == [5, 2]  # BOS a <tok> at night EOS, and BOS <tok> EOS
     for row in range(2):
-        middle = (token.states[row, eos[row]] + plain.states[row, eos[row]]) / 2
+        middle = (token.prompt_embeds[row, eos[row]] + plain.prompt_embeds[row, eos[row]]) / 2
         torch.testing.assert_close(made.prompt_embeds[row, eos[row]], middle)
 
 
@@ -123,7 +129,7 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     captions = [tuning.latents.caption(view) for view in tuning.draw("tune", tuning.latents, 0).views]
     noisy, times = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.tensor([20, 70])
     conditions = tuning.conditions.midpoints(captions)
-    with torch.no_grad(), tuning.lora.frozen():
+    with torch.no_grad(), tuning.lora.disabled():
         base = predict_noise(model, noisy, times, conditions)
 
     def value():
@@ -165,11 +171,11 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
     whole = torch.autograd.grad(terms["loss"], parameters)
     draw = tuning.draw("tune", tuning.latents, 0)
     clean, _ = tuning.latents.of(draw.views, draw.latent_noise)
-    noisy = tuning.model.alphas[draw.times].sqrt().view(-1, 1, 1, 1) * clean
-    noisy = noisy + (1 - tuning.model.alphas[draw.times]).sqrt().view(-1, 1, 1, 1) * draw.noise
+    noisy = tuning.model.alphas_cumprod[draw.timesteps].sqrt().view(-1, 1, 1, 1) * clean
+    noisy = noisy + (1 - tuning.model.alphas_cumprod[draw.timesteps]).sqrt().view(-1, 1, 1, 1) * draw.noise
     captions = [tuning.latents.caption(view) for view in draw.views]
     token = encode_prompts(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
-    plain = encode_prompts(tuning.model, [tuning.pivot.in_class(c) for c in captions])
+    plain = encode_prompts(tuning.model, [tuning.pivot.in_class_prompt(c) for c in captions])
     states = token.prompt_embeds.clone()
     for row, text in enumerate(captions):
         first = tuning.model.encoders[0].tokenizer(tuning.pivot.in_prompt(text)).input_ids.index(tuning.pivot.ids[0][0])
@@ -177,9 +183,9 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
     states[silent] = encode_prompts(tuning.model, [""]).prompt_embeds
 
     def unet(conditions):
-        return tuning.model.unet(noisy, draw.times, encoder_hidden_states=conditions).sample
+        return tuning.model.unet(noisy, draw.timesteps, encoder_hidden_states=conditions).sample
 
-    with torch.no_grad(), tuning.lora.frozen():
+    with torch.no_grad(), tuning.lora.disabled():
         base = unet(states)
     loss = (unet(token.prompt_embeds) - draw.noise).square().mean() + 3.0 * (unet(states) - base).square().mean()
     assert float(terms["loss"].detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
@@ -215,7 +221,7 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
         with torch.no_grad():
             conditions = tuning.conditions.midpoints(captions)
             tuned = predict_noise(tuning.model, noisy, times, conditions)
-            with tuning.lora.frozen():
+            with tuning.lora.disabled():
                 base = predict_noise(tuning.model, noisy, times, conditions)
         moved.append(float(difference(tuned, base).mean()))
     assert moved[0] < 0.5 * moved[1]
@@ -234,9 +240,7 @@ def test_every_so_many_steps_and_pictures(sd, tmp_path):
         return original(sample, *args, **kwargs)
 
     tuning.model.unet.forward = counting
-    tuning.settings = type(tuning.settings)(**{
-        **{f: getattr(tuning.settings, f) for f in tuning.settings.__slots__}, "measure_every": 100, "steps": 5
-    })  # fmt: skip
+    tuning.settings = replace(tuning.settings, distance_every=100, steps=5)
     records = [tuning._one() for _ in range(4)]
     assert [record.locality is not None for record in records] == [True, False, True, False]
     # rows 0 and 2 of three: one pass without gradient, and one for everything that is trained
@@ -252,12 +256,12 @@ def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
         ("lora.batch_size=3", "locality.every_n_steps=2"),
     ):
         tuning = tuning_of(configuration(sd, tmp_path / "run", f"locality.empty_prompt_fraction={share}", *changes))
-        every, found = tuning.config.locality.every, []
+        every, found = tuning.config.locality.every_n_steps, []
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
             draw = tuning.draw("tune", tuning.latents, 0)
-            chosen = torch.arange(0, tuning.settings.batch, tuning.config.locality.one_in)
-            found += tuning.regulariser.silent(step, 0, draw, chosen)
+            chosen = torch.arange(0, tuning.settings.batch_size, tuning.config.locality.every_nth_image)
+            found += tuning.regulariser.is_empty_prompt(step, 0, draw, chosen)
         assert np.mean(found) == share
 
 
@@ -279,13 +283,13 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
         clean, _ = tuning.latents.of([ImageView(i) for i in range(3)], torch.zeros(3, 4, 4, 4))
         times = torch.tensor([40, 60, 80])
         noise = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-        noisy = add_noise(tuning.model.alphas, clean, noise, times)
+        noisy = add_noise(tuning.model.alphas_cumprod, clean, noise, times)
         with torch.no_grad():
             said = predict_noise(
                 tuning.model, noisy, times, encode_prompts(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
             )
-            with tuning.lora.frozen():
-                wanted = predict_noise(tuning.model, noisy, times, tuning.conditions.of(captions, untrained))
+            with tuning.lora.disabled():
+                wanted = predict_noise(tuning.model, noisy, times, tuning.conditions.encode(captions, untrained))
         gaps.append(float(difference(said, wanted).mean()))
     assert gaps[0] < 0.5 * gaps[1]
 
@@ -306,7 +310,7 @@ def test_levels_that_are_held(sd, tmp_path):
         )
         draw = tuning.draw("tune", tuning.latents, 0)
         levels = tuning.regulariser.levels(0, 0, draw)
-        return draw.times, levels, *tuning.regulariser.ways(0, 0, draw, levels, torch.arange(8))
+        return draw.timesteps, levels, *tuning.regulariser.prompt_kinds(0, 0, draw, levels, torch.arange(8))
 
     times, levels, tuned, frozen = drawn("loss.max_timestep=30", "locality.outside_timesteps=nothing")
     assert torch.equal(times, levels)
@@ -329,12 +333,12 @@ def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypat
     )
 
     def held(share):
-        monkeypatch.setattr(type(tuning.engine), "share", lambda self, batch: share)
+        monkeypatch.setattr(type(tuning.engine), "batch_slice", lambda self, batch: share)
         draw = tuning.draw("tune", tuning.latents, 1)
         chosen = torch.tensor([i for i, row in enumerate(draw.rows) if row % 2 == 0])
         levels = tuning.regulariser.levels(5, 1, draw)[chosen]
         said = [tuning.regulariser.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
-        return levels.tolist(), said, *tuning.regulariser.ways(5, 1, draw, levels, chosen)
+        return levels.tolist(), said, *tuning.regulariser.prompt_kinds(5, 1, draw, levels, chosen)
 
     whole, *halves = (held(share) for share in (BatchSlice(0, 1, 6), BatchSlice(0, 2, 3), BatchSlice(1, 2, 3)))
     assert len(whole[0]) == 3
@@ -359,7 +363,7 @@ def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
         noisy, times = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([20, 50, 80])
         with torch.no_grad():
             tuned = predict_noise(tuning.model, noisy, times, empty_prompt_embeds(tuning.model)[[0, 0, 0]])
-            with tuning.lora.frozen():
+            with tuning.lora.disabled():
                 base = predict_noise(tuning.model, noisy, times, empty_prompt_embeds(tuning.model)[[0, 0, 0]])
         moved.append(float(difference(tuned, base).mean()))
     assert moved[0] < 0.5 * moved[1]
@@ -390,11 +394,11 @@ def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
     list(tuning.run())
     caption = [tuning.latents.caption(tuning.draw("tune", tuning.latents, 0).views[0])]
     tuned = tuning.conditions.midpoints(caption)
-    with torch.no_grad(), tuning.lora.frozen():
+    with torch.no_grad(), tuning.lora.disabled():
         base = tuning.conditions.midpoints(caption)
-    assert (tuned.states - base.states).abs().max() > 1e-4
+    assert (tuned.prompt_embeds - base.prompt_embeds).abs().max() > 1e-4
     fresh = add_placeholder_token(load_pipeline(str(sdxl)), "<tok>", "dragon")
     with torch.no_grad():
-        states = encode_prompts(fresh, [tuning.pivot.in_class(caption[0])]).prompt_embeds
-        with tuning.lora.frozen():
-            assert torch.equal(tuning.conditions.of(caption, "class").states, states)
+        states = encode_prompts(fresh, [tuning.pivot.in_class_prompt(caption[0])]).prompt_embeds
+        with tuning.lora.disabled():
+            assert torch.equal(tuning.conditions.encode(caption, "class").prompt_embeds, states)

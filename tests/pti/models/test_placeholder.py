@@ -15,15 +15,19 @@ def model(sd):
 
 
 def test_tokens_are_named_as_diffusers_names_them(model):
-    pivot = model.pivot
+    pivot = model.placeholder
     assert pivot.tokens == ("<tok>", "<tok>_1")
     assert pivot.in_prompt("a {token} at night") == "a <tok> <tok>_1 at night" == pivot.in_prompt("a <tok> at night")
     assert pivot.in_prompt("a <tok> <tok>_1 at night") == "a <tok> <tok>_1 at night"
-    assert pivot.in_class("a {token} at night") == "a red knight at night" == pivot.in_class("a <tok> <tok>_1 at night")
+    assert (
+        pivot.in_class_prompt("a {token} at night")
+        == "a red knight at night"
+        == pivot.in_class_prompt("a <tok> <tok>_1 at night")
+    )
     ids = tokenize(model.encoders[0], [pivot.in_prompt("a {token}")]).ids[0]
     assert ids[2:4].tolist() == list(pivot.ids[0])
     words = model.encoders[0].tokenizer("red knight", add_special_tokens=False).input_ids
-    assert torch.equal(pivot.rows[0], model.encoders[0].table.weight[words])
+    assert torch.equal(pivot.embeddings[0], model.encoders[0].table.weight[words])
 
 
 def test_rows_in_place_of_a_table_row_give_what_the_row_would(sd):
@@ -41,9 +45,9 @@ def test_rows_in_place_of_a_table_row_give_what_the_row_would(sd):
 
 def test_the_gradient_reaches_the_parameter_itself_and_nothing_else(model):
     """Trap 3: no detached copy. Trap 4: no table that an optimiser could move."""
-    row = torch.nn.Parameter(model.pivot.rows[0].clone())
+    row = torch.nn.Parameter(model.placeholder.embeddings[0].clone())
     before = model.encoders[0].table.weight.clone()
-    encode_prompts(model, [f"a {model.pivot.written}"], rows=[row]).prompt_embeds.square().sum().backward()
+    encode_prompts(model, [f"a {model.placeholder.written}"], rows=[row]).prompt_embeds.square().sum().backward()
     assert row.grad is not None
     assert (row.grad.abs().sum(dim=-1) > 0).all()
     assert model.encoders[0].table.weight.grad is None
@@ -53,8 +57,11 @@ def test_the_gradient_reaches_the_parameter_itself_and_nothing_else(model):
 
 def test_only_the_new_ids_are_replaced(model):
     encoder = model.encoders[0]
-    rows, ids = torch.full((2, 16), 7.0), torch.tensor([[1, model.pivot.ids[0][1], 2, model.pivot.ids[0][0]]])
-    with placeholder_embeddings(encoder, model.pivot.ids[0], rows * torch.tensor([[1.0], [2.0]])):
+    rows, ids = (
+        torch.full((2, 16), 7.0),
+        torch.tensor([[1, model.placeholder.ids[0][1], 2, model.placeholder.ids[0][0]]]),
+    )
+    with placeholder_embeddings(encoder, model.placeholder.ids[0], rows * torch.tensor([[1.0], [2.0]])):
         embedded = encoder.table(ids)
     assert torch.equal(embedded[0, [0, 2]], encoder.table.weight[[1, 2]])
     assert (embedded[0, 1] == 14).all()
@@ -87,7 +94,7 @@ def test_initialisers_of_one_word_or_a_word_each(sd):
     assert torch.equal(one.placeholder.embeddings[0][0], one.placeholder.embeddings[0][1])
     each = add_placeholder_token(load_pipeline(str(sd)), "<tok>", "red knight", initializer="ghost crown", vectors=2)
     assert not torch.equal(each.placeholder.embeddings[0][0], each.placeholder.embeddings[0][1])
-    with pytest.raises(ConfigError, match=r"needs one, or as many as concept\.vectors = 2"):
+    with pytest.raises(ConfigError, match=r"needs one, or as many as concept\.num_vectors = 2"):
         add_placeholder_token(load_pipeline(str(sd)), "<tok>", "red knight", initializer="ghost crown sea", vectors=2)
 
 

@@ -1,5 +1,7 @@
 """Conditions are what the pipeline's own encoder would give, with the word loaded the usual way."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -15,7 +17,7 @@ def with_word(folder, model, *, honest):
     parts = [(pipeline.tokenizer, pipeline.text_encoder)]
     if hasattr(pipeline, "text_encoder_2"):
         parts.append((pipeline.tokenizer_2, pipeline.text_encoder_2))
-    for (tokenizer, encoder), row in zip(parts, model.pivot.rows, strict=True):
+    for (tokenizer, encoder), row in zip(parts, model.placeholder.embeddings, strict=True):
         pipeline.load_textual_inversion({"<tok>": row}, token="<tok>", tokenizer=tokenizer, text_encoder=encoder)
         if honest:  # say where a prompt ends; the published configurations say 2
             getattr(encoder, "text_model", encoder).eos_token_id = tokenizer.eos_token_id
@@ -27,9 +29,7 @@ def test_equal_to_the_pipelines_own(any_pipeline):
     model = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "knight")
     moved = [row + 0.3 for row in model.placeholder.embeddings]
     model = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "knight")
-    model = type(model)(
-        **{**{f: getattr(model, f) for f in model.__slots__}, "pivot": model.placeholder.with_embeddings(moved)}
-    )
+    model = replace(model, placeholder=model.placeholder.with_embeddings(moved))
     prompts = ["a <tok> at night", "a red crown, <tok>, in the snow"]
     with torch.no_grad():
         ours = encode_prompts(model, prompts)

@@ -152,7 +152,7 @@ def test_a_run_refuses_a_folder_of_other_settings_and_leaves_it_alone(sd, tmp_pa
         match=r"inversion.learning_rate was 0.01, is 0.02; concept|inversion.learning_rate was 0.01, is 0.02\.",
     ):
         run_stages(configuration(sd, tmp_path / "run", "inversion.learning_rate=0.02"), ("invert",))
-    with pytest.raises(CheckpointError, match=r"tuning\.rank was 2, is 3"):
+    with pytest.raises(CheckpointError, match=r"lora\.rank was 2, is 3"):
         run_stages(configuration(sd, tmp_path / "run", "lora.rank=3"), ("tune",))
     with pytest.raises(CheckpointError, match=r"data \(its content\) was"):
         run_stages(configuration(sd, tmp_path / "run", "data.source=miniworld:ember"), ("invert",))
@@ -167,7 +167,7 @@ def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("pti.training.optimizer.OptimizationLoop.walk", never)
+    monkeypatch.setattr("pti.training.optimizer.OptimizationLoop.take_step", never)
     run_stages(config, ("invert", "tune"))
     assert (folder / "metrics.jsonl").read_bytes() == before
     with pytest.raises(AssertionError):  # it would have been noticed

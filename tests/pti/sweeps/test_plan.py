@@ -36,7 +36,7 @@ def test_the_grid_times_the_groups():
     }
     assert points[1].config.data.source == "miniworld:comet"
     assert points[7].config.lora.alpha == 4.0
-    assert points[1].label == "rate=0.0001-alpha=off-seed=1-source=miniworld-comet"
+    assert points[1].label == "learning_rate=0.0001-alpha=off-seed=1-source=miniworld-comet"
     assert len(set(names(points))) == 8
     assert type(points[0].values["inversion.learning_rate"]) is float
     assert len({point.inversion for point in points}) == 4  # alpha is stage 2's
@@ -60,7 +60,7 @@ def test_names_hold_when_the_grid_grows():
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        ({"vary": {"tuning.rnak": [4]}}, r"tuning.rnak=4: \[tuning\] has no setting 'rnak' \(did you mean 'rank'"),
+        ({"vary": {"lora.rnak": [4]}}, r"lora.rnak=4: \[lora\] has no setting 'rnak' \(did you mean 'rank'"),
         ({"vary": {"rank": [4]}}, "named section.key"),
         ({"vary": {"lora.rank": [4, 0]}}, "at lora.rank=0: lora.rank is at least 1"),
         ({"vary": {"lora.rank": [None]}}, "lora.rank is a whole number; got None"),
@@ -72,7 +72,7 @@ def test_names_hold_when_the_grid_grows():
         ({"together": [[]]}, "is empty"),
         (
             {"together": [[{"lora.rank": 4}, {"lora.learning_rate": 1.0}]]},
-            "name the same settings; got lora.rank and tun",
+            "name the same settings; got lora.rank and lora.learning_rate",
         ),
         ({"vary": SEEDS, "together": [[{"runtime.seed": 1}]]}, "runtime.seed varies twice"),
         ({"together": [[{"runtime.seed": 1}]] * 2}, "runtime.seed varies twice"),
@@ -120,7 +120,7 @@ def test_values_of_a_command_line():
             read_vary(text)
     with pytest.raises(ConfigError, match=r"runtime.seed has 2, data.source has 1"):
         read_together("runtime.seed=0,1;data.source=a")
-    with pytest.raises(ConfigError, match=r"names engine\.seed twice"):
+    with pytest.raises(ConfigError, match=r"names runtime\.seed twice"):
         read_together("runtime.seed=0;runtime.seed=1")
 
 

@@ -41,10 +41,10 @@ def counted(patch):
     calls = []
 
     def counting(config, stages, **options):
-        calls.append((Path(config.run.folder).parent.name, *stages))
+        calls.append((Path(config.output.dir).parent.name, *stages))
         return run_stages(config, stages, **options)
 
-    patch.setattr(sweep_run, "execute", counting)
+    patch.setattr(sweep_run, "run_stages", counting)
     return calls
 
 
@@ -288,11 +288,11 @@ def test_a_stopped_sweep_has_its_table(base, tmp_path, monkeypatch):
     from pti.sweeps import worker as sweep_run
 
     def interrupted(config, stages, **options):
-        if "runs/seed=1" in config.run.folder:
+        if "runs/seed=1" in config.output.dir:
             raise KeyboardInterrupt
         return run_stages(config, stages, **options)
 
-    monkeypatch.setattr(sweep_run, "execute", interrupted)
+    monkeypatch.setattr(sweep_run, "run_stages", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(Sweep(base, vary=SEEDS), tmp_path / "sweep", stages=("invert",))
     assert pd.read_parquet(tmp_path / "sweep" / "sweep.parquet").status.tolist() == ["done", "missing"]
@@ -353,7 +353,7 @@ def test_the_command(pti, base, tmp_path):
     ("arguments", "message"),
     [
         ((), "nothing varies; say what does"),
-        (("--vary", "tuning.rnak=1"), "did you mean 'rank'?"),
+        (("--vary", "lora.rnak=1"), "did you mean 'rank'?"),
         (("--vary", "lora.rank=1,"), "lora.rank is a whole number; got None"),
         (("--seeds", "2", "--vary", "runtime.seed=1"), "runtime.seed varies twice"),
         (("--seeds", "2", "--until", "tuned"), "--until is one of"),

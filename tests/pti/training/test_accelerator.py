@@ -15,10 +15,10 @@ from pti.training.accelerator import Runtime
 SCRIPT = """
 import os
 from pathlib import Path
-from pti.training.accelerator import Engine
-from pti.config.schema import EngineSection
-engine = Engine(EngineSection(device="{device}"))
-told = f"{{engine.processes}} {{engine.is_main}}"
+from pti.training.accelerator import Runtime
+from pti.config.schema import RuntimeSection
+runtime = Runtime(RuntimeSection(device="{device}"))
+told = f"{{runtime.processes}} {{runtime.is_main}}"
 Path(__file__).with_name(os.environ["RANK"] + ".txt").write_text(told, encoding="utf-8")
 """
 

@@ -26,7 +26,7 @@ def test_two_processes_draw_the_halves_of_what_one_draws():
     whole = drawn()
     halves = [drawn(share=BatchSlice(rank, 2, 2)) for rank in (0, 1)]
     assert whole.views == halves[0].views + halves[1].views
-    for name in ("times", "noise", "latent_noise", "offset", "between"):
+    for name in ("timesteps", "noise", "latent_noise", "offset", "interpolation_t"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves])), name
     np.testing.assert_array_equal(whole.rows, np.concatenate([half.rows for half in halves]))
 
@@ -71,9 +71,11 @@ def test_views_vary_only_as_asked():
     assert {view.wording for view in views} == {0, 1}
     some = [drawn(step, whole_from=40) for step in range(20)]
     for noisy in (True, False):
-        found = {v.wording for draw in some for v, t in zip(draw.views, draw.times, strict=True) if (t >= 40) == noisy}
+        found = {
+            v.wording for draw in some for v, t in zip(draw.views, draw.timesteps, strict=True) if (t >= 40) == noisy
+        }
         assert found == ({0} if noisy else {0, 1})
-        free = {w for draw in some for w, t in zip(draw.wordings, draw.times, strict=True) if (t >= 40) == noisy}
+        free = {w for draw in some for w, t in zip(draw.wordings, draw.timesteps, strict=True) if (t >= 40) == noisy}
         assert free == {0, 1}
     plain = [view for step in range(5) for view in drawn(step, crops=1, flips=False, wordings=1).views]
     assert {(view.crop, view.mirrored, view.wording) for view in plain} == {(0, False, 0)}

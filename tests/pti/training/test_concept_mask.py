@@ -26,7 +26,7 @@ def test_the_class_word_is_seen_where_the_figure_stands(name, tmp_path):
     made = session(read_config(None, [f"data.source=miniworld:{name}", f"output.dir={tmp_path}"]))
     centers = np.arange(8) * CELL + CELL / 2
     upon, beside = [], []
-    for view, factors in zip(made.latents.cut_outs, scenes(6, 77, character=name).factors, strict=True):
+    for view, factors in zip(made.latents.unmirrored_views, scenes(6, 77, character=name).factors, strict=True):
         x, y = middle(factors["position"])
         touched, figure = (
             (abs(centers - y) < REACH[1] + more)[:, None] & (abs(centers - x) < REACH[0] + more)
@@ -66,10 +66,10 @@ def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
         any_pipeline, tmp_path, "data.random_flip=true", "data.resize_mode=random", "data.num_random_crops=2"
     )
     latents = session(config).latents
-    assert latents.cells([ImageView(0)]) is None
-    for number, view in enumerate(latents.cut_outs):
-        latents.weigh(view, torch.arange(16.0).view(1, 4, 4) + 100 * number)
-    plain, mirrored, other = latents.cells([ImageView(0, 1), ImageView(0, 1, True), ImageView(1, 0)])
+    assert latents.loss_weights([ImageView(0)]) is None
+    for number, view in enumerate(latents.unmirrored_views):
+        latents.set_loss_weights(view, torch.arange(16.0).view(1, 4, 4) + 100 * number)
+    plain, mirrored, other = latents.loss_weights([ImageView(0, 1), ImageView(0, 1, True), ImageView(1, 0)])
     assert torch.equal(plain.flip(-1), mirrored)
     assert not torch.equal(plain, other)
 
@@ -77,7 +77,7 @@ def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
 def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(
-        pti.training.trainer, "contrast", lambda *a, **k: looks.append(a[3]) or class_word_saliency(*a, **k)
+        pti.training.trainer, "class_word_saliency", lambda *a, **k: looks.append(a[3]) or class_word_saliency(*a, **k)
     )
     few = ("inversion.steps=1", "lora.steps=1", "sampling.prompts=[]", "loss.unmasked_weight=0.1")
 

@@ -52,7 +52,7 @@ def test_they_are_applied_for_a_while_or_for_good():
     with pytest.raises(ZeroDivisionError), averages.applied():
         raise ZeroDivisionError
     assert all(torch.equal(p, path[-1][name]) for name, p in parameters.items())
-    averages.apply()
+    averages.copy_to_model()
     assert all(torch.equal(p, averages.values[name]) for name, p in parameters.items())
 
 

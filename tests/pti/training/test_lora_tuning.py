@@ -31,21 +31,21 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
     tuning, records = tune("lora.train_text_encoder=true", pipeline=any_pipeline)
     fresh = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "dragon")
     assert base_weights_sha256(fresh) == base_weights_sha256(tuning.model)
-    assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.rows, tuning._frozen_rows, strict=True))
-    assert not any(row.requires_grad for row in tuning.pivot.rows)
+    assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.embeddings, tuning._frozen_rows, strict=True))
+    assert not any(row.requires_grad for row in tuning.pivot.embeddings)
     assert records[-1].weight_distance > 0
     assert records[-1].function_distance > 0
 
     def said(model):
         sizes = torch.tensor([[8.0, 8, 0, 0, 8, 8]])
-        conditions = encode_prompts(model, ["a <tok> at night"], rows=tuning.pivot.rows).with_time_ids(sizes)
+        conditions = encode_prompts(model, ["a <tok> at night"], rows=tuning.pivot.embeddings).with_time_ids(sizes)
         return predict_noise(model, torch.ones(1, 4, 4, 4), torch.tensor([50]), conditions)
 
     with torch.no_grad():
         base, changed = said(fresh), said(tuning.model)
-        with tuning.lora.frozen():
+        with tuning.lora.disabled():
             assert torch.equal(said(tuning.model), base)
-            with tuning.lora.frozen():
+            with tuning.lora.disabled():
                 pass
             assert torch.equal(said(tuning.model), base)
         assert torch.equal(said(tuning.model), changed)
@@ -62,7 +62,7 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
 
 def test_whatever_moves_is_noticed(tune):
     tuning, _ = tune(steps=False)
-    tuning.pivot.rows[0].data.add_(1e-6)
+    tuning.pivot.embeddings[0].data.add_(1e-6)
     with pytest.raises(TrainingError, match="vectors have moved in stage 2"):
         list(tuning.run())
     tuning, _ = tune(steps=False)
@@ -121,13 +121,15 @@ def test_changes_start_at_nothing_and_follow_the_seed(tune):
 
 
 def test_targets_that_are_not_there_are_named(tune):
-    with pytest.raises(ConfigError, match=r"tuning\.targets names 'to_w', but unet has no such layer"):
+    with pytest.raises(ConfigError, match=r"lora\.target_modules names 'to_w', but unet has no such layer"):
         tune('lora.target_modules=["to_q", "to_w"]')
-    with pytest.raises(ConfigError, match=r"tuning\.text_targets names 'to_q', but text_encoder has no such layer"):
+    with pytest.raises(
+        ConfigError, match=r"lora\.text_encoder_target_modules names 'to_q', but text_encoder has no such layer"
+    ):
         tune("lora.train_text_encoder=true", 'lora.text_encoder_target_modules=["to_q"]')
     with pytest.raises(ConfigError, match="names nothing"):
         tune("lora.target_modules=[]")
-    with pytest.raises(ConfigError, match=r"tuning\.targets names 'norm1', in unet a \w*Norm; name linear"):
+    with pytest.raises(ConfigError, match=r"lora\.target_modules names 'norm1', in unet a \w*Norm; name linear"):
         tune('lora.target_modules=["norm1"]')
 
 

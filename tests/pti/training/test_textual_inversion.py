@@ -28,7 +28,7 @@ def test_records_tell_distance_path_and_rate(invert):
     assert [record.step for record in records] == [1, 2, 3, 4, 5, 6]
     rates = [0.01 * lr_multiplier(step, 6, 2, "cosine") for step in range(6)]
     assert [record.rate for record in records] == pytest.approx(rates)
-    start = inversion.pivot.start[0]
+    start = inversion.pivot.initial_embeddings[0]
     assert records[-1].distance == pytest.approx(float((inversion.rows[0].detach() - start).norm()), rel=1e-6)
     assert records[-1].distance_per_rate == pytest.approx(records[-1].distance / sum(rates))
     assert records[-1].path >= records[-1].distance

@@ -6,12 +6,12 @@ Imported where they are needed, since a report on vectors needs no diffusers.
 from importlib import import_module
 
 _BUILDERS = {
-    "save_tower": ("tests.encoder.towers", "save_projection"),
-    "save_sd": ("tests.pti.small", "save_sd"),
-    "save_sdxl": ("tests.pti.small", "save_sdxl"),
-    "write_pictures": ("tests.pti.small", "write_pictures"),
-    "save_clip": ("tests.pti.towers", "save_clip"),
-    "save_dino": ("tests.pti.towers", "save_dino"),
+    "save_tower": ("tests.tiny.text_towers", "save_projection"),
+    "save_sd": ("tests.tiny.runs", "save_sd"),
+    "save_sdxl": ("tests.tiny.runs", "save_sdxl"),
+    "write_pictures": ("tests.tiny.runs", "write_pictures"),
+    "save_clip": ("tests.tiny.judges", "save_clip"),
+    "save_dino": ("tests.tiny.judges", "save_dino"),
 }
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from pti import execute, read_config
+from pti import read_config, run_stages
 
 from . import models
 from .digests import header_of, picture_of, tensors_of
@@ -26,7 +26,7 @@ def run_values():
     models.write_pictures(Path("pictures"), CAPTIONS)
     stages = {"sd": ("invert", "tune", "evaluate", "export"), "sdxl": ("invert", "tune", "export")}
     return {
-        name: folder_values(execute(read_config(SETTINGS / f"{name}.toml"), wanted)) for name, wanted in stages.items()
+        name: folder_values(run_stages(read_config(SETTINGS / f"{name}.toml"), wanted)) for name, wanted in stages.items()
     }
 
 
@@ -56,12 +56,15 @@ def _record(record):
     return record
 
 
+_OF_SETTINGS = {"belongs", "of", "sha256"}  # what a file belongs to, by names of settings, and digests over it
+
+
 def _header(path):
-    """The metadata of a file; of a checkpoint its schema, stage and state, without the settings that it belongs to."""
+    """The metadata of a file, such as the schema, stage and state of a checkpoint, without `_OF_SETTINGS`."""
     header = header_of(path)
     if "pti" in header:
-        return {key: value for key, value in json.loads(header["pti"]).items() if key != "belongs"}
-    return header
+        header = json.loads(header["pti"])
+    return {key: value for key, value in header.items() if key not in _OF_SETTINGS}
 
 
 def _card(text):

@@ -15,15 +15,15 @@ What is exported and evaluated starts from `load_run`::
 
     run = load_run(folder)
     run.config           Config
-    run.model            Model: pivot and low-rank changes in place, float32, frozen (`run.model.pivot`, `run.lora`)
+    run.model            DiffusionModel, trained, float32, frozen; `run.model.placeholder` and `run.lora` are what was learnt
     run.pivots           {token: [Tensor (vectors, width) for each text encoder]}
     run.starts           the same for e₀, the class word's embeddings
     run.held_out         the pictures kept from training
     run.marks            what every output has to say, such as an overridden certificate; usually empty
     run.record           record.json
 
-`pti.models.sampling.sample_images(run.model, prompts, seed=…, lora_scale=…)` draws; `run.lora.frozen()` is the base model;
-`encode(run.model, [run.model.pivot.in_class(p)])` conditions on the class word.
+`pti.models.sampling.sample_images(run.model, prompts, seed=…, lora_scale=…)` draws; within `run.lora.disabled()` the model
+is the base model; `encode_prompts(run.model, [run.model.placeholder.in_class_prompt(p)])` encodes a prompt's class version.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class DataSection:
 
     source: str = option(
         "miniworld:bramble",
-        "A folder of pictures (captions in metadata.jsonl, in a .txt file beside each, or by `caption`), "
+        "A folder of pictures (captions in metadata.jsonl, in a .txt file beside each, or by `instance_prompt`), "
         "miniworld:NAME for a new character of that world, or the id of a data set.",
     )
     instance_prompt: str | None = option(
@@ -81,11 +81,13 @@ class DataSection:
         low=0,
         high=1,
     )
-    wordings: int = option(8, "With tag_dropout: how many wordings of each caption are drawn, once.", low=2, high=1000)
+    wordings: int = option(
+        8, "With caption_tag_dropout_rate: how many wordings of each caption are drawn, once.", low=2, high=1000
+    )
     prompt_templates: tuple[str, ...] = option(
         (),
-        "With tag_dropout: one of these, with the same probability, in place of the part with the new word, so that a style "
-        "said there is left out, too. In miniworld the body's colour was learnt better, and the headgear's less: "
+        "With caption_tag_dropout_rate: one of these, with the same probability, in place of the part with the new word, so "
+        "that a style said there is left out, too. In miniworld the body's colour was learnt better, and the headgear's less: "
         "reports/pivotal-tuning.",
         example=("a picture of {token}",),
         before=(),
@@ -248,7 +250,10 @@ class LoraSection:
         None, "Its learning rate. Left out: that of the UNet times `text_rate_share`.", above=0, example=5e-5
     )
     text_rate_share: float = option(
-        0.5, "Without text_rate: the text encoder's learning rate, of the UNet's.", above=0, before=1.0
+        0.5,
+        "Without `text_encoder_learning_rate`: the text encoder's learning rate, of the UNet's.",
+        above=0,
+        before=1.0,
     )
     text_encoder_target_modules: tuple[str, ...] = option(
         ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -286,12 +291,14 @@ class LocalitySection:
     )
     weight: float = option(
         1.0,
-        "Weight of the regulariser; 0 is the same as mode none. In miniworld prompts are obeyed less with a tenth, and ten "
-        "times as much was not surely better: reports/locality/figures/front.png.",
+        "Weight of the regulariser; 0 is the same as interpolation none. In miniworld prompts are obeyed less with a tenth, "
+        "and ten times as much was not surely better: reports/locality/figures/front.png.",
         low=0,
     )
     interpolation_t: float = option(0.5, "Where between the token (0) and the class word (1).", low=0, high=1)
-    time_drawn: bool = option(False, "Draw that place anew for every picture, uniformly, in place of `time`.")
+    time_drawn: bool = option(
+        False, "Draw that place anew for every picture, uniformly, in place of `interpolation_t`."
+    )
     positions: str = option(
         "suffix",
         "Which token positions are interpolated: those of the placeholder, or all from there on, which carry the "
@@ -353,7 +360,9 @@ class PriorPreservationSection:
         low=0,
     )
     class_images: str | None = option(
-        None, "Folder of class pictures, captioned by `prompt`. Left out: the frozen model draws them.", example="class"
+        None,
+        "Folder of class pictures, captioned by `class_prompt`. Left out: the frozen model draws them.",
+        example="class",
     )
     class_prompt: str = option("a picture of {class}", "What class pictures show: drawn from it, or captioned by it.")
     num_class_images: int = option(32, "How many are drawn.", low=1)

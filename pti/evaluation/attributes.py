@@ -1,15 +1,34 @@
-"""What can be read in pictures of any model: attributes, their values, and how a caption would put each value."""
+"""Attributes of pictures: their values, how a caption would put each value, and the two readers that tell them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
+from clipgeom.miniworld.characters import NewCharacter
+from pti.evaluation.metrics import zero_shot
 
-__all__ = ["VOCABULARY", "Vocabulary", "check_vocabulary", "says"]
+if TYPE_CHECKING:
+    from clipgeom.miniworld.readers import FactorReaders
+    from pti.evaluation.judges import Pictures, TextJudge
+
+__all__ = [
+    "VOCABULARY",
+    "AttributeReader",
+    "FactorReader",
+    "Vocabulary",
+    "ZeroShotReader",
+    "character_values",
+    "check_vocabulary",
+    "says",
+]
 
 Vocabulary = Mapping[str, Mapping[str, tuple[str, ...]]]
 """Attribute → value → phrases. A caption is the subject, a comma, and a phrase."""
@@ -64,6 +83,97 @@ VOCABULARY: Vocabulary = MappingProxyType(
 )
 
 
+@runtime_checkable
+class AttributeReader(Protocol):
+    """Tells the value of every attribute of its vocabulary, picture by picture."""
+
+    vocabulary: Vocabulary
+
+    def read(self, pictures: Pictures, /) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
+
+
+class ZeroShotReader:
+    """Reads attributes by the nearest of several captions' embeddings.
+
+    Parameters
+    ----------
+    judge : TextJudge
+    vocabulary : mapping
+        Attribute → value → phrases; the embedding of a value is the mean of its phrases' unit embeddings.
+    subject : str
+        What captions speak of: the class word.
+    """
+
+    def __init__(self, judge: TextJudge, vocabulary: Vocabulary = VOCABULARY, *, subject: str) -> None:
+        check_vocabulary(vocabulary)
+        self.judge, self.vocabulary = judge, vocabulary
+        self._texts = {
+            attribute: {
+                value: _mean_direction(judge.embed_texts([f"{subject}, {phrase}" for phrase in phrases]))
+                for value, phrases in values.items()
+            }
+            for attribute, values in vocabulary.items()
+        }
+
+    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
+        """The value of every attribute that is nearest to each picture."""
+        return zero_shot(self.judge.embed_pictures(pictures), self._texts)
+
+
+class FactorReader:
+    """The drawn world's factor readers.
+
+    Parameters
+    ----------
+    readers : FactorReaders
+    """
+
+    def __init__(self, readers: FactorReaders) -> None:
+        from clipgeom.miniworld.captions import FACING
+        from clipgeom.miniworld.readers import READ
+
+        self.readers = readers
+        # "top left" says a position: what a figure faces is said by a verb alone
+        facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
+        vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
+        self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
+
+    @classmethod
+    def load(cls, folder: Path | None = None, /) -> Self:
+        """Those of the package, or in a folder.
+
+        Raises
+        ------
+        WeightsError
+            They are missing or damaged.
+        """
+        from clipgeom.miniworld.readers import load_readers
+
+        return cls(load_readers(folder))
+
+    def said(self, prompt: str, /) -> set[str]:
+        """The attributes that a prompt says, by the world's own phrases: "left" alone may be a position."""
+        return {
+            attribute
+            for attribute, values in self.vocabulary.items()
+            if says(prompt, {phrase: () for phrases in values.values() for phrase in phrases})
+        }
+
+    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
+        """The likeliest value of everything that is read, for every picture."""
+        return self.readers.read(pictures)
+
+
+def character_values(character: NewCharacter, /) -> dict[str, str]:
+    """What the factor readers should see in every picture of one of the drawn world's new characters."""
+    return {
+        **character.factors,
+        "pattern": character.pattern or "plain",
+        "emblem": character.emblem or "none",
+        "two_tone": "yes" if character.headgear_second else "no",
+    }
+
+
 def check_vocabulary(vocabulary: Mapping[str, Mapping[str, Any]], /) -> None:
     """Refuse attributes with fewer than two values, and values that no phrase says.
 
@@ -91,3 +201,8 @@ def says(prompt: str, values: Mapping[str, tuple[str, ...]], /) -> bool:
         " ".join(re.findall(r"\w+", text.lower())) for value, phrases in values.items() for text in (value, *phrases)
     )
     return any(f" {text} " in f" {words} " for text in said if text)
+
+
+def _mean_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
+    return mean

@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from clipgeom.errors import ConfigError, DomainError
-from pti.evaluation.attributes import says
-from pti.evaluation.judges import AttributeReader, PictureJudge, Pictures, TextJudge, check_pictures
+from pti.evaluation.attributes import AttributeReader, says
+from pti.evaluation.judges import PictureJudge, Pictures, TextJudge, check_pictures
 from pti.evaluation.metrics import (
     Comparison,
     Estimate,

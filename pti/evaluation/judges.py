@@ -1,11 +1,11 @@
-"""Networks that look at pictures: CLIP and DINOv2 give embeddings, readers tell attributes.
+"""Networks that embed pictures: CLIP and DINOv2.
 
-Measures know them by three small protocols alone. Pictures are uint8 of shape (n, height, width, 3).
+Measures know them by two small protocols alone. Pictures are uint8 of shape (n, height, width, 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
@@ -17,25 +17,16 @@ from clipgeom._networks import FLAG, build, integer, number, read_json, require_
 from clipgeom.encoder.files import section, weight_files
 from clipgeom.encoder.settings import ATTENTION, IDS, TEXT, VISION
 from clipgeom.errors import ConfigError, EncoderError, ShapeError, first_line
-from clipgeom.miniworld.characters import NewCharacter
-from pti.evaluation.attributes import VOCABULARY, Vocabulary, check_vocabulary, says
-from pti.evaluation.metrics import zero_shot
 
 if TYPE_CHECKING:
     import torch
 
-    from clipgeom.miniworld.readers import FactorReaders
-
 __all__ = [
-    "AttributeReader",
     "ClipJudge",
     "DinoJudge",
-    "FactorReader",
     "PictureJudge",
     "Pictures",
     "TextJudge",
-    "ZeroShotReader",
-    "character_values",
 ]
 
 Pictures = NDArray[np.uint8]
@@ -71,15 +62,6 @@ class TextJudge(PictureJudge, Protocol):
     """Also gives embeddings of texts, in the same space."""
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]: ...  # noqa: D102
-
-
-@runtime_checkable
-class AttributeReader(Protocol):
-    """Tells the value of every attribute of its vocabulary, picture by picture."""
-
-    vocabulary: Vocabulary
-
-    def read(self, pictures: Pictures, /) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
 
 
 class ClipJudge:
@@ -208,88 +190,6 @@ class DinoJudge:
             lambda pixels: self.model(pixel_values=pixels).last_hidden_state[:, 0],
             self.model.device,
         )
-
-
-class ZeroShotReader:
-    """Reads attributes by the nearest of several captions' embeddings.
-
-    Parameters
-    ----------
-    judge : TextJudge
-    vocabulary : mapping
-        Attribute → value → phrases; the embedding of a value is the mean of its phrases' unit embeddings.
-    subject : str
-        What captions speak of: the class word.
-    """
-
-    def __init__(self, judge: TextJudge, vocabulary: Vocabulary = VOCABULARY, *, subject: str) -> None:
-        check_vocabulary(vocabulary)
-        self.judge, self.vocabulary = judge, vocabulary
-        self._texts = {
-            attribute: {
-                value: _mean_direction(judge.embed_texts([f"{subject}, {phrase}" for phrase in phrases]))
-                for value, phrases in values.items()
-            }
-            for attribute, values in vocabulary.items()
-        }
-
-    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
-        """The value of every attribute that is nearest to each picture."""
-        return zero_shot(self.judge.embed_pictures(pictures), self._texts)
-
-
-class FactorReader:
-    """The drawn world's factor readers.
-
-    Parameters
-    ----------
-    readers : FactorReaders
-    """
-
-    def __init__(self, readers: FactorReaders) -> None:
-        from clipgeom.miniworld.captions import FACING
-        from clipgeom.miniworld.readers import READ
-
-        self.readers = readers
-        # "top left" says a position: what a figure faces is said by a verb alone
-        facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
-        vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
-        self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
-
-    @classmethod
-    def load(cls, folder: Path | None = None, /) -> Self:
-        """Those of the package, or in a folder.
-
-        Raises
-        ------
-        WeightsError
-            They are missing or damaged.
-        """
-        from clipgeom.miniworld.readers import load_readers
-
-        return cls(load_readers(folder))
-
-    def said(self, prompt: str, /) -> set[str]:
-        """The attributes that a prompt says, by the world's own phrases: "left" alone may be a position."""
-        return {
-            attribute
-            for attribute, values in self.vocabulary.items()
-            if says(prompt, {phrase: () for phrases in values.values() for phrase in phrases})
-        }
-
-    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
-        """The likeliest value of everything that is read, for every picture."""
-        return self.readers.read(pictures)
-
-
-def character_values(character: NewCharacter, /) -> dict[str, str]:
-    """What the factor readers should see in every picture of one of the drawn world's new characters."""
-    return {
-        **character.factors,
-        "pattern": character.pattern or "plain",
-        "emblem": character.emblem or "none",
-        "two_tone": "yes" if character.headgear_second else "no",
-    }
 
 
 def _fetched(model: str | Path, revision: str | None) -> Path:
@@ -440,8 +340,3 @@ def check_pictures(pictures: Pictures, /) -> None:
 def _batches(items: _Items) -> Iterator[_Items]:
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
-
-
-def _mean_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
-    return mean

@@ -18,16 +18,9 @@ from pti.data.dataset import MINIWORLD
 from pti.data.latent_cache import LatentCache
 from pti.data.transforms import image_to_tensor
 from pti.data.views import ImageView
+from pti.evaluation.attributes import FactorReader, ZeroShotReader, character_values
 from pti.evaluation.evaluate import Judges, evaluate_pictures
-from pti.evaluation.judges import (
-    ClipJudge,
-    DinoJudge,
-    FactorReader,
-    Pictures,
-    TextJudge,
-    ZeroShotReader,
-    character_values,
-)
+from pti.evaluation.judges import ClipJudge, DinoJudge, Pictures, TextJudge
 from pti.evaluation.metrics import Estimate, mean_estimate
 from pti.losses import add_noise, denoising_loss, predict_noise, prediction_target
 from pti.models.prompt_embeds import encode_prompts

@@ -53,7 +53,7 @@ def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str)
     Parameters
     ----------
     model : DiffusionModel
-        With a pivot.
+        With a placeholder token.
     prompts : sequence of str
         With ``{token}``.
     positions : {"suffix", "placeholder"}

@@ -42,7 +42,7 @@ def midpoint(
     plain: PromptEmbeds,
     times: torch.Tensor,
 ) -> PromptEmbeds:
-    """Conditions between those of prompts with the token and those with the class word.
+    """Interpolate between the embeddings of prompts with the token and with the class word.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def midpoint(
 
     Returns
     -------
-    Conditions
-        With the sizes of `token`. Outside the routes the states are those of the token's prompt.
+    PromptEmbeds
+        With the `time_ids` of `token`. Outside the token spans the embeddings are those of the token's prompt.
     """
     widths = [encoder.width for encoder in model.encoders]
     made = []

@@ -1,6 +1,6 @@
-"""Conditions of captions in stage 2: with the token, with the class word, midway between the two, and of no prompt.
+"""Embeddings of captions in stage 2: with the token, with the class word, midway between the two, and of no prompt.
 
-Where a text encoder is frozen, a caption's conditions never change and are computed once; that is what makes the
+Where a text encoder is frozen, a caption's embeddings never change and are computed once; that is what makes the
 regulariser's midpoints cheap. Where it is tuned, they are computed with its changes while gradients are recorded, and
 kept without them for the frozen side.
 """
@@ -23,12 +23,12 @@ __all__ = ["PromptEmbedCache"]
 
 
 class PromptEmbedCache:
-    """Conditions of captions, kept as far as they are frozen.
+    """Embeddings of captions, kept as far as they are frozen.
 
     Parameters
     ----------
     model : DiffusionModel
-        With a pivot, which is frozen.
+        With a placeholder token, which is frozen.
     lora : Lora
     settings : LocalitySection
     decision : InterpolationPlan or None
@@ -47,11 +47,11 @@ class PromptEmbedCache:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether conditions depend on what is being trained, here and now."""
+        """Whether the embeddings depend on what is being trained, here and now."""
         return self.lora.in_text and torch.is_grad_enabled()
 
     def encode(self, captions: Sequence[str], word: str) -> PromptEmbeds:
-        """Conditions of captions with the ``token`` or with the ``class`` word.
+        """Encode captions with the ``token`` or with the ``class`` word.
 
         With gradients, and a tuned text encoder, they are the tuned ones; otherwise the frozen model's.
         """
@@ -65,7 +65,7 @@ class PromptEmbedCache:
         return concatenate([self._kept[word, caption] for caption in captions])
 
     def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> PromptEmbeds:
-        """Conditions between captions with the token and with the class word, tuned or frozen as `of`'s are.
+        """Embeddings between those with the token and those with the class word, tuned or frozen as in `encode`.
 
         Parameters
         ----------
@@ -107,7 +107,7 @@ class PromptEmbedCache:
         return concatenate(parts)[torch.tensor(places).argsort()]
 
     def empty(self) -> PromptEmbeds:
-        """Conditions of no prompt, one row; tuned or frozen as `of`'s are."""
+        """Embeddings of the empty prompt, one row, tuned or frozen as in `encode`."""
         if self.requires_grad:
             return empty_prompt_embeds(self.model)
         if self._empty is None:

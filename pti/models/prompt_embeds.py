@@ -90,20 +90,20 @@ def tokenize(encoder: PipelineTextEncoder, prompts: Sequence[str]) -> Tokenized:
 def encode_prompts(
     model: DiffusionModel, prompts: Sequence[str], *, rows: Sequence[torch.Tensor] | None = None
 ) -> PromptEmbeds:
-    """Conditions for some prompts.
+    """Encode prompts.
 
     Parameters
     ----------
     model : DiffusionModel
     prompts : sequence of str
-        In which the new word is written out (`Pivot.in_prompt`).
+        In which the new word is written out (`PlaceholderToken.in_prompt`).
     rows : sequence of Tensor, each (vectors, width), optional
-        Embeddings of the new word, one for each encoder; those of the model's pivot by default.
+        Embeddings of the new word, one for each encoder; those of the model's placeholder token by default.
 
     Returns
     -------
-    Conditions
-        Without sizes; see `time_ids`.
+    PromptEmbeds
+        Without `time_ids`.
     """
     states, pooled = [], None
     if rows is None and model.placeholder is not None:
@@ -126,7 +126,7 @@ def encode_prompts(
 
 
 def empty_prompt_embeds(model: DiffusionModel) -> PromptEmbeds:
-    """Conditions of no prompt, as guidance subtracts it: of an empty one, or zeros where the pipeline has it so."""
+    """Embeddings of the empty prompt, which guidance subtracts; zeros where the pipeline is configured so."""
     none = encode_prompts(model, [""])
     if none.pooled_prompt_embeds is not None and model.pipeline.config.force_zeros_for_empty_prompt:
         return PromptEmbeds(torch.zeros_like(none.prompt_embeds), torch.zeros_like(none.pooled_prompt_embeds))

@@ -43,7 +43,7 @@ def sample_images(
     Parameters
     ----------
     model : DiffusionModel
-        With its pivot and low-rank changes, as far as there are any.
+        With its placeholder token and LoRA, as far as there are any.
     prompts : sequence of str
         The new word is written ``{token}``, or as it is; ``{class}`` is the class word.
     seed : int

@@ -33,7 +33,7 @@ class PlaceholderToken:
     embeddings : tuple of Tensor, each of shape (vectors, width)
         Their embeddings, float32, for each encoder.
     initial_embeddings : tuple of Tensor
-        What the rows were before any training, e₀.
+        The embeddings before any training, e₀.
     table_norms : tuple of float
         Mean norm of each encoder's embedding table.
     """

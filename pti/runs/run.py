@@ -42,7 +42,7 @@ class Run:
 
 
 def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
-    """A run as far as it has come: its model with pivot and low-rank changes in place.
+    """A run as far as it has come: its model with the placeholder token's embeddings and the LoRA in place.
 
     Without `pictures` the training pictures need not be there any more; none are in what is given back then.
 

@@ -85,7 +85,7 @@ class LoraTuning:
     ----------
     engine : Runtime
     model : DiffusionModel
-        With an inverted pivot.
+        With an inverted placeholder token.
     latents : LatentCache
         Of the training pictures.
     config : Config
@@ -158,7 +158,7 @@ class LoraTuning:
         Raises
         ------
         TrainingError
-            The loss is no number; the pivot or a frozen weight has moved.
+            The loss is no number; the placeholder's embeddings or a frozen weight have changed.
         """
         while not self.stopped:
             record = self._one()
@@ -167,7 +167,7 @@ class LoraTuning:
             yield record
 
     def check_frozen(self) -> None:
-        """Make sure, bit for bit, that the pivot and every base weight are what they were (trap 1 and 2)."""
+        """Make sure, bit for bit, that the placeholder's embeddings and every base weight are what they were (trap 1 and 2)."""
         if not all(torch.equal(a, b) for a, b in zip(self.pivot.embeddings, self._frozen_rows, strict=True)):
             raise TrainingError("the new word's vectors have moved in stage 2, where they are frozen")
         if base_weights_sha256(self.model) != self._digest:
@@ -379,7 +379,7 @@ class LoraTuning:
         return self.model
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds, the pivot included (trap 7)."""
+        """What a checkpoint holds, the placeholder's embeddings included (trap 7)."""
         kept = self.descent.tensors() | ({} if self.averages is None else self.averages.tensors())
         kept |= {f"rows.{i}": row for i, row in enumerate(self.pivot.embeddings)}
         kept |= {f"start.{i}": row for i, row in enumerate(self.pivot.initial_embeddings)}

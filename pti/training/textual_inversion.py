@@ -87,7 +87,7 @@ class TextualInversion:
     ----------
     engine : Runtime
     model : DiffusionModel
-        With a pivot.
+        With a placeholder token.
     latents : LatentCache
     config : Config
     """

@@ -13,17 +13,16 @@ from clipgeom.errors import ConfigError, EncoderError, ShapeError
 from clipgeom.miniworld.characters import NEW_CHARACTERS
 from clipgeom.miniworld.readers import READ, FactorReaders, build_network
 from clipgeom.miniworld.scenery import scenes
-from pti.evaluation.attributes import VOCABULARY, check_vocabulary, says
-from pti.evaluation.judges import (
+from pti.evaluation.attributes import (
+    VOCABULARY,
     AttributeReader,
-    ClipJudge,
-    DinoJudge,
     FactorReader,
-    PictureJudge,
-    TextJudge,
     ZeroShotReader,
     character_values,
+    check_vocabulary,
+    says,
 )
+from pti.evaluation.judges import ClipJudge, DinoJudge, PictureJudge, TextJudge
 from tests.tiny.judges import save_clip, save_dino
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)

@@ -26,7 +26,8 @@ def run_values():
     models.write_pictures(Path("pictures"), CAPTIONS)
     stages = {"sd": ("invert", "tune", "evaluate", "export"), "sdxl": ("invert", "tune", "export")}
     return {
-        name: folder_values(run_stages(read_config(SETTINGS / f"{name}.toml"), wanted)) for name, wanted in stages.items()
+        name: folder_values(run_stages(read_config(SETTINGS / f"{name}.toml"), wanted))
+        for name, wanted in stages.items()
     }
 
 

@@ -19,9 +19,7 @@ from pti.sweeps.sweep import Measure, Sweep, sweep
 __all__ = ["BEST_PIVOT", "PAIRS", "THEN", "UNHELD", "main"]
 
 PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))  # seed and character of every point
-BEST_PIVOT = (
-    "inversion.learning_rate=0.03"  # what reports/inversion-distance chose; the studies of tuning start from it
-)
+BEST_PIVOT = "inversion.learning_rate=0.03"  # chosen by reports/inversion-distance; the studies of tuning start from it
 # what had been by default until there was a hold of the noise levels that training leaves out
 UNHELD = (
     "data.latent_refinement_steps=0",

@@ -66,9 +66,8 @@ def plan(runs: Path) -> Sweep:
                 for places in PLACES
                 for seed, character in PAIRS
             ],
-            [
-                {"lora.learning_rate": rate} for rate in RATES
-            ],  # last, so that what rates share is drawn once in a process
+            # last, so that what rates share is drawn once in a process
+            [{"lora.learning_rate": rate} for rate in RATES],
         ],
     )
 

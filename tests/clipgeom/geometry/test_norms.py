@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from clipgeom import DomainError, ShapeError, measure_shells, measure_spectrum, radial_terms
 from clipgeom.geometry.bootstrap import jackknife_interval
 from clipgeom.geometry.vectors import FileVectors, as_vectors, row_hashes
+from tests.conftest import ROOT
 
 
 def sample(n=300, d=10, offset=2.0, seed=0):
@@ -229,6 +230,20 @@ def test_the_published_table_on_real_embeddings(shared, file, raw_var, centered_
     assert rounded(shells.raw.cv_norm, raw_cv) == raw_cv
     assert rounded(shells.centered.cv_norm, centered_cv) == centered_cv
     assert rounded(shells.offset_ratio, offset) == offset
+
+
+def test_real_embeddings_of_the_repository_have_the_published_statistics():
+    """The second row of the table and its radial terms, for clones without the shared folder; the file is float16."""
+    x = np.load(ROOT / "tests" / "data" / "vitl14_text_hidden_eos_ade150.npy").astype(np.float64)
+    assert x.shape == (150, 768)
+    shells = measure_shells(x)
+    assert shells.raw.var_norm == pytest.approx(0.0783, rel=0.01)
+    assert shells.centered.var_norm == pytest.approx(2.42, rel=0.005)
+    assert shells.raw.cv_norm == pytest.approx(0.0099, abs=0.0001)
+    assert shells.centered.cv_norm == pytest.approx(0.0751, abs=0.0001)
+    assert shells.offset_ratio == pytest.approx(0.924, abs=0.001)
+    assert pytest.approx((4340, 5198, -9290), rel=1e-3) == (shells.radial.A, shells.radial.B, shells.radial.C)
+    assert shells.radial.correlation == pytest.approx(-0.978, abs=5e-4)
 
 
 def test_the_published_radial_terms(shared):

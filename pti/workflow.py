@@ -15,15 +15,15 @@ What is exported and evaluated starts from `load_run`::
 
     run = load_run(folder)
     run.config           Config
-    run.model            DiffusionModel, trained, float32, frozen; `run.model.placeholder` and `run.lora` are what was learnt
-    run.pivots           {token: [Tensor (vectors, width) for each text encoder]}
-    run.starts           the same for e₀, the class word's embeddings
-    run.held_out         the pictures kept from training
-    run.marks            what every output has to say, such as an overridden certificate; usually empty
+    run.model            DiffusionModel with the trained embeddings and the LoRA in place, in float32, frozen
+    run.lora             the LoRA's parameters
+    run.held_out         the images kept from training
+    run.marks            warnings that every output carries, such as an overridden certificate; usually empty
     run.record           record.json
 
-`pti.models.sampling.sample_images(run.model, prompts, seed=…, lora_scale=…)` draws; within `run.lora.disabled()` the model
-is the base model; `encode_prompts(run.model, [run.model.placeholder.in_class_prompt(p)])` encodes a prompt's class version.
+`pti.models.sampling.sample_images(run.model, prompts, seed=…, lora_scale=…)` samples images. Within `run.lora.disabled()`
+the model is the base model. `encode_prompts(run.model, [run.model.placeholder.in_class_prompt(prompt)])` puts the class word
+in place of the token.
 """
 
 from __future__ import annotations

@@ -86,14 +86,6 @@ class Leakage:
     token: dict[str, float]
     class_word: dict[str, float]
 
-    @property
-    def above_chance(self) -> float:
-        """The observed distance less the level of chance, at least zero.
-
-        Right on average where nothing leaks; up to `chance` too low where much does.
-        """
-        return max(0.0, self.distance.value - self.chance)
-
 
 def image_similarity(
     generated: Float[NDArray[np.float64], "n d"],

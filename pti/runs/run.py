@@ -33,8 +33,6 @@ class Run:
     config: Config
     model: DiffusionModel
     lora: Lora
-    pivots: dict[str, list[torch.Tensor]]
-    starts: dict[str, list[torch.Tensor]]
     held_out: tuple[Sample, ...]
     samples: tuple[Sample, ...]
     marks: tuple[str, ...]
@@ -42,7 +40,7 @@ class Run:
 
 
 def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
-    """A run as far as it has come: its model with the placeholder token's embeddings and the LoRA in place.
+    """Load a run as far as it has come: its model with the trained embeddings and the LoRA in place.
 
     Without `pictures` the training pictures need not be there any more; none are in what is given back then.
 
@@ -74,16 +72,12 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
                 parameter.copy_(averaged[name] if averaged else stored[f"parameter.{name}"])
     for network in model.networks():
         network.to(device).requires_grad_(False)
-    assert model.placeholder is not None
-    token = model.placeholder.token
     record = read_record(folder)
     return Run(
         folder=folder,
         config=config,
         model=model,
         lora=Lora(model),
-        pivots={token: list(model.placeholder.embeddings)},
-        starts={token: list(model.placeholder.initial_embeddings)},
         held_out=data.held_out,
         samples=data.samples,
         marks=tuple(record.get("marks", [])),
@@ -92,7 +86,7 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
 
 
 def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) -> tuple[DiffusionModel, Config]:
-    """The model with the new word, and the settings with what the data knows filled in."""
+    """The model with its placeholder token, and the settings with the class word of the data filled in."""
     word = config.concept.class_word or pictures.class_word
     if not word:
         raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")

@@ -9,7 +9,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-DOCUMENTS = sorted([ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+)
 FENCED = re.compile(r"```.*?```", re.DOTALL)
 PACKAGES = ("analysis", "bin", "benchmarks", "clipgeom", "docs", "examples", "pti", "reports", "requirements", "tests")
 

@@ -49,7 +49,7 @@ from pti.models.token import PLACEHOLDER
 from pti.runs import checkpoint
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.record import read_record
-from pti.threads import as_begun
+from pti.runs.threads import as_begun
 from pti.training.trainer import Trainer
 
 __all__ = ["STAGES", "run_stage", "run_stages"]

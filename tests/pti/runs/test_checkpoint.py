@@ -11,7 +11,7 @@ from pti.errors import CheckpointError, TrainingError
 from pti.runs import checkpoint
 from pti.runs.record import read_record
 from pti.runs.run import load_run
-from pti.threads import as_begun
+from pti.runs.threads import as_begun
 from pti.training.textual_inversion import TextualInversion
 from pti.workflow import run_stages
 from tests.pti.fuzz_run import fuzz

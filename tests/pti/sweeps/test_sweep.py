@@ -99,7 +99,7 @@ def test_an_inversion_is_shared_and_a_run_is_what_it_is_alone(base, swept, tmp_p
     folder, executed = swept
     assert executed == [("inversions", "invert"), ("runs", "invert", "tune"), ("runs", "invert", "tune")]
     alone = run_stages(
-        configuration(base.model.name, tmp_path / "alone", *QUICK, "lora.learning_rate=0.02"), ("invert", "tune")
+        configuration(base.model.pretrained_model, tmp_path / "alone", *QUICK, "lora.learning_rate=0.02"), ("invert", "tune")
     )
     (run,) = folder.glob("runs/rate=0.02-*")
     for stage in ("invert", "tune"):
@@ -188,7 +188,7 @@ def test_what_is_done_is_not_done_again(base, executed, swept, tmp_path):
     assert table.checkpoint.tolist() == [1, 2] * 2
     assert table["seconds.tune"].tolist() == first["seconds.tune"].repeat(2).tolist()
     executed.clear()
-    other = configuration(base.model.name, "unused", *QUICK, "lora.steps=3")
+    other = configuration(base.model.pretrained_model, "unused", *QUICK, "lora.steps=3")
     table = pd.read_parquet(sweep(Sweep(other, vary={"lora.learning_rate": [0.01]}), folder))
     assert table["tune.steps"].tolist() == [3]
     assert executed == [("runs", "invert", "tune")]
@@ -217,7 +217,7 @@ def test_failures_are_recorded_and_the_others_go_on(base, executed, tmp_path):
     broken = write_pictures(tmp_path / "broken", ("a {token}", "{token}"))
     (broken / "1.png").write_bytes(b"no picture")
     fine = write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
-    base = configuration(base.model.name, "unused", *QUICK, "concept.class_word=knight")
+    base = configuration(base.model.pretrained_model, "unused", *QUICK, "concept.class_word=knight")
     plan = Sweep(base, vary={"data.source": [str(broken), str(fine)], "lora.learning_rate": [0.01, 1e30]})
     table = pd.read_parquet(sweep(plan, tmp_path / "sweep"))
     assert table.status.tolist() == ["failed", "failed", "done", "failed"]
@@ -302,7 +302,7 @@ def test_a_stopped_sweep_has_its_table(base, tmp_path, monkeypatch):
 def test_killed_it_does_what_is_missing(base, tmp_path, monkeypatch):
     """The power goes in the middle of the second run."""
     steps = 40
-    long = configuration(base.model.name, "unused", *QUICK, f"lora.steps={steps}")
+    long = configuration(base.model.pretrained_model, "unused", *QUICK, f"lora.steps={steps}")
     (tmp_path / "base.toml").write_text(toml_of(long))
     folder = tmp_path / "sweep"
     with subprocess.Popen(

@@ -286,7 +286,7 @@ def test_miniworld_is_the_default(sd, tmp_path, monkeypatch):
     root = tmp_path / "weights"
     shutil.copytree(sd, root / "pipeline")
     (root / CHECKSUMS).write_text(json.dumps(digests(root)))
-    changes = [c for c in toml_of(configuration("miniworld", tmp_path / "run")).splitlines() if "limit" not in c]
+    changes = [c for c in toml_of(configuration("miniworld", tmp_path / "run")).splitlines() if "max_images" not in c]
     (tmp_path / "mini.toml").write_text("\n".join(changes))
     config = read_config(tmp_path / "mini.toml", ("data.resolution=8",))
     run_stages(config, ("invert",), root=root)

@@ -99,9 +99,10 @@ def test_an_inversion_is_shared_and_a_run_is_what_it_is_alone(base, swept, tmp_p
     folder, executed = swept
     assert executed == [("inversions", "invert"), ("runs", "invert", "tune"), ("runs", "invert", "tune")]
     alone = run_stages(
-        configuration(base.model.pretrained_model, tmp_path / "alone", *QUICK, "lora.learning_rate=0.02"), ("invert", "tune")
+        configuration(base.model.pretrained_model, tmp_path / "alone", *QUICK, "lora.learning_rate=0.02"),
+        ("invert", "tune"),
     )
-    (run,) = folder.glob("runs/rate=0.02-*")
+    (run,) = folder.glob("runs/learning_rate=0.02-*")
     for stage in ("invert", "tune"):
         ours, theirs = (checkpoint.load(checkpoint.latest(f / "checkpoints", stage)) for f in (run, alone))
         assert ours.state == theirs.state

@@ -203,7 +203,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     if not written.strip():
         if isinstance(raw.get(section), dict):
             raw[section].pop(key, None)
-        _parse({section: {key: None}}) if section in {f.name for f in fields(Config)} else _parse({section: {}})
+        _parse({section: {key: None}})
         return
     raw.setdefault(section, {})[key] = value_of(name.strip(), written)
 

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import pytest
 
 from clipgeom.errors import ConfigError
+from pti.config.former_names import FORMER_SECTIONS, FORMER_SETTINGS
 from pti.config.identity import differences, fingerprint
 from pti.config.schema import EARLIER, Config
 from pti.config.toml_io import commented, read_config, toml_of
@@ -79,6 +80,32 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_wrong_settings_are_named(change, message):
     with pytest.raises(ConfigError, match=message):
         read_config(None, (change,))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("inversion.rate=0.1", "inversion.rate is now called inversion.learning_rate; use that name"),
+        ("tuning.rate=0.1", "[tuning] is now called [lora]; write tuning.rate as lora.learning_rate"),
+        ("tuning.rate=", "[tuning] is now called [lora]; write tuning.rate as lora.learning_rate"),
+        ("tuning.rnak=4", "[tuning] is now called [lora]"),
+    ],
+)
+def test_former_names_are_refused_with_the_present_ones(change, message):
+    with pytest.raises(ConfigError) as refused:
+        read_config(None, (change,))
+    assert str(refused.value) == message
+
+
+def test_former_names_lead_to_settings_that_exist():
+    known = Config().flat()
+    assert set(FORMER_SETTINGS.values()) <= set(known)
+    assert not set(FORMER_SETTINGS) & set(known)
+    sections = {name.partition(".")[0] for name in known}
+    assert set(FORMER_SECTIONS.values()) <= sections
+    assert not set(FORMER_SECTIONS) & sections
+    renamed = {name for name in known if name.partition(".")[0] in FORMER_SECTIONS.values()}
+    assert renamed <= set(FORMER_SETTINGS.values())
 
 
 def test_files_that_are_no_configuration(tmp_path):

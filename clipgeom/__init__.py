@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clipgeom.geometry.moments import Moments
     from clipgeom.geometry.norms import measure_shells, radial_terms
     from clipgeom.geometry.spectrum import measure_spectrum
+    from clipgeom.interpolation._modes import interpolate
     from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "compare_modalities",
     "conformity",
     "encode",
+    "interpolate",
     "lerp",
     "load_text_encoder",
     "measure_shells",
@@ -73,6 +75,7 @@ _MODULES = {
         "MissingExtraError",
         "ShapeError",
     ),
+    "interpolation._modes": ("interpolate",),
     "interpolation._slerp": ("aslerp", "lerp", "slerp", "vslerp"),
     "geometry.modality": ("compare_modalities",),
     "geometry.moments": ("Moments",),

@@ -8,6 +8,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from clipgeom.centering import CENTERED_MODES
+
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -19,7 +21,6 @@ from clipgeom.centering import LABELS, MODES
 __all__ = ["write"]
 
 LADDER = ("token", "penultimate", "prenorm", "hidden", "projected", "normalized")
-CENTERED = ("vslerp", "vslerp_norm", "aslerp")
 REAL_COMMAND = """```sh
 clipgeom report --model openai/clip-vit-large-patch14 --captions coco2014:val --limit 5000 --per-image first \\
     --positions eos,5 --representation penultimate,prenorm,hidden,projected,normalized --padded --out report-l14
@@ -349,12 +350,12 @@ def _calibration_table(r: dict[str, Any]) -> str:
             continue
         trials = found["trials"]
         cells = []
-        for mode in CENTERED:
+        for mode in CENTERED_MODES:
             count = found["validated"][mode]
             ci = binomtest(count, trials).proportion_ci()
             cells.append(f"{100 * count / trials:.1f} % [{100 * ci.low:.1f}, {100 * ci.high:.1f}]")
         rows.append([name.removeprefix("calibration-").replace("-", " "), f"{trials}", *cells])
-    return _table(["population (n = 1,000)", "trials", *(f"{LABELS[mode]} validated" for mode in CENTERED)], rows)
+    return _table(["population (n = 1,000)", "trials", *(f"{LABELS[mode]} validated" for mode in CENTERED_MODES)], rows)
 
 
 def _coverage_table(found: dict[str, Any]) -> str:

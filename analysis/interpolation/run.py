@@ -29,6 +29,7 @@ from analysis import ROOT
 from analysis.common import world as reading
 from clipgeom import Certificate
 from clipgeom._progress import Progress
+from clipgeom.centering import CENTERED_MODES
 from clipgeom.miniworld import FACTORS, load_clip
 from pti._logging import silence
 from pti.config.schema import LocalitySection
@@ -37,7 +38,7 @@ from pti.locality.alignment import (
     TokenSpan,
     interpolated_positions,
 )
-from pti.locality.certification import CENTERED, InterpolationPlan, plan_interpolation
+from pti.locality.certification import InterpolationPlan, plan_interpolation
 from pti.locality.midpoint import midpoint
 from pti.models.pipeline import DiffusionModel, load_pipeline
 from pti.models.prompt_embeds import PromptEmbeds, concatenate, encode_prompts, tokenize
@@ -104,7 +105,9 @@ def decisions_of(model: DiffusionModel, places: set[TokenPosition]) -> dict[str,
     """For each mode how to interpolate at each place; about the certificate's centres, validated there or not."""
     return {
         mode: plan_interpolation(
-            LocalitySection(interpolation=mode, certificates=(str(CERTIFICATE),), allow_uncertified=mode in CENTERED),
+            LocalitySection(
+                interpolation=mode, certificates=(str(CERTIFICATE),), allow_uncertified=mode in CENTERED_MODES
+            ),
             model,
             places,
         )

@@ -23,7 +23,7 @@ from analysis import ROOT
 from analysis.common import world as reading
 from analysis.common.study import BEST_PIVOT, PAIRS, THEN
 from analysis.locality import certificate as short_certificate
-from pti.locality.certification import CENTERED
+from clipgeom.centering import CENTERED_MODES
 from pti.runs.run import Run, load_run
 from pti.sweeps.sweep import Sweep
 
@@ -61,7 +61,7 @@ class Way:
             "locality.weight": self.weight,
             "locality.positions": self.positions,
             "locality.inputs": self.inputs,
-            "locality.allow_uncertified": self.mode in CENTERED,
+            "locality.allow_uncertified": self.mode in CENTERED_MODES,
             "prior_preservation.weight": self.prior,
         }
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +11,13 @@ from clipgeom.centering.classifier import Classifier, placements
 from clipgeom.centering.design import Fold, nearest_pairs, random_pairs, thirds
 from clipgeom.centering.shells import FittedShells, Whitening
 from clipgeom.geometry.bootstrap import Codes
-from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
+from clipgeom.interpolation._modes import CENTERED_MODES, MODES, interpolate
 
 __all__ = ["CENTERED_MODES", "MODES", "TIMES", "Judged"]
 
 Array = NDArray[np.float64]
 
 # from the simplest to the least simple: ties go to the left
-CENTERED_MODES = ("vslerp", "vslerp_norm", "aslerp")
-MODES = ("lerp", "slerp", *CENTERED_MODES)
 
 TIMES = (0.25, 0.5, 0.75)
 
@@ -77,7 +73,7 @@ class Judged:
                 # pair by pair of partners, so that no more than one point a vector is held at once
                 for start in range(0, len(pairs), len(judged)):
                     some = pairs[start : start + len(judged)]
-                    points = _interpolate(mode, judged[some[:, 0]], judged[some[:, 1]], t, whitening.center)
+                    points = interpolate(judged[some[:, 0]], judged[some[:, 1]], t, mode=mode, center=whitening.center)
                     radii = whitening.radii(points)
                     held = shells.hold(radii)
                     on_shell[start : start + len(some), k, m] = held.all(axis=1)
@@ -90,7 +86,9 @@ class Judged:
             by_shell[m] = alone / (len(pairs) * len(TIMES))
             held_near = [
                 shells.hold(
-                    whitening.radii(_interpolate(mode, judged[near[:, 0]], judged[near[:, 1]], t, whitening.center))
+                    whitening.radii(
+                        interpolate(judged[near[:, 0]], judged[near[:, 1]], t, mode=mode, center=whitening.center)
+                    )
                 ).all(axis=1)
                 for t in TIMES
             ]
@@ -136,24 +134,11 @@ def _classified(fitted: list[Array], judged: list[Array], whitening: Whitening) 
             made = np.empty_like(first)
             for t in TIMES:
                 mine = times == t
-                made[mine] = _interpolate(mode, first[mine], second[mine], t, whitening.center)
-            out = [_interpolate(mode, first_out, second_out, t, whitening.center) for t in TIMES]
+                made[mine] = interpolate(first[mine], second[mine], t, mode=mode, center=whitening.center)
+            out = [interpolate(first_out, second_out, t, mode=mode, center=whitening.center) for t in TIMES]
         classifier = Classifier.fit(whitening, real, made)
         scores = classifier.scores(real_out)
         placed = [placements(scores, classifier.scores(points)) for points in out]
         real_placed.append(np.mean([above for above, _ in placed], axis=0))
         made_placed.append(np.mean([below for _, below in placed], axis=0))
     return np.stack(real_placed, axis=1), np.stack(made_placed, axis=1)
-
-
-def _interpolate(mode: str, a: Array, b: Array, t: float, center: Array) -> Array:
-    """Interpolate by the name of a mode; a and b of shape (n, d)."""
-    functions: dict[str, Callable[[], Any]] = {
-        "lerp": lambda: lerp(a, b, t),
-        "slerp": lambda: slerp(a, b, t),
-        "vslerp": lambda: vslerp(a, b, t, center=center),
-        "vslerp_norm": lambda: vslerp(a, b, t, center=center, keep_norm=True),
-        "aslerp": lambda: aslerp(a, b, t, center=center),
-    }
-    points: Array = functions[mode]()
-    return points

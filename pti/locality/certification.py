@@ -15,15 +15,14 @@ from typing import Any
 import torch
 
 from clipgeom import Certificate, load_text_encoder
+from clipgeom.centering import CENTERED_MODES
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
 from pti.config.schema import LocalitySection
 from pti.locality.alignment import TokenPosition
 from pti.models.pipeline import DiffusionModel
 
-__all__ = ["CENTERED", "InterpolationPlan", "PositionMode", "plan_interpolation"]
-
-CENTERED = ("vslerp", "vslerp_norm", "aslerp")
+__all__ = ["InterpolationPlan", "PositionMode", "plan_interpolation"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,11 +101,11 @@ def plan_interpolation(
         An override is asked for that overrides nothing.
     """
     places = sorted(set(places))
-    centered = settings.interpolation in CENTERED
+    centered = settings.interpolation in CENTERED_MODES
     if settings.allow_uncertified and not centered:
         raise ConfigError(
             f"locality.allow_uncertified overrides nothing with mode {settings.interpolation!r}; "
-            f"it takes one of {', '.join(CENTERED)}"
+            f"it takes one of {', '.join(CENTERED_MODES)}"
         )
     if settings.interpolation in ("slerp", "lerp", "none"):
         return InterpolationPlan({p: PositionMode(settings.interpolation, None, "as configured") for p in places})

@@ -24,14 +24,13 @@ from collections.abc import Sequence
 
 import torch
 
-from clipgeom import aslerp, lerp, slerp, vslerp
-from clipgeom.errors import ConfigError
+from clipgeom import interpolate
 from pti.locality.alignment import TokenPosition, TokenSpan
 from pti.locality.certification import InterpolationPlan
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds
 
-__all__ = ["difference", "interpolate", "midpoint"]
+__all__ = ["difference", "midpoint"]
 
 
 def midpoint(
@@ -79,7 +78,7 @@ def midpoint(
         for mode, entries in rows.items():
             of = torch.tensor([row for row, _, _ in entries], device=a.device)
             at = torch.tensor([position for _, position, _ in entries], device=a.device)
-            between = interpolate(mode, a[of, at], b[of, at], times.to(a)[of], _centers(entries, a))
+            between = interpolate(a[of, at], b[of, at], times.to(a)[of], mode=mode, center=_centers(entries, a))
             a = a.index_put((of, at), between)
         made.append(a)
         if (
@@ -90,28 +89,13 @@ def midpoint(
             ruling = decision.rulings[TokenPosition(index, "projected", "eos")]
             center = None if ruling.center is None else ruling.center.to(token.pooled_prompt_embeds)
             pooled = interpolate(
-                ruling.mode,
                 token.pooled_prompt_embeds,
                 plain.pooled_prompt_embeds,
                 times.to(token.pooled_prompt_embeds),
-                center,
+                mode=ruling.mode,
+                center=center,
             )
     return PromptEmbeds(torch.cat(made, dim=-1), pooled, token.time_ids)
-
-
-def interpolate(
-    mode: str, a: torch.Tensor, b: torch.Tensor, times: torch.Tensor, center: torch.Tensor | None
-) -> torch.Tensor:
-    """Interpolate rows of shape (n, d) at times of shape (n,), about a centre where the mode has one."""
-    if mode == "slerp":
-        return slerp(a, b, times)
-    if mode == "lerp":
-        return lerp(a, b, times)
-    if center is None:
-        raise ConfigError(f"{mode} needs a centre")
-    if mode == "aslerp":
-        return aslerp(a, b, times, center=center)
-    return vslerp(a, b, times, center=center, keep_norm=mode == "vslerp_norm")
 
 
 def difference(tuned: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from clipgeom.errors import ConfigError
 from pti.data.views import ImageView
 from pti.locality.alignment import TokenPosition, align_prompts, interpolated_positions
 from pti.locality.certification import InterpolationPlan, PositionMode
-from pti.locality.midpoint import difference, interpolate, midpoint
+from pti.locality.midpoint import difference, midpoint
 from pti.losses import add_noise, predict_noise
 from pti.models.pipeline import load_pipeline
 from pti.models.placeholder import add_placeholder_token
@@ -90,15 +90,6 @@ def test_each_position_has_its_own_centre(sd):
     for row in range(2):
         middle = (token.prompt_embeds[row, eos[row]] + plain.prompt_embeds[row, eos[row]]) / 2
         torch.testing.assert_close(made.prompt_embeds[row, eos[row]], middle)
-
-
-@pytest.mark.parametrize("mode", ["slerp", "lerp", "vslerp", "vslerp_norm", "aslerp"])
-def test_ends_of_every_mode(mode):
-    a, b, center = (torch.randn(3, 8, dtype=torch.float64) for _ in range(3))
-    for t, end in ((0.0, a), (1.0, b)):
-        torch.testing.assert_close(interpolate(mode, a, b, torch.full((3,), t, dtype=torch.float64), center), end)
-    with pytest.raises(ConfigError, match="vslerp needs a centre"):
-        interpolate("vslerp", a, b, torch.zeros(3), None)
 
 
 def test_places_are_named_as_certificates_name_them(sdxl):

@@ -1,4 +1,4 @@
-"""Pivotal tuning: invert a few pictures of a character to a new word, then tune a generator lightly around it.
+"""Pivotal tuning: invert a few images of a character to a placeholder token, then fine-tune a generator around it.
 
 The command is ``pti``; from Python, `read_config`, `run_stages` and `load_run` do the same.
 """

@@ -1,4 +1,4 @@
-"""Files of a run, written whole or not at all."""
+"""JSON files of a run, written atomically."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ __all__ = ["write_json"]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What may be written into the folders that a user names: of a run, of a sweep; refused before anything is loaded."""
+"""Checks of the folders that a user names for a run or a sweep, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from clipgeom.errors import ConfigError
 
 __all__ = ["HEADER", "check_run_folder", "check_sweep_folder"]
 
-HEADER = "# Written by pti: every setting of this run.\n"  # of a run folder's config.toml
+HEADER = "# Written by pti: every setting of this run.\n"  # sections of a run folder's config.toml
 _RUN = ("record.json", "config.toml", "evaluation.json", "export")
 _SWEEP = ("sweep.json", "sweep.parquet")
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse a folder in which a run would replace files of something else, or cannot write.
+    """Refuse a folder that a run cannot write to, or in which it would replace foreign files.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def check_sweep_folder(folder: Path) -> None:
-    """Refuse a folder in which a sweep would replace files of something else, or cannot write.
+    """Refuse a folder that a sweep cannot write to, or in which it would replace foreign files.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes to: a run's or a sweep's."""
+"""Lock of a run or sweep folder, so that one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LOCK = ".lock"
 
 @contextmanager
 def alone(folder: Path, *, make: bool = False) -> Iterator[None]:
-    """Lock a folder for as long as the context lasts; a crash releases the lock.
+    """Lock a folder for the duration of the context; a crash releases the lock.
 
-    The same process may lock it again. Of processes that a launcher started together, the first locks it for all.
+    The same process may lock the folder again. Among processes started by one launcher, the first locks it for all.
 
     Parameters
     ----------
     folder : Path
     make : bool
-        Make the folder. Otherwise one without a run in it is not locked, and nothing is written to it.
+        Create the folder. If False, a folder without a run is neither locked nor written to.
 
     Raises
     ------

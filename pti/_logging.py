@@ -1,4 +1,4 @@
-"""Silence of the libraries' progress bars and log messages."""
+"""Suppression of progress bars and log messages of third-party libraries."""
 
 from clipgeom._extras import needs_extra
 
@@ -6,7 +6,7 @@ __all__ = ["silence"]
 
 
 def silence() -> None:
-    """Switch off the bars for each file that is loaded, and advice to programmers."""
+    """Switch off the progress bars for loading files, and advice to programmers."""
     with needs_extra("pti", "the trainer"):
         import diffusers
         import huggingface_hub
@@ -15,5 +15,5 @@ def silence() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    # it tells of every attempt to reach an absent network
+    # it logs every attempt to reach an absent network
     huggingface_hub.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]

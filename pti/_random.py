@@ -1,4 +1,4 @@
-"""Random numbers by seed, stream and place: no generator has a state to keep."""
+"""Random numbers determined by seed, stream and position, without a generator state to store."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STREAMS = {name: number for number, name in enumerate(_NAMES)}
 
 
 def rng_for(seed: int, stream: str, *numbers: int) -> np.random.Generator:
-    """The random numbers of one step of one stream."""
+    """Return the random generator of one step of one stream."""
     return np.random.default_rng((seed, STREAMS[stream], *numbers))

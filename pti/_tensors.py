@@ -1,4 +1,4 @@
-"""Safetensors files that a run writes and reads again: with a digest over their tensors and their header."""
+"""Safetensors files of a run, with a digest over their tensors and header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEAL = "sha256"
 
 
 def packed(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> bytes:
-    """Convert tensors and a header, which is written as JSON, to the content of a file."""
+    """Serialise tensors and a header, which is written as JSON, to the content of a file."""
     from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -26,13 +26,13 @@ def packed(tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> by
 
 
 def unpacked(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read tensors and header of a file of `packed`.
+    """Read tensors and header of a file written by `packed`.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        The file is damaged, or something else.
+        The file is damaged, or was not written by `packed`.
     """
     from safetensors import SafetensorError, safe_open
 

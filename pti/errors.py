@@ -1,4 +1,4 @@
-"""Errors of the trainer beside those of clipgeom; all are the user's to mend, and become one line and exit code 2."""
+"""Errors of the trainer that the user can fix; the commands print one line and exit with code 2."""
 
 from clipgeom.errors import ClipGeomError
 
@@ -6,7 +6,7 @@ __all__ = ["CheckpointError", "DataError", "TrainingError"]
 
 
 class DataError(ClipGeomError, ValueError):
-    """The training pictures or their captions cannot be used; the message names the file."""
+    """The training images or their captions cannot be used; the message names the file."""
 
 
 class CheckpointError(ClipGeomError):
@@ -14,4 +14,4 @@ class CheckpointError(ClipGeomError):
 
 
 class TrainingError(ClipGeomError):
-    """Training cannot go on: the loss is no number, or what must not move has moved."""
+    """Training cannot continue: the loss is not finite, or frozen weights have changed."""

@@ -1,4 +1,4 @@
-"""The denoising objective: noising, targets, weights, and the prediction itself."""
+"""The denoising loss: noise, prediction targets, loss weights and the UNet's prediction."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 
 
 def timestep_range(settings: LossSection, n_times: int) -> range:
-    """The noise levels that training draws from.
+    """Return the timesteps from which training samples.
 
     Raises
     ------
     ConfigError
-        None of the schedule's is among them.
+        No timestep of the schedule lies in the range.
     """
     last = min(settings.max_timestep, n_times)
     if settings.min_timestep >= last:
@@ -38,12 +38,12 @@ def timestep_range(settings: LossSection, n_times: int) -> range:
 
 
 def add_noise(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """z_t = √ᾱ_t·z + √(1 − ᾱ_t)·ε.
+    """Add noise to latents: z_t = √ᾱ_t·z + √(1 − ᾱ_t)·ε.
 
     Parameters
     ----------
     alphas : Tensor, shape (n_times,)
-        ᾱ.
+        Cumulative products of the noise schedule, ᾱ.
     clean, noise : Tensor, shape (n, channels, side, side)
     times : Tensor of int, shape (n,)
     """
@@ -54,7 +54,7 @@ def add_noise(alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, ti
 def prediction_target(
     prediction: str, alphas: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
 ) -> torch.Tensor:
-    """What the UNet should say: ε, or the velocity √ᾱ_t·ε − √(1 − ᾱ_t)·z (arXiv 2202.00512)."""
+    """Prediction target: the noise ε, or the velocity √ᾱ_t·ε − √(1 − ᾱ_t)·z (arXiv 2202.00512)."""
     if prediction == "epsilon":
         return noise
     if prediction != "v_prediction":
@@ -64,20 +64,21 @@ def prediction_target(
 
 
 def offset_noise(noise: torch.Tensor, offset: torch.Tensor, strength: float) -> torch.Tensor:
-    """Noise plus a constant for each channel, `offset` of shape (n, channels, 1, 1) times `strength`."""
+    """Add to the noise a constant per channel: `offset`, shape (n, channels, 1, 1), times `strength`."""
     return noise + strength * offset if strength else noise
 
 
 def min_snr_weights(prediction: str, alphas: torch.Tensor, times: torch.Tensor, gamma: float) -> torch.Tensor:
-    """min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for velocities (Hang et al., arXiv 2303.09556), shape (n,).
+    """Min-SNR loss weights, shape (n,): min(SNR, γ)/SNR for ε, min(SNR, γ)/(SNR + 1) for velocities.
 
-    At SNR = 0, which schedules that end in pure noise have, the first is 1 by its limit.
+    Source: Hang et al., arXiv 2303.09556. Schedules that end in pure noise have SNR = 0; the weight for ε is 1 there,
+    its limit.
     """
     level = alphas.to(times.device)[times].double()
     if prediction == "epsilon":
-        # γ/SNR = γ·(1 − ᾱ)/ᾱ is infinite there, and the smaller of it and 1 is 1
+        # γ/SNR = γ·(1 − ᾱ)/ᾱ is infinite at SNR = 0; the minimum of it and 1 is 1
         return torch.clamp(gamma * (1 - level) / level, max=1.0).to(alphas.dtype)
-    # min(SNR, γ)/(SNR + 1) times (1 − ᾱ)/(1 − ᾱ): no division by 1 − ᾱ is left
+    # expand (1 − ᾱ)/(1 − ᾱ), which avoids dividing by 1 − ᾱ
     return torch.minimum(level, gamma * (1 - level)).to(alphas.dtype)
 
 
@@ -87,9 +88,9 @@ def denoising_loss(
     weights: torch.Tensor | None = None,
     cells: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Mean over a batch of the mean squared error of each, times its weight; computed in float32.
+    """Mean over a batch of the weighted mean squared error of each prediction, in float32.
 
-    `weights`, shape (n,), are those of noise levels; `cells`, shape (n, 1, side, side), those of places in the picture.
+    `weights`, shape (n,), belong to timesteps. `cells`, shape (n, 1, side, side), weight positions in the image.
     """
     square = (predicted.float() - target.float()).square()
     each = (square if cells is None else square * cells).mean(dim=(1, 2, 3))
@@ -99,7 +100,7 @@ def denoising_loss(
 def predict_noise(
     model: DiffusionModel, noisy: torch.Tensor, times: torch.Tensor, conditions: PromptEmbeds
 ) -> torch.Tensor:
-    """What the UNet says, shape (n, channels, side, side)."""
+    """Predict the noise or velocity with the UNet, shape (n, channels, side, side)."""
     dtype = model.unet.dtype
     added = None
     if conditions.pooled_prompt_embeds is not None:

@@ -1,4 +1,4 @@
-"""The parts of a pipeline, each built from known settings in range and filled with every one of its tensors."""
+"""Parts of a pipeline, each built from checked settings and filled with all of its tensors."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def load_unet(folder: Path, files: list[Path]) -> Any:
     Raises
     ------
     EncoderError
-        Its settings or its tensors are not those of a UNet that can be trained.
+        Its settings or tensors do not describe a UNet that can be trained.
     """
     from diffusers import UNet2DConditionModel
 
@@ -189,7 +189,7 @@ def load_autoencoder(folder: Path, files: list[Path]) -> Any:
     Raises
     ------
     EncoderError
-        Its settings or its tensors are not those of an `AutoencoderKL`.
+        Its settings or tensors do not describe an `AutoencoderKL`.
     """
     from diffusers import AutoencoderKL
 
@@ -211,7 +211,7 @@ def load_text_network(folder: Path, files: list[Path], *, projected: bool) -> An
     Raises
     ------
     EncoderError
-        Its settings or its tensors are not those of a CLIP text tower.
+        Its settings or tensors do not describe a CLIP text tower.
     """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -229,7 +229,7 @@ def load_text_network(folder: Path, files: list[Path], *, projected: bool) -> An
 
 
 def _prefix(kind: Any) -> str:
-    """Return the prefix of a tower's tensors: transformers 5 has none for a tower alone."""
+    """Return the prefix of a text network's tensors: transformers 5 has none for a network without projection."""
     with torch.device("meta"):
         from transformers import CLIPTextConfig
 
@@ -252,7 +252,7 @@ def _named_as(prefix: str, projected: bool) -> Callable[[str], str | None]:
 
 
 def _present(key: str) -> str:
-    """Present name of an autoencoder's tensor: the attention of old files had others."""
+    """Return the current name of an autoencoder's tensor; old files name the attention differently."""
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
         key = key.replace(old, new)
     return key
@@ -264,7 +264,7 @@ def load_scheduler(folder: Path) -> Any:
     Raises
     ------
     EncoderError
-        It has no discrete schedule of the diffusion models that can be trained, or its settings are out of range.
+        It has no discrete noise schedule that can be trained with, or its settings are out of range.
     """
     import diffusers
 
@@ -280,7 +280,7 @@ def load_scheduler(folder: Path) -> Any:
     try:
         scheduler = kind(**settings)
         alphas = scheduler.alphas_cumprod
-    except Exception as error:  # whatever its constructor raises comes from the settings
+    except Exception as error:  # every error of the constructor comes from the settings
         raise EncoderError(f"{path} describes no {name} that can be built: {first_line(error)}") from error
     if not bool(torch.isfinite(alphas).all()) or bool((alphas < 0).any()) or bool((alphas > 1).any()):
         raise EncoderError(f"{path}: expected a noise schedule between 0 and 1, got other numbers from its betas")
@@ -288,7 +288,7 @@ def load_scheduler(folder: Path) -> Any:
 
 
 def _settings(kind: Any, content: Mapping[str, Any], known: Mapping[str, Setting], path: Path) -> dict[str, Any]:
-    """Return the known settings of a class of diffusers; of its others, only the defaults are accepted."""
+    """Return the known settings of a diffusers class; its other settings must have their defaults."""
     parameters = inspect.signature(kind.__init__).parameters
     for key in sorted(set(content) & set(parameters) - set(known) - _WITHOUT_EFFECT):
         if content[key] != parameters[key].default:
@@ -310,12 +310,12 @@ def _content(path: Path, name: str) -> dict[str, Any]:
 
 
 def weights_of(folder: Path, stem: str, variant: str | None) -> list[Path]:
-    """List the safetensors of a part: one file, or shards; those of `variant` where it has them.
+    """List the safetensors of a part: one file or shards, of `variant` where they exist.
 
     Raises
     ------
     EncoderError
-        There are none of such a name, or a shard is missing.
+        No file has such a name, or a shard is missing.
     """
     suffixes = ([f".{variant}"] if variant else []) + [""]
     for suffix in suffixes:

@@ -1,6 +1,7 @@
-"""Latents of an autoencoder in the units of the UNet, as diffusers' pipelines convert them.
+"""Conversion of latents between the autoencoder's units and the UNet's, as in diffusers' pipelines.
 
-Some autoencoders have a mean and a standard deviation for each channel beside the scaling factor, others a shift.
+Some autoencoders have a mean and a standard deviation for each channel beside the scaling factor. Others have a
+shift.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ __all__ = ["scale", "scaled", "unscaled"]
 
 
 def scaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Convert latents of the autoencoder, shape (..., channels, height, width), to those of the UNet."""
+    """Convert the autoencoder's latents, shape (..., channels, height, width), to the UNet's units."""
     return (latents - _mean(vae, latents)) * scale(vae, latents)
 
 
 def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Convert latents of the UNet, shape (..., channels, height, width), to those of the autoencoder."""
+    """Convert latents in the UNet's units, shape (..., channels, height, width), to the autoencoder's."""
     return latents / scale(vae, latents) + _mean(vae, latents)
 
 
@@ -35,7 +36,7 @@ def _mean(vae: Any, like: torch.Tensor) -> torch.Tensor | float:
 
 
 def _by_channel(vae: Any) -> bool:
-    """Both are needed: diffusers' pipelines ignore one without the other."""
+    """Return whether latents are scaled by channel: diffusers ignores a mean without a deviation, and vice versa."""
     return vae.config.get("latents_mean") is not None and vae.config.get("latents_std") is not None
 
 

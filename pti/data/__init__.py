@@ -1,1 +1,1 @@
-"""Training images and captions, and the latents that are made of them."""
+"""Training images, captions and latents."""

@@ -1,9 +1,8 @@
-"""Several wordings of a caption, with some of its parts left out.
+"""Caption variants with tags left out.
 
-A word that is only ever trained inside long captions is weaker in short prompts: what the rest of a caption says
-changes what a text encoder makes of the word. Leaving out parts of captions, as trainers for tagged pictures do, lets
-the word stand in prompts of any length. What is left out of a caption is left to the word, though: a place that no
-caption says is learnt with the concept.
+A placeholder token that is trained only inside long captions is weaker in short prompts, because a text encoder mixes
+the words of a prompt. Tag dropout, common in trainers for tagged images, makes the token work in prompts of any
+length. The cost: the token also learns what a caption leaves out, for instance the position in the image.
 """
 
 from __future__ import annotations
@@ -20,19 +19,20 @@ _SEPARATOR = ","
 def drop_tags(
     caption: str, /, *, dropout: float, count: int, rng: np.random.Generator, templates: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """The caption as it is, then others from which each part between commas is left out with a probability.
+    """Return the full caption, then variants from which each tag is dropped with a probability.
 
     Parameters
     ----------
     caption : str
     dropout : float
-        That probability, 0 … 1. A part that holds ``{token}`` is never left out; without any, the first is kept.
+        That probability, 0 … 1. Tags are separated by commas. The tag with ``{token}`` is never dropped; without one,
+        the first is kept.
     count : int
-        How many wordings in all; 1 where nothing is dropped.
+        Number of variants in all; 1 if nothing is dropped.
     rng : Generator
     templates : sequence of str
-        What may stand in place of the part that holds ``{token}``, one of them with the same probability: what that part says
-        beside the word, such as a style, is left out then.
+        Replacements for the tag with ``{token}``; one is chosen with the same probability. This drops other words of
+        the tag, such as a style.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def drop_tags(
 
 
 def mix_captions(captions: Sequence[str], /, *, rng: np.random.Generator) -> tuple[str, ...]:
-    """Captions whose parts between commas were exchanged: prompts for what no picture shows together.
+    """Exchange tags between captions, for prompts that combine what no single image shows.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ def mix_captions(captions: Sequence[str], /, *, rng: np.random.Generator) -> tup
     Returns
     -------
     tuple of str
-        As many. The n-th part of each is the n-th part of any of them; one with ``{token}`` stands in for another such.
+        As many captions. The n-th tag of each is the n-th tag of a random one. A tag with ``{token}`` is only
+        exchanged for another with ``{token}``.
     """
     split = [[part.strip() for part in caption.split(_SEPARATOR)] for caption in captions]
 

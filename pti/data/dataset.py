@@ -1,7 +1,7 @@
-"""The training pictures and their captions: a folder, a character of miniworld, or a data set.
+"""Training images and captions from a folder, a character of miniworld, or a data set.
 
-Everything is read once at the start, so that a damaged picture is named before an hour of training, and so that a
-checkpoint knows the content that it was trained on.
+All images are read at the start. A damaged one is then named before an hour of training, and checkpoints record a
+digest of the data.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MINIWORLD = "miniworld:"
 _TOKEN = "{token}"
 _FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _MINIWORLD_PICTURES = 6
-_MINIWORLD_SEED = 77  # of a new character's pictures; no training of miniworld used it
+_MINIWORLD_SEED = 77  # seeds of a new character's images; no training of miniworld used them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One picture: where it came from, its caption with ``{token}``, and how to decode it (RGB, upright)."""
+    """One image: its source, its caption with ``{token}``, and how to decode it (RGB, upright)."""
 
     name: str
     caption: str
@@ -42,18 +42,18 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """The pictures of a run.
+    """The images of a run.
 
     Attributes
     ----------
     samples, held_out : tuple of Sample
-        To train on, and kept from training.
+        The images for training, and those excluded from it.
     digest : str
-        SHA-256 over the encoded pictures and captions, held-out ones included.
+        SHA-256 over the encoded images and captions, held-out ones included.
     class_word : str or None
-        The class, where the source knows it.
+        The class word, if the source defines one.
     notes : tuple of str
-        What the user should know.
+        Notes for the user.
     """
 
     samples: tuple[Sample, ...]
@@ -64,20 +64,20 @@ class ImageSet:
 
 
 def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
-    """Read and check every picture and caption.
+    """Read and check all images and captions.
 
     Parameters
     ----------
     data : DataSection
     needs_token : bool
-        Whether every caption must hold ``{token}``; pictures of the class need not.
+        Whether every caption must contain ``{token}``; captions of class images need not.
 
     Raises
     ------
     DataError
-        No pictures, one that cannot be decoded, one without a caption, a caption without ``{token}``; each is named.
+        There are no images, one cannot be decoded or has no caption, or a caption lacks ``{token}``; each is named.
     ConfigError
-        More pictures are to be held out than there are; a template lacks ``{token}``.
+        There are fewer images than `holdout`; a template lacks ``{token}``.
     """
     for template in data.prompt_templates:
         if _TOKEN not in template:
@@ -90,7 +90,7 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     elif Path(data.source).expanduser().is_dir():
         found = _folder(Path(data.source).expanduser(), data)
     elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")) or "/" not in data.source:
-        # without a slash it is more likely a folder misspelt than one of the hub's oldest data sets
+        # without a slash it is more likely a misspelt folder than one of the hub's oldest data sets
         raise DataError(
             f"there is no folder {data.source}; a source is a folder, miniworld:NAME, or the id of a data set, owner/name"
         )
@@ -159,7 +159,7 @@ def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str |
 
 
 def _metadata(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):  # a caption may hold other ends of lines
+    for number, line in enumerate(_text(path).split("\n"), start=1):  # a caption file may contain other line ends
         if not line.strip():
             continue
         try:
@@ -176,7 +176,7 @@ def _metadata(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+        return path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it in that encoding"
@@ -207,7 +207,7 @@ def _hub(data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
 
     try:
         table: Any = datasets.load_dataset(data.source, split=data.split)
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds of errors
         raise DataError(
             f"{data.source!r} is no folder here, and loading it as a data set failed ({first_line(error)}); check the name"
         ) from error
@@ -226,7 +226,7 @@ def _decoder(name: str, content: bytes) -> Callable[[], Image]:
 
 
 def _decode(name: str, content: bytes) -> Image:
-    """RGB and upright; what is transparent is white, as on a page; of a film the first picture."""
+    """Decode to RGB, upright: transparency becomes white; of an animation the first frame is used."""
     import PIL.Image
     import PIL.ImageOps
 
@@ -243,7 +243,7 @@ def _decode(name: str, content: bytes) -> Image:
 
 
 def _eight_bits(image: Image) -> Image:
-    """Pillow would clip deeper greys to white."""
+    """Convert to eight bits; Pillow alone would clip deeper greys to white."""
     import numpy as np
     import PIL.Image
 

@@ -1,8 +1,8 @@
-"""Pictures as the UNet sees them, each computed once.
+"""Latents of the training images, each computed once.
 
-What is kept is kept by view (which picture, which cut-out, mirrored or not), never by step: a loader that shuffles
-would pair a cached latent with another picture's caption (TRAINER.md, trap 6). A view is encoded on its own, so that
-its latent does not depend on what else was in the batch, and a resumed run has the same to the last bit.
+Latents are cached by view (image, crop, mirrored or not), never by step. With shuffling, a cache by step would pair a
+latent with another image's caption (docs/traps.md, 6). Each view is encoded alone, so that its latent does not depend
+on the batch and a resumed run has identical bits.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["LatentCache"]
 
 
-_WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of cut-outs
+_WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of crops
 
 
 class LatentCache:
-    """Latents and sizes of views.
+    """Latents, time ids and captions of image views.
 
     Parameters
     ----------
     model : DiffusionModel
     samples : sequence of Sample
     data : DataSection
-        How pictures are cut.
+        Resolution, crops and mirroring.
     seed : int
-        Of the random cut-outs.
+        Seed of the random crops.
     """
 
     def __init__(self, model: DiffusionModel, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
@@ -76,36 +76,36 @@ class LatentCache:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one latent."""
+        """Shape of one latent."""
         side = self.size // self._model.factor
         return int(self._model.vae.config.latent_channels), side, side
 
     def caption(self, view: ImageView) -> str:
-        """The caption of a view's picture in the view's wording, with ``{token}``."""
+        """Return the caption of a view in the view's variant, with ``{token}``."""
         return self._wordings[view.sample][view.wording]
 
     def exchanged(self, view: ImageView) -> str:
-        """A caption in whose place another was put, part by part from those of all pictures; the first wording is whole."""
+        """Return a caption mixed from the tags of all images; the first variant is complete."""
         return self._exchanged[view.sample][view.wording]
 
     def captions(self, *, exchanged: bool = False) -> list[str]:
-        """Every caption in every wording, each once, sorted; or those whose parts were exchanged."""
+        """Return all caption variants, or all mixed captions: each once, sorted."""
         return sorted({text for texts in (self._exchanged if exchanged else self._wordings) for text in texts})
 
     def of(self, views: Sequence[ImageView], noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents of some views, scaled as the UNet takes them.
+        """Return latents of some views, in the UNet's units.
 
         Parameters
         ----------
         views : sequence of ImageView
         noise : Tensor, shape (n, channels, side, side)
-            Standard normal: which latent of the autoencoder's distribution is taken. Ignored where its mean is.
+            Standard normal; selects a latent from the autoencoder's distribution. Ignored if the mean is used.
 
         Returns
         -------
         latents : Tensor, shape (n, channels, side, side)
         sizes : Tensor, shape (n, 6)
-            For SDXL; see `time_ids`.
+            SDXL's time ids; see `time_ids`.
         """
         moments = [self._moments(view) for view in views]
         latents = torch.stack([mean for mean, _, _ in moments])
@@ -114,14 +114,14 @@ class LatentCache:
         return scaled(self._model.vae, latents), torch.cat([sizes for _, _, sizes in moments])
 
     def pixels(self, view: ImageView) -> tuple[torch.Tensor, torch.Tensor]:
-        """A view's picture and its sizes, as the function `image_to_tensor` makes them."""
+        """Return a view's pixels and time ids; see `image_to_tensor`."""
         rng = np.random.default_rng((self._seed, view.sample, view.crop))
         image = self._samples[view.sample].decode()
         return image_to_tensor(image, self.size, self._data.resize_mode, rng, mirrored=view.mirrored)
 
     @property
     def unmirrored_views(self) -> list[ImageView]:
-        """Every picture in every cut-out, not mirrored."""
+        """Every crop of every image, not mirrored."""
         return [ImageView(sample, crop) for sample in range(len(self)) for crop in range(self.crops)]
 
     def means(self) -> torch.Tensor:
@@ -129,7 +129,7 @@ class LatentCache:
         return torch.stack([self._moments(view)[0] for view in self._views()])
 
     def take(self, means: torch.Tensor) -> None:
-        """Use such means, which were made before, in place of fitting them again."""
+        """Use these means, stored by an earlier run, in place of refining them again."""
         self._means = dict(zip(self._views(), means, strict=True))
 
     def _views(self) -> list[ImageView]:
@@ -137,11 +137,11 @@ class LatentCache:
         return [replace(view, mirrored=mirrored) for view in self.unmirrored_views for mirrored in ways]
 
     def set_loss_weights(self, view: ImageView, cells: torch.Tensor) -> None:
-        """Let places in a picture's cut-out count by weights of shape (1, side, side)."""
+        """Set the loss weights of positions in a crop, shape (1, side, side)."""
         self._cells[view.sample, view.crop] = cells
 
     def loss_weights(self, views: Sequence[ImageView]) -> torch.Tensor | None:
-        """Weights of places, shape (n, 1, side, side), mirrored with the pictures; None where none were given."""
+        """Loss weights of positions, shape (n, 1, side, side), mirrored with the images; None if none are set."""
         if not self._cells:
             return None
         found = [(self._cells[view.sample, view.crop], view.mirrored) for view in views]
@@ -149,7 +149,7 @@ class LatentCache:
 
     @torch.no_grad()
     def _moments(self, view: ImageView) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        view = replace(view, wording=0)  # they share the picture
+        view = replace(view, wording=0)  # caption variants share the image
         if view not in self._kept:
             array, sizes = self.pixels(view)
             vae = self._model.vae

@@ -1,8 +1,8 @@
-"""Latents that are fitted to their picture, where the encoder alone loses what matters.
+"""Latents refined by gradient descent, where the encoder alone loses details of an image.
 
-An autoencoder's encoder is made for pictures in general. Of a picture of its own kind (a headgear of two tones, a face)
-the decoder can often show more than it is told: with latents moved a little, by gradient descent through the decoder,
-it shows the picture as it is. These are what a trainer should learn, since it is the decoder that will be looked at.
+An encoder can lose details, such as a face, that the decoder could reproduce. Gradient descent through the decoder
+moves the latents slightly until the decoded image matches the original. Training uses the refined latents, because
+users see images from the decoder.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pti.scaling import scale
 
 __all__ = ["refine_latents"]
 
-_RATE = 0.025  # of Adam, in units of the latents' deviation; falls to nothing along a line
+_RATE = 0.025  # learning rate of Adam, in units of the latents' deviation; decays linearly to zero
 _SQUARE = 4.0  # weight of the squared error beside the absolute one
-_NEAR = 0.1  # weight of the squared distance from what the encoder says, in the same units
+_NEAR = 0.1  # weight of the squared distance from the encoder's latents, in the same units
 
 
 def refine_latents(vae: AutoencoderKL, latents: torch.Tensor, pictures: torch.Tensor, steps: int) -> torch.Tensor:
-    """Latents near some others, from which the decoder shows the pictures better.
+    """Refine latents so that the decoder reproduces the images better.
 
     Parameters
     ----------
     vae : AutoencoderKL
         Frozen.
     latents : Tensor, shape (n, channels, side, side)
-        What the encoder says, unscaled.
+        Latents from the encoder, unscaled.
     pictures : Tensor, shape (n, 3, height, width)
         In −1 … 1.
     steps : int

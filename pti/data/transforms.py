@@ -18,7 +18,7 @@ __all__ = ["image_to_tensor"]
 def image_to_tensor(
     image: Image, size: int, crop: str, rng: np.random.Generator, *, mirrored: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture as a square of numbers.
+    """Convert an image to a square tensor.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ def image_to_tensor(
         Side of the square in pixels.
     crop : {"center", "random", "squeeze"}
     rng : Generator
-        Places a random cut-out.
+        Selects the position of a random crop.
     mirrored : bool
 
     Returns
     -------
     pixels : Tensor, shape (3, size, size), in −1 … 1
     sizes : Tensor, shape (1, 6)
-        See `time_ids`; the corner is that of the cut-out in the resized picture, mirrored with it.
+        See `time_ids`; the corner is that of the crop in the resized image, mirrored with it.
     """
     from PIL import Image as Pictures
     from PIL import ImageOps

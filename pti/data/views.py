@@ -1,4 +1,4 @@
-"""Which image, crop, mirroring and caption variant a latent belongs to."""
+"""Views: image, crop, mirroring and caption variant of a training example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ImageView"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class ImageView:
-    """One picture, one way of cutting it out, mirrored or not, and one wording of its caption."""
+    """An image, a crop, mirrored or not, and a variant of its caption."""
 
     sample: int
     crop: int = 0

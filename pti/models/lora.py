@@ -1,6 +1,6 @@
-"""Low-rank changes of the frozen networks, by PEFT: put in, taken out of the way, measured.
+"""LoRA adapters by PEFT: add, disable, scale and measure them.
 
-The frozen model is the same networks with the changes switched off; there is no second copy of any weight.
+The base model is the same networks with the adapters disabled. No weight is stored twice.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Lora", "add_lora", "base_weights_sha256", "check_targets"]
 
 
 class Lora:
-    """The changes in a model's networks.
+    """The LoRA adapters in a model's networks.
 
     Attributes
     ----------
     parameters : dict of Parameter
-        Of all networks, under their names there: ``unet.…``, ``text_encoder.…``.
+        By network and name: ``unet.…``, ``text_encoder.…``.
     """
 
     def __init__(self, model: DiffusionModel) -> None:
@@ -41,13 +41,13 @@ class Lora:
 
     @property
     def in_text(self) -> bool:
-        """Whether a text encoder is changed."""
+        """Whether a text encoder has adapters."""
         return any(name.startswith("text_encoder") for name in self.parameters)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """While this lasts, every network is what it was: the UNet and the text encoders alike (trap 11)."""
-        active = [layer for layer in self.layers if not layer.disable_adapters]  # none of them inside another frozen()
+        """Disable the adapters of the UNet and the text encoders within the context (docs/traps.md, 11)."""
+        active = [layer for layer in self.layers if not layer.disable_adapters]  # none inside another disabled()
         for layer in active:
             layer.enable_adapters(False)
         try:
@@ -58,7 +58,7 @@ class Lora:
 
     @contextmanager
     def scaled(self, scale: float) -> Iterator[None]:
-        """While this lasts, the changes count for `scale` times what they are; at 0 they are off."""
+        """Multiply the adapters by `scale` within the context; 0 disables them."""
         if scale == 1.0 or not self.layers:
             yield
         elif scale == 0.0:
@@ -77,7 +77,7 @@ class Lora:
 
     @torch.no_grad()
     def weight_distance(self) -> float:
-        """‖ΔW‖_F over all layers, in float64, without ever forming a ΔW.
+        """‖ΔW‖_F over all layers, in float64, computed without forming ΔW.
 
         With ΔW = s·BA, of rank r: ‖ΔW‖² = s²·tr((BᵀB)(AAᵀ)), two r × r matrices.
         """
@@ -91,15 +91,15 @@ class Lora:
 
 
 def add_lora(model: DiffusionModel, tuning: LoraSection, *, seed: int) -> Lora:
-    """Add LoRA adapters to a model's networks, in place: zero at first, in float32, the only trainable weights.
+    """Add LoRA adapters to a model's networks, in place: initially zero, float32, the only trainable weights.
 
-    PEFT is called directly. The `add_adapter` of transformers refuses a PEFT older than its own minimum, which newly
-    released versions of transformers have set to a PEFT that was not yet released.
+    PEFT is called directly: `add_adapter` of transformers refuses a PEFT older than its own minimum. New releases of
+    transformers have required a PEFT that was not yet released.
 
     Raises
     ------
     ConfigError
-        No module has such a name, or it is neither a linear map nor a convolution.
+        No module has such a name, or the module is neither linear nor a convolution.
     """
     with needs_extra("pti", "training a LoRA"):
         from peft import LoraConfig, inject_adapter_in_model
@@ -122,7 +122,7 @@ def add_lora(model: DiffusionModel, tuning: LoraSection, *, seed: int) -> Lora:
 
 
 def check_targets(model: DiffusionModel, tuning: LoraSection) -> None:
-    """Refuse names of modules that are absent, or that LoRA cannot change.
+    """Refuse target modules that are absent, or that LoRA cannot change.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def check_targets(model: DiffusionModel, tuning: LoraSection) -> None:
 
 
 def _changed(model: DiffusionModel, tuning: LoraSection) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """Networks that get changes, each with the ends of its layers' names."""
+    """Networks that get adapters, each with the name suffixes of its target modules."""
     networks = {"unet": (model.unet, tuning.target_modules)}
     if tuning.train_text_encoder:
         networks |= {encoder.name: (encoder.network, tuning.text_encoder_target_modules) for encoder in model.encoders}
@@ -159,7 +159,7 @@ def _setting(network: str) -> str:
 
 
 def base_weights_sha256(model: DiffusionModel) -> str:
-    """SHA-256 over every frozen weight of all networks, in the order of their names."""
+    """SHA-256 over the base weights of all networks, in the order of their names."""
     total = hashlib.sha256()
     for network in model.networks():
         for name, parameter in sorted(network.state_dict().items()):

@@ -1,6 +1,6 @@
-"""Stable Diffusion pipelines as the trainer holds them: frozen networks, text encoders in their order, one schedule.
+"""Stable Diffusion pipelines for training: networks, text encoders in order, one noise schedule.
 
-Anything that diffusers can load and whose classes are those of Stable Diffusion 1.x, 2.x or XL will do, in safetensors.
+A pipeline must have the classes of Stable Diffusion 1.x, 2.x or XL, and its weights in safetensors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _WEIGHTS = {"sd": ("unet", "vae", "text_encoder"), "sdxl": ("unet", "vae", "text
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineTextEncoder:
-    """One text encoder with its tokenizer, and what of it the UNet is given.
+    """A text encoder with its tokenizer, and which of its outputs condition the UNet.
 
     Attributes
     ----------
@@ -61,12 +61,12 @@ class PipelineTextEncoder:
 
     @property
     def width(self) -> int:
-        """Dimension of a token's embedding and of its states."""
+        """Dimension of a token's embedding and of the encoder's output."""
         return int(self.table.embedding_dim)
 
     @property
     def length(self) -> int:
-        """Length of a full sequence, 77 for every published CLIP."""
+        """Length of a padded prompt in tokens; 77 for every published CLIP."""
         return int(min(self.tokenizer.model_max_length, self.network.config.max_position_embeddings))
 
 
@@ -78,17 +78,17 @@ class DiffusionModel:
     Attributes
     ----------
     source : str
-        What it was loaded from.
+        The name it was loaded by.
     folder : Path
-        Where it lies on this machine.
+        Its folder on this machine.
     kind : {"sd", "sdxl"}
     pipeline : diffusers pipeline
-        Holds the same networks, and draws the pictures.
+        Contains the same networks; generates the images.
     prediction : {"epsilon", "v_prediction"}
     alphas_cumprod : Tensor, shape (n_times,), float32
         Cumulative products of the noise schedule, ᾱ_t.
     placeholder : PlaceholderToken or None
-        The new word, once there is one.
+        The placeholder token, once it is added.
     """
 
     source: str
@@ -102,7 +102,7 @@ class DiffusionModel:
 
     @property
     def unet(self) -> Any:
-        """The network that is tuned."""
+        """The UNet."""
         return self.pipeline.unet
 
     @property
@@ -112,18 +112,18 @@ class DiffusionModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         device: torch.device = self.unet.device
         return device
 
     @property
     def factor(self) -> int:
-        """Pixels of a latent's side."""
+        """Downsampling factor of the autoencoder: pixels for each latent position, along a side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def size(self) -> int:
-        """Side in pixels of the pictures that it was made for."""
+        """Default side of the model's images, in pixels."""
         return int(self.unet.config.sample_size) * self.factor
 
     def networks(self) -> tuple[Any, ...]:
@@ -134,21 +134,21 @@ class DiffusionModel:
 def load_pipeline(
     name: str, *, revision: str | None = None, variant: str | None = None, root: Path | None = None
 ) -> DiffusionModel:
-    """Load a pipeline, every network frozen, in float32 and in evaluation mode.
+    """Load a pipeline with every network frozen, in float32 and evaluation mode.
 
     Parameters
     ----------
     name : str
         A directory, a hub id, or ``miniworld``.
     revision, variant : str, optional
-        As in diffusers.
+        The same as in diffusers.
     root : Path, optional
-        Another folder of miniworld's weights than the package's.
+        Folder of miniworld's weights; by default the package's.
 
     Raises
     ------
     ConfigError
-        Nothing is there, or a pipeline of another kind.
+        There is no pipeline of that name, or it is of another kind.
     EncoderError
         Its weights are not in safetensors, or damaged.
     WeightsError
@@ -181,20 +181,20 @@ def load_pipeline(
         alphas_cumprod=pipeline.scheduler.alphas_cumprod.detach().clone().float(),
     )
     for network in model.networks():
-        # not diffusers' own `to`, which warns of what it does
+        # diffusers' own `to` warns about half precision on the CPU
         torch.nn.Module.to(network, dtype=torch.float32).requires_grad_(False).eval()
     return model
 
 
 def _assemble(folder: Path, kind: Literal["sd", "sdxl"], variant: str | None) -> Any:
-    """Put the pipeline together from its parts, each of them checked."""
+    """Build the pipeline from its parts, each of them checked."""
     import diffusers
     from transformers import CLIPTokenizer
 
     def tokenizer(name: str) -> Any:
         try:
             return CLIPTokenizer.from_pretrained(folder / name, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
+        except Exception as error:  # transformers and tokenizers raise many kinds of errors for a damaged tokenizer
             raise EncoderError(f"the tokenizer in {folder / name} cannot be loaded: {first_line(error)}") from error
 
     def weights(name: str) -> tuple[Path, list[Path]]:
@@ -239,7 +239,7 @@ def _folder(name: str, revision: str | None, variant: str | None, root: Path | N
 
     try:
         return Path(DiffusionPipeline.download(name, revision=revision, variant=variant, use_safetensors=True))
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds; all mean the same to the user
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
         raise ConfigError(
             f"{name!r} is no directory here, and fetching it from the hub failed ({first_line(error)}); "
             "check the name and the network, or pass a local directory"
@@ -263,7 +263,7 @@ def _kind(folder: Path) -> Literal["sd", "sdxl"]:
 
 
 def _require_safetensors(folder: Path, kind: str) -> None:
-    """Refuse weights that only pickle can read, by name and with the way out."""
+    """Refuse pickled weights; the message names them and the remedy."""
     for part in _WEIGHTS[kind]:
         if any((folder / part).glob("*.safetensors")):
             continue

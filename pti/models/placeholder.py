@@ -1,8 +1,8 @@
-"""The new word: its tokens, and the rows that stand for them in each text encoder.
+"""The placeholder token in tokenizers and text encoders.
 
-The rows enter the encoder as an argument, in place of an embedding that is looked up: the table keeps its size and its
-bytes, no optimiser ever sees it, and no padding row has to be trained along (TRAINER.md, trap 4). While a row is being
-trained it is the parameter itself that enters, never a copy (trap 3).
+The encoder gets the token's embeddings as an argument, in place of rows of its embedding table. The table keeps its
+size and bytes, and no optimiser has access to it (docs/traps.md, 4). During training the encoder gets the parameter
+itself, never a copy (docs/traps.md, 3).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ __all__ = ["add_placeholder_token", "class_word_ids", "placeholder_embeddings"]
 def add_placeholder_token(
     model: DiffusionModel, token: str, class_word: str, *, initializer: str | None = None, vectors: int = 1
 ) -> DiffusionModel:
-    """Give a model a new word.
+    """Add a placeholder token to a model.
 
-    Its tokenizers learn the tokens; the encoders' tables stay as they are.
+    The tokens are added to the tokenizers; the encoders' embedding tables do not change.
 
     Parameters
     ----------
     model : DiffusionModel
     token : str
     class_word : str
-        Of as many tokens as there are vectors, so that both prompts align (trap 12).
+        Must have as many tokens as there are vectors, so that both prompts align (docs/traps.md, 12).
     initializer : str, optional
-        Words that the rows start from: as many tokens as vectors, or one.
+        Words whose embeddings are the initial ones: as many tokens as vectors, or one.
     vectors : int
 
     Raises
     ------
     ConfigError
-        The token exists, is blank or holds spaces; the class word or the initialiser has another number of tokens.
+        The token exists, is blank or contains spaces; the class word or the initialiser has another number of tokens.
     """
     tokens = placeholders(token, vectors)
     for encoder in model.encoders:
@@ -76,12 +76,12 @@ def add_placeholder_token(
 
 
 def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) -> list[int]:
-    """Ids of the class word.
+    """Token ids of the class word.
 
     Raises
     ------
     ConfigError
-        It has not as many tokens as there are vectors; the message names them.
+        It does not have as many tokens as there are vectors; the message names them.
     """
     ids = _ids(encoder, class_word)
     if len(ids) != vectors:
@@ -95,7 +95,7 @@ def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) 
 
 @contextmanager
 def placeholder_embeddings(encoder: PipelineTextEncoder, ids: Sequence[int], rows: torch.Tensor) -> Iterator[None]:
-    """While this lasts, the encoder embeds the new ids by `rows`, shape (vectors, width), gradients included."""
+    """Use `rows`, shape (vectors, width), as embeddings of the new ids within the context, gradients included."""
     new = torch.tensor(ids, device=rows.device)
     asked: list[torch.Tensor] = []
 

@@ -1,8 +1,8 @@
-"""From prompts to what the UNet is conditioned on, the new word included.
+"""Prompt encoding, for prompts with or without the placeholder token.
 
-Where a prompt ends is found by the tokenizer's id: the published configurations of SD 1.x name another, for which
-transformers would pool at the highest id of all, the new token (TRAINER.md, trap 5). Every published pipeline leaves
-the attention mask away, and so does this.
+The end of a prompt is found by the tokenizer's EOS id. The published configurations of SD 1.x contain another id, for
+which transformers pools at the highest id: the placeholder token (docs/traps.md, 5). As in every published pipeline,
+there is no attention mask.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ __all__ = ["PromptEmbeds", "Tokenized", "concatenate", "empty_prompt_embeds", "e
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptEmbeds:
-    """What n predictions are conditioned on.
+    """Embeddings of n prompts, which condition the UNet.
 
     Attributes
     ----------
     prompt_embeds : Tensor, shape (n, 77, width)
-        Of all encoders, side by side.
+        The outputs of all encoders, concatenated along the width.
     pooled_prompt_embeds : Tensor or None, shape (n, d)
         SDXL's projected state at EOS.
     time_ids : Tensor or None, shape (n, 6)
-        SDXL's height and width, top and left of the cut-out, target height and width.
+        SDXL's original height and width, top and left of the crop, target height and width.
     """
 
     prompt_embeds: torch.Tensor
@@ -44,11 +44,11 @@ class PromptEmbeds:
         return PromptEmbeds(*(None if part is None else part[rows] for part in self._parts()))  # type: ignore[arg-type]
 
     def detached(self) -> PromptEmbeds:
-        """The same without gradients."""
+        """The same embeddings without gradients."""
         return PromptEmbeds(*(None if part is None else part.detach() for part in self._parts()))  # type: ignore[arg-type]
 
     def with_time_ids(self, sizes: torch.Tensor | None) -> PromptEmbeds:
-        """The same with other sizes; unchanged for a pipeline that takes none."""
+        """The same embeddings with other time ids; unchanged for a pipeline without them."""
         return (
             self
             if self.pooled_prompt_embeds is None
@@ -68,12 +68,12 @@ class Tokenized:
 
 
 def tokenize(encoder: PipelineTextEncoder, prompts: Sequence[str]) -> Tokenized:
-    """Ids as the pipeline would make them.
+    """Tokenize prompts in the same way as the pipeline.
 
     Raises
     ------
     ConfigError
-        A prompt is too long: what is cut off could be the new word.
+        A prompt is too long; truncation could remove the placeholder token.
     """
     ids = encoder.tokenizer(
         list(prompts), padding="max_length", max_length=encoder.length, truncation=True, return_tensors="pt"
@@ -96,9 +96,9 @@ def encode_prompts(
     ----------
     model : DiffusionModel
     prompts : sequence of str
-        In which the new word is written out (`PlaceholderToken.in_prompt`).
+        The placeholder token is written out; see `PlaceholderToken.in_prompt`.
     rows : sequence of Tensor, each (vectors, width), optional
-        Embeddings of the new word, one for each encoder; those of the model's placeholder token by default.
+        Embeddings of the placeholder token for each encoder; by default those in the model.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def encode_prompts(
 
 
 def empty_prompt_embeds(model: DiffusionModel) -> PromptEmbeds:
-    """Embeddings of the empty prompt, which guidance subtracts; zeros where the pipeline is configured so."""
+    """Embeddings of the empty prompt for guidance; zeros if the pipeline's configuration requires them."""
     none = encode_prompts(model, [""])
     if none.pooled_prompt_embeds is not None and model.pipeline.config.force_zeros_for_empty_prompt:
         return PromptEmbeds(torch.zeros_like(none.prompt_embeds), torch.zeros_like(none.pooled_prompt_embeds))
@@ -134,12 +134,12 @@ def empty_prompt_embeds(model: DiffusionModel) -> PromptEmbeds:
 
 
 def time_ids(size: tuple[int, int], corner: tuple[int, int], target: int) -> torch.Tensor:
-    """SDXL's sizes of one picture, shape (1, 6): what it was, where it was cut, what it is."""
+    """SDXL's time ids of one image, shape (1, 6): original size, corner of the crop, final size."""
     return torch.tensor([[*size, *corner, target, target]], dtype=torch.float32)
 
 
 def concatenate(parts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-    """Several batches as one."""
+    """Concatenate several batches."""
     if len(parts) == 1:
         return parts[0]
     columns = zip(*(part._parts() for part in parts), strict=True)

@@ -1,7 +1,7 @@
-"""Pictures drawn with the new word and the low-rank changes.
+"""Image generation with the placeholder token and LoRA.
 
-The pipeline's own sampler draws them, from conditions computed here: what its loaders and files give later is compared
-with these.
+The pipeline's own sampler runs on prompt embeddings computed here. Tests compare the exported files with these
+images.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ def sample_images(
     lora_scale: float = 1.0,
     size: int | None = None,
 ) -> UInt8[NDArray[np.uint8], "n side side 3"]:
-    """Draw a picture of each prompt.
+    """Generate an image for each prompt.
 
     Parameters
     ----------
     model : DiffusionModel
-        With its placeholder token and LoRA, as far as there are any.
+        With or without placeholder token and LoRA.
     prompts : sequence of str
-        The new word is written ``{token}``, or as it is; ``{class}`` is the class word.
+        The placeholder token is written ``{token}`` or by its name; ``{class}`` is the class word.
     seed : int
-        The i-th picture depends on it and on i.
+        The i-th image depends on the seed and on i.
     steps : int
     guidance : float
         Scale of classifier-free guidance; 1 is none.
     lora_scale : float
-        How much the low-rank changes count; 0 is the frozen model, exactly.
+        Scale of the LoRA; 0 is exactly the base model.
     size : int, optional
         Side in pixels; the pipeline's own by default.
 
@@ -63,7 +63,7 @@ def sample_images(
     Raises
     ------
     ConfigError
-        A prompt is too long, or more steps than the model has noise levels.
+        A prompt is too long, or there are more steps than the model has timesteps.
     """
     size = size or model.size
     texts = [p if model.placeholder is None else model.placeholder.in_prompt(p) for p in prompts]
@@ -82,7 +82,7 @@ def sample_images(
 def starting_noise(
     model: DiffusionModel, seed: int, n: int, *, size: int | None = None, first: int = 0, stream: str = "sample"
 ) -> torch.Tensor:
-    """The noise that the pictures `first` … `first + n` start from, shape (n, channels, side, side), float32."""
+    """Initial noise of images `first` … `first + n`, shape (n, channels, side, side), float32."""
     side = (size or model.size) // model.factor
     shape = (int(model.unet.config.in_channels), side, side)
     rows = [rng_for(seed, stream, first + i).standard_normal(shape, dtype=np.float32) for i in range(n)]
@@ -100,7 +100,7 @@ def sample_latents(
     guidance: float,
     first: int = 0,
 ) -> torch.Tensor:
-    """Latents, as the UNet takes them, for some conditions and the noise to start from."""
+    """Generate latents, in the UNet's units, from prompt embeddings and initial noise."""
     if steps > len(model.alphas_cumprod):
         raise ConfigError(
             f"{steps} steps of the sampler were asked for; this model has {len(model.alphas_cumprod)} noise levels"
@@ -116,7 +116,7 @@ def sample_latents(
         "width": side,
         "output_type": "latent",
         "return_dict": False,
-        # samplers that add noise on the way
+        # samplers that add noise at each step
         "generator": [_generator(seed, first + i) for i in range(n)],
     }
     negative = empty_prompt_embeds(model)
@@ -130,7 +130,7 @@ def sample_latents(
 
 @torch.no_grad()
 def decode_latents(model: DiffusionModel, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
-    """Latents to pictures, by the autoencoder in its own precision."""
+    """Decode latents to images, in the autoencoder's own precision."""
     pictures = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
     pixels = (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return (pixels * 255).round().astype(np.uint8)
@@ -141,5 +141,5 @@ def _generator(seed: int, index: int) -> torch.Generator:
 
 
 def whole_sizes(n: int, side: int) -> torch.Tensor:
-    """SDXL's sizes of n pictures that were never cut, shape (n, 6)."""
+    """SDXL's time ids of n images without a crop, shape (n, 6)."""
     return time_ids((side, side), (0, 0), side).repeat(n, 1)

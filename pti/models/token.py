@@ -19,19 +19,19 @@ CLASS = "{class}"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlaceholderToken:
-    """A new word in every text encoder of a model.
+    """A placeholder token in all text encoders of a model.
 
     Attributes
     ----------
     token : str
-        Its first token, as users write it.
+        The name in prompts; its first token.
     tokens : tuple of str
-        All of its tokens: ``<tok>``, ``<tok>_1``, … as diffusers names them.
+        All of its tokens: ``<tok>``, ``<tok>_1``, … as in diffusers.
     class_word : str
     ids : tuple of tuple of int
-        Their ids, for each encoder.
+        Token ids for each encoder.
     embeddings : tuple of Tensor, each of shape (vectors, width)
-        Their embeddings, float32, for each encoder.
+        Embeddings for each encoder, float32.
     initial_embeddings : tuple of Tensor
         The embeddings before any training, e₀.
     table_norms : tuple of float
@@ -48,11 +48,11 @@ class PlaceholderToken:
 
     @property
     def written(self) -> str:
-        """All tokens, as they stand in a prompt."""
+        """All tokens, separated as in a prompt."""
         return " ".join(self.tokens)
 
     def in_prompt(self, text: str) -> str:
-        """A prompt with ``{token}``, or the token itself, written out, and ``{class}`` replaced."""
+        """Write out ``{token}`` or the token itself in a prompt, and replace ``{class}`` by the class word."""
         text = text.replace(PLACEHOLDER, self.token).replace(CLASS, self.class_word)
         if len(self.tokens) > 1 and self.tokens[1] not in text:
             text = text.replace(self.token, self.written)
@@ -69,12 +69,12 @@ class PlaceholderToken:
         )
 
     def with_embeddings(self, rows: Sequence[torch.Tensor]) -> PlaceholderToken:
-        """The same word with other embeddings."""
+        """The same placeholder token with other embeddings."""
         return replace(self, embeddings=tuple(rows))
 
 
 def placeholders(token: str, vectors: int) -> tuple[str, ...]:
-    """The tokens of a word of several vectors, named as diffusers names them."""
+    """Names of the tokens of a placeholder with several vectors, as in diffusers."""
     if not token.strip() or token != token.strip() or len(token.split()) != 1:
         raise ConfigError(f"concept.placeholder_token is one word without spaces, such as <concept>; got {token!r}")
     if PLACEHOLDER in token or CLASS in token:

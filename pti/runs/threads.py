@@ -1,4 +1,4 @@
-"""Threads of torch on the processor: rounding depends on their number, so a run keeps the one it was begun with."""
+"""Threads of torch on the CPU: rounding depends on their number, so a run always uses the same number."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["as_begun"]
 
 @contextmanager
 def as_begun(folder: Path) -> Iterator[None]:
-    """Use as many threads as the run in a folder was begun with; restored afterwards.
+    """Use as many threads as at the start of the run in a folder; the former number is restored afterwards.
 
-    A number that the user sets in ``OMP_NUM_THREADS`` comes first. A new run begins with what torch uses now.
+    A number that the user sets in ``OMP_NUM_THREADS`` has priority. A new run uses torch's present number.
     """
     before = torch.get_num_threads()
     begun = read_record(folder).get("threads") if (folder / RECORD).exists() else None

@@ -1,4 +1,4 @@
-"""A setting: a field of a dataclass that knows its limits and its documentation."""
+"""A setting: a dataclass field with its limits and its documentation."""
 
 from __future__ import annotations
 

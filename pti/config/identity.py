@@ -1,4 +1,4 @@
-"""What a stage's checkpoints depend on: the settings that change its result."""
+"""The settings that change a stage's result, compared when a checkpoint is resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECTIONS = {
 _BATCHES = {"invert": ("inversion.batch_size",), "tune": ("inversion.batch_size", "lora.batch_size")}
 
 
-# These change no weight. (Of [sampling], steps and guidance draw the frozen model's own pictures.)
+# These change no weight. (Of [sampling], steps and guidance draw the base model's own images.)
 _FREE = {
     "runtime.trackers", "runtime.device", "sampling.prompts", "sampling.images_per_prompt",
     "sampling.every_n_steps", "sampling.seed",
@@ -45,7 +45,7 @@ def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, 
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, a line each."""
+    """Differences of two fingerprints, a line each."""
     names = [*now, *(name for name in before if name not in now)]
     told = ((name, *(side.get(name, EARLIER.get(name)) for side in (before, now))) for name in names)
     return [f"{name} was {json.dumps(then)}, is {json.dumps(is_now)}" for name, then, is_now in told if then != is_now]

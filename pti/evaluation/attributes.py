@@ -1,4 +1,4 @@
-"""Attributes of pictures: their values, how a caption would put each value, and the two readers that tell them."""
+"""Image attributes: their values, phrases for each value, and two classifiers that predict them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ VOCABULARY: Vocabulary = MappingProxyType(
 
 @runtime_checkable
 class AttributeReader(Protocol):
-    """Tells the value of every attribute of its vocabulary, picture by picture."""
+    """Predicts the value of every attribute of its vocabulary for each image."""
 
     vocabulary: Vocabulary
 
@@ -93,7 +93,7 @@ class AttributeReader(Protocol):
 
 
 class ZeroShotReader:
-    """Reads attributes by the nearest of several captions' embeddings.
+    """Predicts attributes by the nearest caption embedding.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class ZeroShotReader:
     vocabulary : mapping
         Attribute → value → phrases; the embedding of a value is the mean of its phrases' unit embeddings.
     subject : str
-        What captions speak of: the class word.
+        Subject of the captions: the class word.
     """
 
     def __init__(self, judge: TextJudge, vocabulary: Vocabulary = VOCABULARY, *, subject: str) -> None:
@@ -116,12 +116,12 @@ class ZeroShotReader:
         }
 
     def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
-        """The value of every attribute that is nearest to each picture."""
+        """Return the nearest value of every attribute for each image."""
         return zero_shot(self.judge.embed_pictures(pictures), self._texts)
 
 
 class FactorReader:
-    """The drawn world's factor readers.
+    """Attribute classifiers of miniworld.
 
     Parameters
     ----------
@@ -133,26 +133,26 @@ class FactorReader:
         from clipgeom.miniworld.readers import READ
 
         self.readers = readers
-        # "top left" says a position: what a figure faces is said by a verb alone
+        # "top left" is a position; only a verb gives the direction that a figure faces
         facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
         vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
         self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
 
     @classmethod
     def load(cls, folder: Path | None = None, /) -> Self:
-        """Those of the package, or in a folder.
+        """Load the package's classifiers, or those in a folder.
 
         Raises
         ------
         WeightsError
-            They are missing or damaged.
+            The weights are missing or damaged.
         """
         from clipgeom.miniworld.readers import load_readers
 
         return cls(load_readers(folder))
 
     def said(self, prompt: str, /) -> set[str]:
-        """The attributes that a prompt says, by the world's own phrases: "left" alone may be a position."""
+        """Return the attributes in a prompt, by miniworld's own phrases: "left" alone may be a position."""
         return {
             attribute
             for attribute, values in self.vocabulary.items()
@@ -160,12 +160,12 @@ class FactorReader:
         }
 
     def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
-        """The likeliest value of everything that is read, for every picture."""
+        """Return the likeliest value of every attribute for each image."""
         return self.readers.read(pictures)
 
 
 def character_values(character: NewCharacter, /) -> dict[str, str]:
-    """What the factor readers should see in every picture of one of the drawn world's new characters."""
+    """Attribute values that every image of one of miniworld's new characters should have."""
     return {
         **character.factors,
         "pattern": character.pattern or "plain",
@@ -175,12 +175,12 @@ def character_values(character: NewCharacter, /) -> dict[str, str]:
 
 
 def check_vocabulary(vocabulary: Mapping[str, Mapping[str, Any]], /) -> None:
-    """Refuse attributes with fewer than two values, and values that no phrase says.
+    """Refuse attributes with fewer than two values, and values without a phrase.
 
     Raises
     ------
     ConfigError
-        Naming the attribute and the value.
+        The message names the attribute and the value.
     """
     if not vocabulary:
         raise ConfigError("expected a vocabulary with at least one attribute, got none")

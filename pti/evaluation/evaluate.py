@@ -1,7 +1,7 @@
-"""How well a concept was learnt and what was spoilt: pictures of the token against those of its class word.
+"""Evaluation of a concept: images of the placeholder token compared with images of its class word.
 
-Both are drawn from the same prompts, which hold ``{token}``; the class word's pictures tell what the measures are without any
-learning. Nothing here draws pictures or knows of runs.
+Both come from the same prompts, which contain ``{token}``. The class word's images give each measure without
+training. This module neither generates images nor reads run folders.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from pti.evaluation.metrics import (
 __all__ = ["PLACEHOLDER", "TOGETHER", "Evaluation", "Judges", "evaluate_pictures"]
 
 PLACEHOLDER = "{token}"
-TOGETHER = "all of these"  # in `recognition`: every attribute right in one picture
+TOGETHER = "all of these"  # key in `recognition` for every attribute right in one image
 
-_Sides = tuple[Sequence[Pictures], Sequence[Pictures]]  # the token's and the class word's, prompt by prompt
-_Read = Sequence[Sequence[Mapping[str, Sequence[str]]]]  # what is read in either side's, prompt by prompt
+_Sides = tuple[Sequence[Pictures], Sequence[Pictures]]  # images of the token and of the class word, by prompt
+_Read = Sequence[Sequence[Mapping[str, Sequence[str]]]]  # attribute values in the images of either side, by prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """Who looks at the pictures.
+    """Judges and the attribute classifier of an evaluation.
 
     Attributes
     ----------
     text : tuple of TextJudge
-        For editability and, as any judge, for reconstruction and diversity.
+        For editability, reconstruction and diversity.
     pictures : tuple of PictureJudge
-        For reconstruction and diversity alone, such as DINOv2.
+        For reconstruction and diversity only, such as DINOv2.
     reader : AttributeReader or None
         For recognition and leakage.
     """
@@ -61,29 +61,29 @@ class Judges:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was measured; a measure that could not be made is absent, and `left_out` says why.
+    """Results of an evaluation; a measure that could not be computed is absent, with the reason in `left_out`.
 
     Attributes
     ----------
     class_word : str
     prompts : tuple of str
     n_token, n_class_word, n_training : int
-        Numbers of pictures.
+        Numbers of images.
     seed : int
     reconstruction, diversity : dict of Comparison
-        By judge: mean cosine to the training pictures, and one less the mean cosine within a prompt.
+        By judge: mean cosine to the training images, and 1 − mean cosine within a prompt.
     ceiling : dict of Estimate
-        By judge: mean cosine between different training pictures, what `reconstruction` can hope for.
+        By judge: mean cosine between different training images, the upper limit of `reconstruction`.
     editability : dict of Comparison
-        By judge of texts: mean cosine to the prompt with the class word in it.
+        By text judge: mean cosine to the prompt with the class word.
     recognition : dict of Comparison
-        By attribute that was to be learnt: share of pictures in which it is read as expected; and of all of them at once.
+        By attribute of the concept: fraction of images with the expected value; also for all attributes at once.
     leakage : dict of Leakage
-        By attribute that nobody asked to learn, over the prompts that do not say it.
+        By other attribute, over the prompts that do not contain it.
     entropy : dict of Estimate
-        By the same attributes, the entropy relative to the class word's.
+        By the same attributes: entropy relative to the class word's.
     class_word_moved : dict of Leakage
-        By every attribute that is read, how far the class word's own pictures moved; ``token`` tells those of the tuned model.
+        By attribute: change of the class word's images; the field ``token`` refers to the tuned model's.
     left_out : dict of str
     """
 
@@ -104,14 +104,14 @@ class Evaluation:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON: intervals as lists, an unknown bound as null."""
+        """Convert to plain JSON: intervals as lists, an unknown bound as null."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], /) -> Self:
-        """What `to_json` gave, with anything that it did not give passed over."""
-        content = {"class_word_moved": {}, **content}  # which it has not always given
+        """Create from the result of `to_json`; unknown entries are ignored."""
+        content = {"class_word_moved": {}, **content}  # optional entries
         compared = ("reconstruction", "editability", "diversity", "recognition")
         kinds: dict[str, type] = dict.fromkeys(compared, Comparison)
         kinds |= dict.fromkeys(("leakage", "class_word_moved"), Leakage)
@@ -135,31 +135,32 @@ def evaluate_pictures(
     said: Mapping[str, Collection[str]] | None = None,
     seed: int,
 ) -> Evaluation:
-    """Measure pictures of a token against those of its class word.
+    """Evaluate images of a placeholder token against those of its class word.
 
     Parameters
     ----------
     token_pictures, class_pictures : mapping of ndarray of uint8, shape (n, height, width, 3)
-        By prompt with ``{token}`` in it: pictures drawn with the token, and with the class word, in its place.
+        By prompt with ``{token}``: images generated with the token, and with the class word, in its place.
     training_pictures : ndarray of uint8, shape (m, height, width, 3)
-        Cut to one size, as the trainer sees them.
+        Cropped to one size, as in training.
     class_word : str
     judges : Judges
     tuned_class_pictures : mapping of ndarray, optional
-        As `class_pictures`, but drawn by the tuned model, from other noise: what has become of the class word.
+        As `class_pictures`, but from the tuned model and other noise; measures the drift of the class word.
     learnt : mapping, optional
-        The attributes that were to be learnt, and the value that each should have (None: not told). All others should have
-        stayed as the class word has them.
+        The attributes of the concept and their expected values (None: unknown). All others should match the class
+        word.
     said : mapping, optional
-        The attributes that each prompt says; found by their words where it is not given.
+        The attributes in each prompt; by default found by their words.
     seed : int
 
     Raises
     ------
     ConfigError
-        No prompts, prompts of one side only, a prompt without ``{token}``, an attribute that the reader does not know.
+        There are no prompts, or prompts of one side only; a prompt lacks ``{token}``; an attribute is not in the
+        classifier's vocabulary.
     ShapeError
-        Something else than pictures.
+        An array is not a stack of images.
     """
     _check(token_pictures, class_pictures, training_pictures)
     if tuned_class_pictures is not None:
@@ -202,7 +203,7 @@ def _see(
     texts: Sequence[str] | None,
     seeds: Iterator[int],
 ) -> None:
-    """Reconstruction and diversity by one judge, and editability where it knows texts."""
+    """Measure reconstruction and diversity by one judge, and editability if it embeds text."""
     token, class_word = ([judge.embed_pictures(pictures) for pictures in side] for side in sides)
     training = judge.embed_pictures(training_pictures)
     evaluation.reconstruction[judge.name] = compare(
@@ -248,7 +249,7 @@ def _compare_read(
     spoken: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
-    """Recognition of what was to be learnt, leakage and entropy of the rest."""
+    """Measure recognition of the concept's attributes, and leakage and entropy of the others."""
     expected = {attribute: value for attribute, value in learnt.items() if value is not None}
     for attribute, value in expected.items():
         evaluation.recognition[attribute] = compare(
@@ -287,7 +288,7 @@ def _compare_class_word(
     spoken: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
-    """What has become of the class word, in what was to be learnt as well: nobody asked it to change."""
+    """Measure the drift of the class word in every attribute, including those of the concept."""
     for attribute in reader.vocabulary:
         told = _unsaid(evaluation, attribute, read, spoken)
         if told is None:
@@ -305,7 +306,7 @@ def _unsaid(
     read: _Read,
     spoken: Mapping[str, Collection[str]],
 ) -> tuple[list[list[str]], tuple[list[str], list[str]]] | None:
-    """What both sides show of an attribute where prompts do not say it, and the prompts; None where every one says it."""
+    """Values of an attribute on both sides, for prompts that do not contain it; None without such prompts."""
     silent = [i for i, prompt in enumerate(evaluation.prompts) if attribute not in spoken[prompt]]
     if not silent:
         return None
@@ -319,7 +320,7 @@ def _right(group: Mapping[str, Sequence[str]], attribute: str, value: str) -> li
 
 
 def _said(prompt: str, reader: AttributeReader, said: Mapping[str, Collection[str]] | None) -> Collection[str]:
-    """The attributes that a prompt says, as told or else by their words."""
+    """Return the attributes in a prompt, as given or else by their words."""
     if said is None:
         text = prompt.replace(PLACEHOLDER, " ")
         return [attribute for attribute, values in reader.vocabulary.items() if says(text, values)]
@@ -343,14 +344,14 @@ def _check(token: Mapping[str, Pictures], class_word: Mapping[str, Pictures], tr
 
 
 def _seeds(seed: int) -> Iterator[int]:
-    """As many independent seeds as are asked for."""
+    """Yield independent seeds without end."""
     rng = np.random.default_rng(seed)
     while True:
         yield int(rng.integers(2**32))
 
 
 def _typed(kind: type, value: Mapping[str, Any]) -> Any:
-    """A dataclass of measures from its JSON."""
+    """Create a dataclass of measures from its JSON."""
     if kind is Estimate:
         low, high = (math.nan if bound is None else bound for bound in value["ci95"])
         return Estimate(value["value"], (low, high), value["n"])

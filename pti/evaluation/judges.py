@@ -1,6 +1,6 @@
-"""Networks that embed pictures: CLIP and DINOv2.
+"""Networks that embed images for evaluation: CLIP and DINOv2.
 
-Measures know them by two small protocols alone. Pictures are uint8 of shape (n, height, width, 3).
+Measures know them by two small protocols alone. Images are uint8 of shape (n, height, width, 3).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Pictures = NDArray[np.uint8]
-_Preprocess = Callable[[Pictures], Any]  # to a tensor
+_Preprocess = Callable[[Pictures], Any]  # scale to a tensor in 0 … 1
 _Items = TypeVar("_Items", Pictures, Sequence[str])
 _BATCH = 32
 _DINO = {
@@ -41,7 +41,7 @@ _DINO_SETTINGS = {
     **{key: value for key, value in VISION.items() if key not in ("intermediate_size", "projection_dim")},
     "mlp_ratio": integer(1, 64),
     "qkv_bias": FLAG,
-    "layerscale_value": number(-1e3, 1e3),  # the initial value of what is read
+    "layerscale_value": number(-1e3, 1e3),  # initial value, replaced by the stored one
     "use_swiglu_ffn": FLAG,
     "use_mask_token": FLAG,
     "num_register_tokens": integer(0, 1024),
@@ -50,7 +50,7 @@ _DINO_SETTINGS = {
 
 @runtime_checkable
 class PictureJudge(Protocol):
-    """Gives an embedding, shape (n, d), of pictures; `name` is what tables call it."""
+    """Embeds images, shape (n, d); `name` is its name in tables."""
 
     name: str
 
@@ -59,7 +59,7 @@ class PictureJudge(Protocol):
 
 @runtime_checkable
 class TextJudge(PictureJudge, Protocol):
-    """Also gives embeddings of texts, in the same space."""
+    """Embeds texts as well, in the same space."""
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]: ...  # noqa: D102
 
@@ -72,7 +72,7 @@ class ClipJudge:
     model : CLIPModel
     tokenizer : CLIPTokenizer
     preprocess : callable
-        From pictures to the model's pixel values.
+        Converts images to the model's pixel values.
     name : str
     """
 
@@ -84,12 +84,12 @@ class ClipJudge:
     def load(
         cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "CLIP"
     ) -> Self:
-        """From a hub id or a directory, in float32 and safetensors.
+        """Load from a hub id or a directory, in float32 and safetensors.
 
         Raises
         ------
         EncoderError
-            It cannot be loaded.
+            The model cannot be loaded.
         MissingExtraError
             transformers is not installed.
         """
@@ -106,12 +106,12 @@ class ClipJudge:
 
     @classmethod
     def miniworld(cls, *, root: Path | None = None) -> Self:
-        """The drawn world's own.
+        """Load miniworld's own CLIP.
 
         Raises
         ------
         WeightsError
-            Its weights are missing or damaged.
+            The weights are missing or damaged.
         """
         from clipgeom.miniworld.weights import load_clip
 
@@ -119,7 +119,7 @@ class ClipJudge:
         return cls(model, tokenizer, _plain)
 
     def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
-        """Projected embeddings of pictures, un-normalised."""
+        """Embed images; projected, not normalised."""
         return _embed(
             pictures,
             self.preprocess,
@@ -128,10 +128,10 @@ class ClipJudge:
         )
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]:
-        """Projected embeddings of texts at the tokenizer's end of text; what exceeds the longest text is cut."""
+        """Embed texts at EOS; projected, not normalised. Longer texts are truncated."""
         import torch
 
-        # the configuration's id may be the legacy 2, which means the highest id; nothing is added here, so both agree
+        # the configuration's id may be the legacy 2, for which transformers takes the highest id: EOS without added tokens
         if not texts:
             raise ConfigError("there are no texts to embed")
         length = self.model.config.text_config.max_position_embeddings
@@ -150,13 +150,13 @@ class ClipJudge:
 
 
 class DinoJudge:
-    """A DINOv2 model: its embedding is the class token after the last norm.
+    """A DINOv2 model; the embedding is the class token after the last norm.
 
     Parameters
     ----------
     model : Dinov2Model
     preprocess : callable
-        From pictures to the model's pixel values.
+        Converts images to the model's pixel values.
     name : str
     """
 
@@ -167,12 +167,12 @@ class DinoJudge:
     def load(
         cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "DINOv2"
     ) -> Self:
-        """From a hub id or a directory, in float32 and safetensors.
+        """Load from a hub id or a directory, in float32 and safetensors.
 
         Raises
         ------
         EncoderError
-            It cannot be loaded.
+            The model cannot be loaded.
         MissingExtraError
             transformers is not installed.
         """
@@ -183,7 +183,7 @@ class DinoJudge:
         return cls(_dino(folder).to(device), _preprocess(folder), name=name)
 
     def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
-        """Embeddings of pictures, un-normalised."""
+        """Embed images; not normalised."""
         return _embed(
             pictures,
             self.preprocess,
@@ -193,7 +193,7 @@ class DinoJudge:
 
 
 def _fetched(model: str | Path, revision: str | None) -> Path:
-    """The folder of a judge. Told to load a hub id, transformers would ask an absent network for a minute."""
+    """Return the folder of a model; given a hub id, transformers would retry an absent network for a minute."""
     local = Path(model).expanduser()
     if local.exists():
         return local
@@ -210,7 +210,7 @@ def _fetched(model: str | Path, revision: str | None) -> Path:
                 ignore_patterns=["*/*"],
             )
         )
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds of errors
         raise _unloadable(model, error) from error
 
 
@@ -222,11 +222,11 @@ def _preprocess(folder: Path) -> _Preprocess:
     from transformers import AutoImageProcessor
 
     try:
-        # Pillow's resampling everywhere, so that a machine with torchvision measures the same
+        # Pillow's resampling everywhere, so that a machine with torchvision gives the same measures
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             folder, backend="pil", trust_remote_code=False
         )
-    except Exception as error:  # whatever it raises comes from the settings
+    except Exception as error:  # every error comes from the settings
         raise _unloadable(folder, error) from error
 
     def preprocess(pictures: Pictures) -> torch.Tensor:
@@ -274,7 +274,7 @@ def _dino(folder: Path) -> Any:
             raise EncoderError(
                 f"{path} asks for {wanted:,} parameters, the weights have {there:,}; fetch or save the model again"
             )
-        # transformers knows the names that this architecture has had
+        # former names of this architecture's settings in transformers
         network, found = kind.from_pretrained(
             folder,
             config=config,
@@ -286,7 +286,7 @@ def _dino(folder: Path) -> Any:
         )
     except EncoderError:
         raise
-    except Exception as error:  # whatever it raises comes from the folder's files
+    except Exception as error:  # every error comes from the folder's files
         raise _unloadable(folder, error) from error
     require_whole(folder, set(found["missing_keys"]) - {"embeddings.mask_token"}, found["unexpected_keys"])
     return network
@@ -305,7 +305,7 @@ def _without_positions(key: str) -> str | None:
 
 
 def _plain(pictures: Pictures) -> torch.Tensor:
-    """From −1 to 1, at the size they have."""
+    """Convert images to −1 … 1 without resizing."""
     import torch
 
     return torch.from_numpy(np.moveaxis(pictures, -1, 1).astype(np.float32) / 127.5 - 1)
@@ -323,12 +323,12 @@ def _embed(
 
 
 def check_pictures(pictures: Pictures, /) -> None:
-    """Refuse what is no stack of pictures.
+    """Refuse arrays that are not a stack of images.
 
     Raises
     ------
     ShapeError
-        Not uint8 of shape (n, height, width, 3), or none.
+        The array is not uint8 of shape (n, height, width, 3), or is empty.
     """
     array = np.asarray(pictures)
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):

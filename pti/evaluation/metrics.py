@@ -1,12 +1,12 @@
-"""Measures of what was learnt and of what was spoilt, as functions of embeddings and of read attributes.
+"""Measures of reconstruction, editability, diversity and leakage, from embeddings and attribute values.
 
-Every interval is a 95 % one and says what other seeds would give with the same prompts: pictures are drawn anew, the
-training pictures and the prompts stand. Drawing across prompts instead of within each can only widen an interval. (Only
-`diversity`, which has few pictures of each prompt, draws prompts as well.)
+All intervals are 95 %. They cover the variation over sampling seeds; prompts and training images are fixed.
+Resampling across prompts instead of within each can only widen an interval. Only `diversity`, with few images of each
+prompt, resamples prompts too.
 
-Two of the measures are biased in small samples, and both are told with what was done about it: the distance between two
-observed distributions is above zero even where there is none between the true ones (`Leakage` has the level of chance beside
-it), and an observed entropy is too small (`entropy_ratio` corrects it).
+Two measures are biased in small samples. The distance between two observed distributions exceeds zero even if the
+true ones are equal; `Leakage` contains the level of chance. An observed entropy is too small; `entropy_ratio`
+corrects it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PERMUTATIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its 95 % interval, and the number of pictures behind it."""
+    """A number, its 95 % interval, and the number of images it is computed from."""
 
     value: float
     ci95: Interval
@@ -56,7 +56,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A measure of the token's pictures, of the class word's with the same prompts, and the first less the second."""
+    """A measure of the token's images, of the class word's for the same prompts, and their difference."""
 
     token: Estimate
     class_word: Estimate
@@ -65,17 +65,18 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Leakage:
-    """How far an attribute that nobody asked to learn has moved from the class word's distribution.
+    """Distance of an unlearned attribute's distribution from that of the class word.
 
     Attributes
     ----------
     distance : Estimate
-        Total variation distance between the observed shares, in 0 … 1, as it is observed. The interval held the true
-        distance in 93 % of trials where that was zero and in 96 % to 100 % elsewhere (30 to 200 pictures, 2 and 9 values).
+        Total variation distance between the observed shares, in 0 … 1. In trials with 30 to 200 images and 2 or 9
+        values, the interval contained the true distance in 93 % of cases if it was zero, and in 96 % to 100 %
+        otherwise.
     chance : float
-        What the observed distance is on average when token and class word draw from one distribution.
+        Mean observed distance if token and class word have the same distribution.
     p_value : float
-        Share of permutations with at least the observed distance.
+        Fraction of permutations with at least the observed distance.
     token, class_word : dict of float
         The shares of the values.
     """
@@ -94,7 +95,7 @@ def image_similarity(
     *,
     seed: int,
 ) -> Estimate:
-    """Mean cosine between every generated and every training picture: CLIP-I, or DINO, by whose embeddings they are.
+    """Mean cosine between every generated and every training image: CLIP-I or DINO, depending on the embeddings.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def image_similarity(
     Raises
     ------
     ShapeError
-        The dimensions differ, or there are no pictures.
+        The dimensions differ, or there are no images.
     DomainError
         A zero or non-finite embedding.
     """
@@ -122,15 +123,15 @@ def text_similarity(
     *,
     seed: int,
 ) -> Estimate:
-    """Mean cosine between each picture and its own text: CLIP-T.
+    """Mean cosine between each image and its own text: CLIP-T.
 
-    The text of a token's picture is its prompt with the class word in the token's place: a judge does not know the token.
-    What the class word's own pictures reach is the reference.
+    The text of a token's image is its prompt with the class word, because the judge's vocabulary lacks the token. The
+    score of the class word's own images is the reference.
 
     Raises
     ------
     ShapeError
-        Not a text for each picture.
+        The numbers of images and texts differ.
     DomainError
         A zero or non-finite embedding.
     """
@@ -142,7 +143,7 @@ def text_similarity(
 
 
 def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> Estimate:
-    """The mean of a score a picture; a single picture has no interval that says anything (from −∞ to ∞)."""
+    """Mean of a score per image; for a single image the interval is (−∞, ∞)."""
     if scores.ndim != 1 or not len(scores):
         raise ShapeError(f"expected a score a picture, got an array of shape {scores.shape}")
     unknown = (-math.inf, math.inf)
@@ -151,24 +152,24 @@ def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> 
 
 
 def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: int) -> Estimate:
-    """One less the mean cosine between different pictures of one prompt, averaged over prompts.
+    """1 − mean cosine between different images of one prompt, averaged over prompts.
 
     Parameters
     ----------
     groups : sequence of ndarray, shape (n, d)
-        The embeddings of one prompt's pictures each; prompts with a single picture say nothing and are left out.
+        The embeddings of the images of each prompt; prompts with a single image are ignored.
     seed : int
 
     Returns
     -------
     Estimate
-        In 0 … 2. Prompts, and pictures within them, are resampled; a picture is never compared with itself. With one prompt
-        of two pictures there is nothing to resample, and the interval is 0 … 2.
+        In 0 … 2. Prompts, and images within them, are resampled; an image is never compared with itself. One prompt
+        with two images cannot be resampled; its interval is 0 … 2.
 
     Raises
     ------
     DomainError
-        No prompt has two pictures; a zero or non-finite embedding.
+        No prompt has two images; a zero or non-finite embedding.
     """
     units = [_unit(group, "a prompt's pictures") for group in groups if len(group) > 1]
     if not units:
@@ -179,24 +180,24 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     if len(units) == 1 and len(units[0]) == 2:
         return Estimate(value, (0.0, 2.0), n)
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(grams), size=(RESAMPLES, len(grams)))  # prompts
+    chosen = rng.integers(len(grams), size=(RESAMPLES, len(grams)))  # resampled prompts
     apart = np.zeros(chosen.shape)
     for index, gram in enumerate(grams):
         here = chosen == index
         apart[here] = _apart(gram, rng.multinomial(len(gram), np.full(len(gram), 1 / len(gram)), size=int(here.sum())))
-    paired = np.isfinite(apart)  # one picture over and over has no pairs
+    paired = np.isfinite(apart)  # a resample of one repeated image has no pairs
     kept = paired.any(axis=1)
     replicates = np.where(paired, apart, 0).sum(axis=1)[kept] / paired.sum(axis=1)[kept]
     return Estimate(value, interval(replicates), n)
 
 
 def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int) -> Estimate:
-    """Mean cosine between different pictures of one set, with the interval that other pictures of their kind would give.
+    """Mean cosine between different images of one set; the interval covers other images of the same kind.
 
     Raises
     ------
     DomainError
-        A single picture; a zero or non-finite embedding.
+        There is a single image, or a zero or non-finite embedding.
     """
     apart = diversity([pictures], seed=seed)
     return Estimate(1 - apart.value, (1 - apart.ci95[1], 1 - apart.ci95[0]), apart.n)
@@ -207,7 +208,7 @@ def zero_shot(
     texts: Mapping[str, Mapping[str, Float[NDArray[np.float64], " d"]]],
     /,
 ) -> dict[str, list[str]]:
-    """For every attribute the value whose text is nearest to the picture.
+    """For each image and attribute, the value with the nearest text embedding.
 
     Parameters
     ----------
@@ -230,10 +231,10 @@ def zero_shot(
 
 
 def compare(token: Estimate, class_word: Estimate, /) -> Comparison:
-    """Two estimates and their difference, its interval recovered from theirs (Zou and Donner 2008; for rates, Newcombe's).
+    """Compare two estimates; the interval of the difference comes from theirs (Zou and Donner 2008).
 
-    The interval supposes that the two are independent; where they have prompts in common it is too wide rather than too
-    narrow.
+    For rates, this is Newcombe's interval. It assumes independent estimates; common prompts make it too wide rather
+    than too narrow.
     """
     value = token.value - class_word.value
     down = math.hypot(token.value - token.ci95[0], class_word.ci95[1] - class_word.value)
@@ -242,23 +243,23 @@ def compare(token: Estimate, class_word: Estimate, /) -> Comparison:
 
 
 def attribute_distribution(values: Sequence[str], vocabulary: Sequence[str], /) -> dict[str, float]:
-    """The share of each value of the vocabulary, in its order.
+    """Shares of the values of a vocabulary, in its order.
 
     Raises
     ------
     DomainError
-        No values, or one that the vocabulary does not hold.
+        There are no values, or one is not in the vocabulary.
     """
     return dict(zip(vocabulary, _hot(values, vocabulary).mean(axis=0).tolist(), strict=True))
 
 
 def attribute_rate(values: Sequence[str], expected: str, /) -> Estimate:
-    """The share of pictures read as expected, with Wilson's interval.
+    """Fraction of images with the expected value, with Wilson's interval.
 
     Raises
     ------
     DomainError
-        No values.
+        There are no values.
     """
     from scipy.stats import binomtest
 
@@ -279,29 +280,29 @@ def leakage(
     seed: int,
     groups: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> Leakage:
-    """The total variation distance ½ Σ|p − q| between the token's and the class word's shares of an attribute's values.
+    """Total variation distance ½ Σ|p − q| between the token's and the class word's shares of an attribute's values.
 
-    With δp and δq the errors of the shares, the observed distance is off by at most ½ Σ|δp − δq|: distance ± the 95 % quantile
-    of that is an interval that also holds near zero, where percentiles of a bootstrapped distance do not, biased upward twice
-    as they are. The errors are drawn from the Dirichlet distribution of the true shares given the counts
-    (Jeffreys' prior), so that values which happened not to be seen count too.
+    With δp and δq the errors of the shares, the error of the observed distance is at most ½ Σ|δp − δq|. The interval
+    is the distance ± the 95 % quantile of this bound. It is valid near zero, where bootstrap percentiles are biased
+    upward twice. The errors come from the Dirichlet distribution of the true shares given the counts (Jeffreys'
+    prior). Values that were not observed therefore count too.
 
     Parameters
     ----------
     token, class_word : sequence of str
-        What was read in the pictures of either.
+        Values of the attribute in the images of either.
     vocabulary : sequence of str
         The attribute's values.
     seed : int
     groups : two sequences of str, optional
-        The prompt of each picture; permutations then stay within a prompt. Without them all pictures are of one.
+        The prompt of each image; permutations then stay within a prompt. By default all images belong to one prompt.
 
     Raises
     ------
     DomainError
-        No pictures of either, or a value that the vocabulary does not hold.
+        Either side has no images, or a value is not in the vocabulary.
     ShapeError
-        Not a prompt for each picture.
+        The numbers of images and prompts differ.
     """
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     observed = _variation(p.mean(axis=0), q.mean(axis=0))
@@ -322,16 +323,17 @@ def leakage(
 def entropy_ratio(
     token: Sequence[str], class_word: Sequence[str], vocabulary: Sequence[str], /, *, seed: int
 ) -> Estimate:
-    """Entropy of an attribute over the token's pictures, relative to the class word's.
+    """Entropy of an attribute over the token's images, relative to the class word's.
 
-    An observed entropy is too small by about (k − 1)/2n nats, k values being seen (Miller 1955, Madow 1948): both are
-    corrected by that. The interval has the spread of the ratio over plausible shares, drawn as in `leakage`, and stands about
-    the estimate. It held the true ratio in 88 % (skewed shares of nine values, 50 pictures) to 100 % of trials.
+    With k observed values, an observed entropy is too small by about (k − 1)/2n nats (Miller 1955, Madow 1948). Both
+    entropies are corrected by that. The interval is centred on the estimate; its width is the spread of the ratio
+    over shares sampled as in `leakage`. It contained the true ratio in 88 % (skewed shares of nine values, 50 images)
+    to 100 % of trials.
 
     Raises
     ------
     DomainError
-        The class word's pictures all show one value: there is no entropy to keep.
+        All images of the class word have one value, so that their entropy is zero.
     """
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     if (q.mean(axis=0) > 0).sum() < 2:
@@ -359,14 +361,14 @@ def _same_width(left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
 
 
 def _apart(gram: NDArray[np.float64], counts: NDArray[Any]) -> NDArray[np.float64]:
-    """One less the mean cosine over pairs of different pictures, for rows of how often each is taken; NaN without pairs."""
+    """1 − mean cosine over pairs of different images, by rows of multiplicities; NaN without pairs."""
     pairs = counts.sum(axis=1) ** 2 - (counts**2).sum(axis=1)
     total = np.einsum("bi,ij,bj->b", counts, gram, counts, optimize=True) - counts**2 @ np.diag(gram)
     return np.asarray(np.where(pairs > 0, 1 - total / np.maximum(pairs, 1), np.nan))
 
 
 def _hot(values: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.float64]:
-    """A row a picture, a column a value: one where it was read."""
+    """One-hot encode values: one row per image, one column per value."""
     if not len(values):
         raise DomainError("expected at least one picture, got none")
     places = {value: index for index, value in enumerate(vocabulary)}
@@ -382,7 +384,7 @@ def _variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 
 def _plausible(rows: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draws of the true shares given the counts, shape (resamples, values)."""
+    """Sample true shares given the counts, shape (resamples, values)."""
     return rng.dirichlet(rows.sum(axis=0) + 0.5, size=RESAMPLES)
 
 
@@ -392,7 +394,7 @@ def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _corrected(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of the observed shares, and (k − 1)/2n for what it lacks."""
+    """Entropy of the observed shares, with the bias correction (k − 1)/2n."""
     shares = rows.mean(axis=0)
     return np.asarray(_entropy(shares) + ((shares > 0).sum() - 1) / (2 * len(rows)))
 
@@ -407,7 +409,7 @@ def _labels(groups: tuple[Sequence[str], Sequence[str]] | None, n: int, m: int) 
 def _permuted(
     p: NDArray[np.float64], q: NDArray[np.float64], labels: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Distances after the pictures of each prompt were dealt out at random to the two sides, in their numbers."""
+    """Distances after random permutation of the two sides within each prompt; the sizes are kept."""
     rows = np.concatenate([p, q]).astype(np.int64)
     ours = np.arange(len(rows)) < len(p)
     dealt = np.zeros((_PERMUTATIONS, rows.shape[1]))

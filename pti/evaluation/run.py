@@ -1,4 +1,4 @@
-"""What is made of a trained run: measures in ``evaluation.json``, and a folder of files for other tools."""
+"""Evaluation of a trained run, with the result in ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from pti.runs.run import Run, finished_run
 __all__ = ["evaluate_run", "held_out_loss"]
 
 _CLIP = "openai/clip-vit-large-patch14"
-_LEVELS = 16  # noise levels at which held-out pictures are denoised, spread over the schedule
+_LEVELS = 16  # timesteps at which held-out images are denoised, spread over the schedule
 
 
 @locked
 def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Progress | None = None) -> Path:
-    """Draw the prompts of ``[evaluation]`` with the token and with the class word, and measure; to ``evaluation.json``.
+    """Generate images of the prompts in ``[evaluation]``, measure them, and write ``evaluation.json``.
 
-    The class word's pictures come from the frozen model, both sides from the same noise; and once more from the tuned model,
-    from other noise, to tell what has become of the class word.
+    Images of the token and of the class word start from the same noise; the latter come from the base model. The
+    tuned model generates images of the class word from other noise, to measure its drift.
 
     Parameters
     ----------
     folder : str or Path
         A run folder.
     root : Path, optional
-        Another folder of miniworld's weights than the package's.
+        Folder of miniworld's weights; by default the package's.
     progress : Progress, optional
 
     Raises
     ------
     CheckpointError
-        The run is not trained to its end.
+        The run's training has not finished.
     ConfigError
-        An attribute named as learnt is not one that is read.
+        An attribute named as learnt is not in the vocabulary.
     EncoderError
-        A judge that the settings name cannot be loaded.
+        A judge in the settings cannot be loaded.
     """
     progress = Quiet() if progress is None else progress
     run = finished_run(folder, root)
@@ -81,7 +81,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
                 size=run.config.data.resolution,
             )
             progress(settings.images_per_prompt)
-    assert run.config.concept.class_word is not None  # a trained run knows it
+    assert run.config.concept.class_word is not None  # set by a trained run
     of_token, of_class, of_class_tuned = drawn
     evaluation = evaluate_pictures(
         of_token,
@@ -114,10 +114,10 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
 
 @torch.no_grad()
 def held_out_loss(run: Run) -> dict[str, Estimate]:
-    """Mean squared denoising error on the pictures kept from training, with the token and with the class word.
+    """Mean squared denoising error on held-out images, with the token and with the class word.
 
-    Every picture at the same noise levels, with the same noise on both sides; the mean over levels is a picture's score.
-    Empty where no picture was kept.
+    All images have the same timesteps, and both sides the same noise. An image's score is the mean over timesteps.
+    Empty without held-out images.
     """
     if not run.held_out:
         return {}
@@ -149,7 +149,7 @@ def held_out_loss(run: Run) -> dict[str, Estimate]:
 
 
 def _judges(run: Run, root: Path | None) -> tuple[Judges, dict[str, str]]:
-    """Who can look at this run's pictures, and why others cannot."""
+    """Load the judges and the attribute classifier, with a reason for each that is left out."""
     settings, own = run.config.evaluation, run.config.model.pretrained_model == "miniworld"
     absent: dict[str, str] = {}
     texts: list[TextJudge] = []
@@ -177,7 +177,7 @@ def _judges(run: Run, root: Path | None) -> tuple[Judges, dict[str, str]]:
 
 
 def _learnt(run: Run, judges: Judges) -> Mapping[str, str | None]:
-    """What was to be learnt: told by the settings, and known of a new character of miniworld."""
+    """Attributes of the concept and their values, from the settings or from a new character of miniworld."""
     known: dict[str, str | None] = {}
     source = run.config.data.source
     if source.startswith(MINIWORLD) and isinstance(judges.reader, FactorReader):

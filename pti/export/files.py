@@ -1,20 +1,22 @@
-"""What was learnt, as files that other people's tools load: the embedding, and the LoRA in two dialects.
+"""Export files for other tools: the embedding, and the LoRA in diffusers' and kohya's formats.
 
 Embedding
-    One safetensors file. For SD 1.x and 2.x it holds one tensor ``{token: (n, dim)}``: `load_textual_inversion(path)` of
-    diffusers, ComfyUI (``embedding:file_name``) and A1111 (the file's name) load it as it is. For SDXL it holds ``clip_l`` and
-    ``clip_g``: ComfyUI and A1111 load that as it is; diffusers loads the two tensors one after the other, as `add_embedding`
-    does. The vectors of a token are called ``<tok>``, ``<tok>_1``, … in diffusers, and a prompt says ``<tok>`` only.
+    One safetensors file. For SD 1.x and 2.x it contains one tensor ``{token: (n, dim)}``:
+    `load_textual_inversion(path)` of diffusers, ComfyUI (``embedding:file_name``) and A1111 (the file's name) load it
+    unchanged. For SDXL it contains ``clip_l`` and ``clip_g``: ComfyUI and A1111 load that unchanged; diffusers loads
+    the two tensors one after the other, as `add_embedding` does. The vectors of a token are called ``<tok>``,
+    ``<tok>_1``, … in diffusers, and a prompt contains ``<tok>`` only.
 LoRA
-    ``pytorch_lora_weights.safetensors`` with diffusers' names, for `load_lora_weights`, and a file with kohya's names for
-    ComfyUI, A1111 and the rest, which `load_lora_weights` reads too. `pti.export.lora_formats` says why they look as they do.
+    ``pytorch_lora_weights.safetensors`` with diffusers' names, for `load_lora_weights`, and a file with kohya's names
+    for ComfyUI, A1111 and the rest, which `load_lora_weights` reads too. `pti.export.lora_formats` gives the reasons
+    for the names.
 
-The same weights and metadata give the same bytes, and a file appears whole or not at all.
+The same weights and metadata give the same bytes, and files are written atomically.
 
-A warning that concerns SDXL: its published configurations say ``eos_token_id = 2``, upon which transformers takes the
-pooled text from the *highest* id rather than from the end of the text. An added token has the highest id of all. The trainer,
-ComfyUI and A1111 take the end of the text; after `load_textual_inversion` a plain diffusers pipeline does not, until
-`pool_at_eos` has been called. SD 1.x and 2.x use no pooled text.
+A warning for SDXL: its published configurations contain ``eos_token_id = 2``, for which transformers pools at the
+*highest* id rather than at the end of the text. An added token has the highest id of all. The trainer, ComfyUI and
+A1111 pool at the end of the text. A diffusers pipeline does so after `load_textual_inversion` only if `pool_at_eos`
+is called. SD 1.x and 2.x use no pooled text.
 """
 
 from __future__ import annotations
@@ -51,9 +53,9 @@ __all__ = [
 ]
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-SDXL_KEYS = ("clip_l", "clip_g")  # the first and the second text encoder
+SDXL_KEYS = ("clip_l", "clip_g")  # keys of the first and the second text encoder
 
-_MISREAD = ("scheduler", "optimizer", "checkpoint")  # diffusers passes over files with these words in their names
+_MISREAD = ("scheduler", "optimizer", "checkpoint")  # diffusers ignores files with these words in their names
 _COMPONENTS: tuple[Component, ...] = ("text_encoder", "text_encoder_2")
 
 
@@ -78,22 +80,22 @@ def save_embedding(
     Parameters
     ----------
     path : str or Path
-        ComfyUI and A1111 call the embedding by the file's name.
+        The file's name is the embedding's name in ComfyUI and A1111.
     token : str
-        What prompts call it.
+        Its name in prompts.
     vectors : array, shape (n, dim), or mapping of two
-        Of the only text encoder; for SDXL ``{"clip_l": (n, dim), "clip_g": (n, dim_2)}``.
+        The vectors of the only text encoder; for SDXL ``{"clip_l": (n, dim), "clip_g": (n, dim_2)}``.
     metadata : mapping, optional
         Written to the file's header; values that are not strings as JSON.
 
     Raises
     ------
     ShapeError
-        Not (n, dim), or another number of vectors for either text encoder.
+        The shape is not (n, dim), or the text encoders have different numbers of vectors.
     DomainError
-        A NaN or an infinite number.
+        A value is NaN or infinite.
     ConfigError
-        A token that cannot be one; keys other than ``clip_l`` and ``clip_g``.
+        The token is not valid, or a key is neither ``clip_l`` nor ``clip_g``.
     """
     _check_token(token)
     if isinstance(vectors, Mapping):
@@ -111,12 +113,12 @@ def save_embedding(
 
 
 def read_embedding(path: str | Path, /) -> tuple[str, dict[str, NDArray[np.float32]]]:
-    """The token of an embedding file, and its tensors by key.
+    """Read the token of an embedding file, and its tensors by key.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or is no embedding.
+        The file cannot be read, or is not an embedding.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -135,7 +137,7 @@ def read_embedding(path: str | Path, /) -> tuple[str, dict[str, NDArray[np.float
 
 
 def add_embedding(pipeline: Any, path: str | Path, /, *, token: str | None = None) -> str:
-    """Load an embedding file into a diffusers pipeline, into both text encoders where it has two; return its token.
+    """Load an embedding file into all text encoders of a diffusers pipeline; return its token.
 
     Parameters
     ----------
@@ -171,7 +173,7 @@ def add_embedding(pipeline: Any, path: str | Path, /, *, token: str | None = Non
 
 
 def pool_at_eos(pipeline: Any, /) -> None:
-    """Make every text encoder of a pipeline pool at its tokenizer's end of text, whatever its configuration says."""
+    """Make every text encoder of a pipeline pool at its tokenizer's EOS, whatever the configuration."""
     for suffix in ("", "_2"):
         encoder, tokenizer = (getattr(pipeline, f"{name}{suffix}", None) for name in ("text_encoder", "tokenizer"))
         if encoder is None or tokenizer is None:
@@ -197,27 +199,27 @@ def save_lora(
     Parameters
     ----------
     folder : str or Path
-        Made if it is not there.
+        Created if missing.
     unet : Module
         With or without adapters.
     text_encoders : sequence of Module
-        In the pipeline's order: both for SDXL. Those without adapters are passed over.
+        In the pipeline's order: both for SDXL. Those without adapters are ignored.
     name : str
-        Of the file with kohya's names, less its ending: ComfyUI and A1111 call the LoRA by it.
+        Name of kohya's file without its ending, which is the LoRA's name in ComfyUI and A1111.
     adapter : str, optional
-        Which adapter, where there are several.
+        Name of the adapter if there are several.
     precision : {"float32", "float16"}
-        Of the files.
+        Dtype of the files.
     metadata : mapping, optional
         Written to the headers; values that are not strings as JSON.
 
     Raises
     ------
     ConfigError
-        No adapter, several and none named, a kind that neither dialect can say (DoRA, biases), or a file name that diffusers
-        would pass over.
+        There is no adapter, or several and none is named; it is of a kind without a format (DoRA, biases); diffusers
+        would ignore the file name.
     DomainError
-        A NaN or infinite weight, also where float16 cannot hold one.
+        A weight is NaN or infinite, or overflows in float16.
     """
     file_name = _file_name(name)
     if len(text_encoders) > len(_COMPONENTS):
@@ -294,7 +296,7 @@ def _collect(module: torch.nn.Module, adapter: str) -> dict[str, Adapter]:
 
 
 def _zeros(module: torch.nn.Module, name: str, others: Mapping[str, Adapter]) -> Adapter:
-    """A change of nothing for one linear module, of the rank and scale of the others."""
+    """A zero adapter for one linear module, with the rank and scale of the others."""
     layer = next(m for full, m in module.named_modules() if full.removeprefix("base_model.model.") == name)
     like = next(iter(others.values()))
     columns, rows = int(layer.in_features), int(layer.out_features)
@@ -302,13 +304,13 @@ def _zeros(module: torch.nn.Module, name: str, others: Mapping[str, Adapter]) ->
 
 
 def export_name(name: str | None, token: str, /) -> str:
-    """What files are called: as told, or else by the token without its brackets.
+    """File name stem of an export: the given name, or the token without its brackets.
 
     Raises
     ------
     ConfigError
-        It cannot be the name of a file, it is that of the file for diffusers, or diffusers would pass over it; a token
-        that cannot be one.
+        The name is not a valid file name, is that of the file for diffusers, or would be ignored by diffusers; the
+        token is not valid.
     """
     _check_token(token)
     chosen = token.strip("<>[]{} ") if name is None else name
@@ -350,7 +352,7 @@ def _matrix(vectors: Any, name: str) -> NDArray[np.float32]:
 
 
 def _numbers(values: Any, name: str) -> NDArray[np.float32]:
-    """A tensor or array in float32, every number finite."""
+    """Convert a tensor or array to float32; every number must be finite."""
     if hasattr(values, "detach"):
         values = values.detach().to(device="cpu").float().numpy()
     with np.errstate(over="ignore"):

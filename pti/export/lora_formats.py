@@ -1,14 +1,14 @@
-"""Names of LoRA tensors in the two dialects that other people's tools read.
+"""Names of LoRA tensors in diffusers' and kohya's formats.
 
-The facts that decide them, from the sources of diffusers 0.42, ComfyUI and A1111's web UI:
+Reasons for the names, from the source code of diffusers 0.42, ComfyUI and A1111's web UI:
 
 * diffusers decides how to read a U-Net's names by the *first* one: ``lora_A`` and ``lora.down`` must not be mixed. A file
   that has no alpha is read with a scale of 1.
 * ``diffusers.utils.convert_state_dict_to_kohya`` writes alpha = rank whatever the adapter's alpha is, and ``lora_te1`` for
-  SD 1.x too, where kohya's trainer writes ``lora_te``. Hence names of our own.
+  SD 1.x too, where kohya's trainer writes ``lora_te``. Hence this module has its own conversion.
 * kohya's U-Net names come in two spellings: those of diffusers' modules (``down_blocks_1_attentions_0``) and, for SDXL,
-  those of the original network (``input_blocks_4_1``). diffusers, ComfyUI and A1111 read both; we write the first, which
-  needs no table of blocks. Only SDXL's added embedding has to be spelt the second way: diffusers knows no other.
+  those of the original network (``input_blocks_4_1``). diffusers, ComfyUI and A1111 read both; we write the first,
+  which needs no table of blocks. Only SDXL's added embedding needs the second spelling: diffusers reads no other.
 * From a kohya file diffusers takes one alpha for a whole network; where they differ between modules, loading fails. Hence
   one alpha a network, and what differs is multiplied into the upper matrix.
 * diffusers recognises the text encoder of a kohya file by its ``out_proj`` alone. Where attention is adapted without it, a
@@ -36,14 +36,14 @@ _ATTENTION = (".q_proj", ".k_proj", ".v_proj")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """A low-rank change of one module: scale · up @ down, added to its weight.
+    """A LoRA adapter of one module: scale · up @ down, added to its weight.
 
     Attributes
     ----------
     down : ndarray, shape (rank, in, ...)
     up : ndarray, shape (out, rank, ...)
     scale : float
-        alpha / rank of plain LoRA; whatever the module multiplies by.
+        The module's factor; alpha / rank for plain LoRA.
     """
 
     down: _Array
@@ -52,12 +52,12 @@ class Adapter:
 
     @property
     def rank(self) -> int:
-        """Number of directions."""
+        """Rank of the adapter."""
         return int(self.down.shape[0])
 
 
 def diffusers_tensors(component: Component, adapters: Mapping[str, Adapter], /) -> dict[str, _Array]:
-    """Tensors of one network as `load_lora_weights` reads them, the scale multiplied into the upper matrix.
+    """Tensors of one network for `load_lora_weights`, with the scale multiplied into the up matrix.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def diffusers_tensors(component: Component, adapters: Mapping[str, Adapter], /) 
 
 
 def kohya_tensors(component: Component, adapters: Mapping[str, Adapter], /, *, sdxl: bool) -> dict[str, _Array]:
-    """Tensors of one network as kohya's trainer writes them, with one alpha.
+    """Tensors of one network in the format of kohya's trainer, with one alpha.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def common_alpha(adapters: Mapping[str, Adapter], /) -> float:
 
 
 def absent_output(adapters: Mapping[str, Adapter], /) -> str | None:
-    """Name of an ``out_proj`` that a text encoder's adapters lack and diffusers needs to see; None if it needs none."""
+    """Name of the ``out_proj`` adapter that diffusers requires and a text encoder lacks; None if none is needed."""
     if any(name.endswith(".out_proj") for name in adapters):
         return None
     attention = sorted(name for name in adapters if name.endswith(_ATTENTION))
@@ -112,7 +112,7 @@ def absent_output(adapters: Mapping[str, Adapter], /) -> str | None:
 
 
 def _with_text_model(name: str) -> str:
-    """With the prefix that every reader knows; transformers 5 has dropped it from its `CLIPTextModel`."""
+    """Add the prefix that every tool reads; transformers 5 has removed it from `CLIPTextModel`."""
     return name if name.startswith((_LAYERS, "text_projection")) else _LAYERS + name
 
 

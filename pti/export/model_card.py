@@ -1,4 +1,4 @@
-"""The model card of a run: what the Hub reads, how to load the files, what was measured, and what to be wary of."""
+"""Model card of a run: metadata for the Hub, code to load the files, measures, and warnings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """What was learnt, and the files that hold it.
+    """Names of a concept and of its files, for the model card.
 
     Attributes
     ----------
@@ -40,11 +40,12 @@ class Concept:
     n_vectors : int
     class_word : str
     instance_prompt : str
-        A prompt that shows the concept, with the token in it.
+        An example prompt with the token.
     embedding_file : str
-        Its name in the folder.
+        File name of the embedding.
     kohya_file : str or None
-        The LoRA with kohya's names; None where there is only an embedding. The one with diffusers' names lies beside it.
+        File name of the LoRA in kohya's format; None without a LoRA. The file in diffusers' format is in the same
+        folder.
     """
 
     base_model: str
@@ -59,7 +60,7 @@ class Concept:
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """A line of the table of measures; `reference` is the same measure of the class word's pictures."""
+    """A row of the table of measures; `reference` is the measure of the class word's images."""
 
     name: str
     estimate: Estimate
@@ -69,14 +70,14 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A picture in the folder, and the prompt it was drawn from."""
+    """An image in the folder, and its prompt."""
 
     file: str
     prompt: str
 
 
 def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") -> str:
-    """Python that loads the base pipeline and the files into it, with nothing but diffusers; it ends with `pipeline`."""
+    """Python code that loads the base pipeline and the files with diffusers only; it defines `pipeline`."""
     sdxl = concept.layout == "sdxl"
     kind = "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline"
     lines = [f"from diffusers import {kind}"]
@@ -105,7 +106,7 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
 
 
 def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
-    """The table of an evaluation."""
+    """Rows of the table of measures for an evaluation."""
     compared = (
         ("likeness to the training pictures", evaluation.reconstruction),
         ("likeness to the prompt", evaluation.editability),
@@ -155,14 +156,14 @@ def write_model_card(
     settings : mapping
         The run's configuration; sections as mappings within it.
     certificate : Certificate, optional
-        The one that the run was given: its verdicts are told.
+        The run's certificate; the card lists its verdicts.
     interpolation : str
-        The mode of the locality regulariser and why it was taken, in a sentence.
+        The mode of the locality loss and its reason, in a sentence.
     metrics : sequence of MetricRow
     previews : sequence of Preview
-        Pictures below `folder`.
+        Images below `folder`.
     marks : sequence of str
-        What whoever uses the files must be warned of, such as an overridden certificate; shown before anything else.
+        Warnings for users of the files, such as an overridden certificate; shown first.
 
     Raises
     ------
@@ -193,7 +194,7 @@ def write_model_card(
 
 
 def _on_hub(concept: Concept) -> bool:
-    """Whether the base model is a hub id; where a directory of somebody's lies is not for the card to tell."""
+    """Whether the base model is a hub id; the card must not contain local paths."""
     return bool(_HUB_ID.fullmatch(concept.base_model)) and not Path(concept.base_model).exists()
 
 
@@ -210,9 +211,7 @@ def _front_matter(concept: Concept, previews: Sequence[Preview]) -> str:
     if previews:
         more["widget"] = [{"text": printable(preview.prompt), "output": {"url": preview.file}} for preview in previews]
     data = ModelCardData(
-        base_model=concept.base_model
-        if hub
-        else None,  # the Hub refuses a card whose base is a directory of somebody's
+        base_model=concept.base_model if hub else None,  # the Hub refuses a card whose base model is a local directory
         library_name="diffusers",
         pipeline_tag="text-to-image",
         instance_prompt=printable(concept.instance_prompt),

@@ -23,14 +23,14 @@ __all__ = ["export_run"]
 
 @locked
 def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
-    """Write ``export/``: the embedding, the LoRA in diffusers' and kohya's keys, previews, and the model card.
+    """Write ``export/``: embedding, LoRA in diffusers' and kohya's formats, previews, and model card.
 
     Raises
     ------
     CheckpointError
-        The run is not trained to its end.
+        The run's training has not finished.
     ConfigError
-        A name that diffusers would pass over.
+        Diffusers would ignore a file of that name.
     """
     run = finished_run(folder, root)
     settings, concept = run.config.export, run.config.concept
@@ -94,13 +94,13 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
 
 
 def _public_name(run: Run) -> str:
-    """The base model as others can find it; of a directory its last part alone."""
+    """Public name of the base model: its hub id, or the last part of a directory."""
     name = run.config.model.pretrained_model
     return Path(name).name if Path(name).expanduser().is_dir() else name
 
 
 def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
-    """The settings for the card: where things lie on somebody's machine is not for it to tell."""
+    """Settings for the card, without local paths."""
     sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in asdict(run.config).items()}
     sections.pop("output")
     sections["model"]["pretrained_model"] = _public_name(run)

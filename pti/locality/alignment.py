@@ -1,4 +1,4 @@
-"""Which token positions are interpolated, and with which of the class prompt they are paired."""
+"""Alignment of prompts with the placeholder token and with the class word: which positions are interpolated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TokenPosition", "TokenSpan", "align_prompts", "interpolated_position
 
 @dataclass(frozen=True, slots=True, order=True)
 class TokenPosition:
-    """One position of one representation of one encoder, as certificates name them (``eos``, ``5``, ``padded:20``)."""
+    """A token position of one representation of one encoder, as in certificates (``eos``, ``5``, ``padded:20``)."""
 
     encoder: int
     representation: str
@@ -25,14 +25,14 @@ class TokenPosition:
 
 @dataclass(frozen=True, slots=True)
 class TokenSpan:
-    """Where one prompt's states are interpolated in one encoder.
+    """The interpolated positions of one prompt in one encoder.
 
     Attributes
     ----------
     first, last : int
         Positions from `first` up to, not including, `last`.
     eos : int
-        Position of the end.
+        Position of EOS.
     pooled : bool
         Whether the pooled state is interpolated as well.
     """
@@ -43,12 +43,12 @@ class TokenSpan:
     pooled: bool
 
     def position(self, index: int) -> str:
-        """A position as certificates name it."""
+        """Name of a position, as in certificates."""
         return str(index) if index < self.eos else "eos" if index == self.eos else f"padded:{index}"
 
 
 def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str) -> list[tuple[TokenSpan, ...]]:
-    """Where each prompt is interpolated, in each encoder.
+    """Return the interpolated positions of each prompt in each encoder.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str)
     Raises
     ------
     ConfigError
-        A prompt and the same with the class word do not align; the message names the tokens (trap 12).
+        A prompt and its version with the class word do not align; the message names the tokens (docs/traps.md, 12).
     """
     pivot = model.placeholder
     assert pivot is not None
@@ -92,7 +92,7 @@ def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str)
 
 
 def interpolated_positions(model: DiffusionModel, routes: Sequence[tuple[TokenSpan, ...]]) -> set[TokenPosition]:
-    """Every place at which anything is interpolated."""
+    """Return every position that is interpolated in any prompt."""
     places = set()
     for route in routes:
         for index, (encoder, part) in enumerate(zip(model.encoders, route, strict=True)):

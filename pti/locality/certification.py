@@ -1,7 +1,7 @@
-"""The gate: which interpolation each token position may be given, and by whose word.
+"""Choice of the interpolation mode at each token position, from certificates.
 
-A centred mode is used only where a certificate that belongs to this very encoder says that it is validated for this
-representation at this position. `clipgeom.Certificate` is asked, and refuses by itself when it is for another encoder.
+A centred mode is used only if a certificate for this encoder validates it for the representation and position.
+`clipgeom.Certificate` raises an error if it is for another encoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["InterpolationPlan", "PositionMode", "plan_interpolation"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PositionMode:
-    """How to interpolate at a place, about which centre (shape (width,), None for modes without), and why."""
+    """Interpolation mode at a position, its centre (shape (width,), None for modes without one), and the reason."""
 
     mode: str
     center: torch.Tensor | None
@@ -36,13 +36,13 @@ class PositionMode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InterpolationPlan:
-    """A ruling for every place, and whether certificates were overridden."""
+    """The interpolation mode at every position, and whether certificates were overridden."""
 
     rulings: dict[TokenPosition, PositionMode]
     overridden: bool = False
 
     def record(self, model: DiffusionModel) -> dict[str, Any]:
-        """For the run's record: the reasons, each with the places that it holds for."""
+        """Return the plan for the run's record: each reason with its positions."""
         grouped: dict[tuple[str, str, str, str], list[str]] = {}
         for place, ruling in self.rulings.items():
             key = (model.encoders[place.encoder].name, place.representation, ruling.mode, ruling.reason)
@@ -56,7 +56,7 @@ class InterpolationPlan:
         }
 
     def digest(self) -> str:
-        """SHA-256 over all rulings, centres included: a certificate may change while its name does not."""
+        """SHA-256 over all modes and centres: a certificate may change while its name does not."""
         total = hashlib.sha256()
         for place, ruling in sorted(self.rulings.items()):
             total.update(f"{place} {ruling.mode}\n".encode())
@@ -65,7 +65,7 @@ class InterpolationPlan:
         return total.hexdigest()
 
     def notes(self, model: DiffusionModel) -> list[str]:
-        """The same for the user, a line for each reason."""
+        """Return the plan as notes for the user, a line for each reason."""
         lines = []
         for group in self.record(model)["rulings"]:
             n = len(group["positions"])
@@ -83,22 +83,22 @@ class InterpolationPlan:
 def plan_interpolation(
     settings: LocalitySection, model: DiffusionModel, places: Iterable[TokenPosition]
 ) -> InterpolationPlan:
-    """Rule on every place.
+    """Choose the interpolation mode at every position.
 
     Parameters
     ----------
     settings : LocalitySection
     model : DiffusionModel
     places : iterable of TokenPosition
-        Where interpolation will take place.
+        The positions to interpolate.
 
     Raises
     ------
     CertificateError
-        A certificate is damaged or for another encoder; a centred mode is asked for and not validated. The message
-        says which command makes a certificate.
+        A certificate is damaged or for another encoder, or a centred mode is set that is not validated. The message
+        names the command that makes a certificate.
     ConfigError
-        An override is asked for that overrides nothing.
+        An override is set that overrides nothing.
     """
     places = sorted(set(places))
     centered = settings.interpolation in CENTERED_MODES
@@ -126,13 +126,13 @@ def plan_interpolation(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Given:
-    """The certificates that were given for one encoder, and its fingerprint."""
+    """The certificates for one encoder, and its fingerprint."""
 
     certificates: tuple[Certificate, ...]
     fingerprint: str
 
     def covering(self, place: TokenPosition) -> tuple[Certificate, Entry] | None:
-        """The first of them that says something of a place, and what."""
+        """Return the first certificate with an entry for a position, and the entry."""
         for certificate in self.certificates:
             with suppress(CertificateError):
                 return certificate, certificate.entry(place.representation, place.position)
@@ -145,7 +145,7 @@ def _given(
     model: DiffusionModel,
     places: Sequence[TokenPosition],
 ) -> dict[int, _Given]:
-    """For every encoder its certificates; one that is for none of them is an error."""
+    """Return each encoder's certificates; a certificate for none of the encoders is an error."""
     given = {}
     for index in sorted({place.encoder for place in places}):
         fingerprint = _fingerprint(model, index)
@@ -177,7 +177,7 @@ def _recommended(given: _Given, place: TokenPosition, model: DiffusionModel) -> 
 def _asked(
     settings: LocalitySection, given: dict[int, _Given], model: DiffusionModel, places: Sequence[TokenPosition]
 ) -> InterpolationPlan:
-    """A centred mode at every place, or an error that names the places where it is not validated."""
+    """Plan a centred mode at every position, or raise an error that names the positions without validation."""
     mode, overridden = settings.interpolation, False
     rulings: dict[TokenPosition, PositionMode] = {}
     uncovered: list[TokenPosition] = []
@@ -226,7 +226,7 @@ def _width(model: DiffusionModel, place: TokenPosition) -> int:
 
 
 def _fingerprint(model: DiffusionModel, index: int) -> str:
-    """Of the encoder as it lies in the pipeline's folder: the tokenizer in memory has learnt new words since."""
+    """Fingerprint of the encoder's files on disk; the tokenizer in memory contains the placeholder token."""
     name = model.encoders[index].name
     try:
         return load_text_encoder(model.folder, subfolder=name, device="cpu").fingerprint
@@ -250,6 +250,6 @@ def _commands(model: DiffusionModel, places: Sequence[TokenPosition]) -> str:
 
 
 def _rank(position: str) -> tuple[int, int]:
-    """EOS first, then content, then padding, each by its index."""
+    """Sort key of a position: EOS first, then content, then padding, each by index."""
     kind, _, index = position.rpartition(":")
     return (0, 0) if position == "eos" else (2 if kind else 1, int(index))

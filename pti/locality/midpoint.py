@@ -1,21 +1,21 @@
-"""The locality regulariser: midway between the concept and its class word, stay what the frozen model is.
+"""Locality loss: at prompts midway between placeholder token and class word, match the base model's prediction.
 
     λ · E ‖ε_θ(z_t, t, c½) − ε_base(z_t, t, c½)‖²
 
-with the same noise and timestep on both sides, where c½ lies between the post-transformer embeddings of a prompt with
-the token and of the same prompt with the class word. The square is a mean over the prediction's components, as in the
-denoising loss, so that λ = 1 weighs both alike whatever the size of a latent.
+Both predictions use the same noise and timestep. c½ lies between the text encoder's outputs for a prompt with the
+token and for the same prompt with the class word. The square is a mean over the prediction's components, as in the
+denoising loss. Hence λ = 1 weights both losses equally for every latent size.
 
-This is not the regulariser of Roich et al. (arXiv 2106.05744), which walks a fixed distance towards random points: here
-the one direction is that of the class word, and the point is the middle. Their reason was an editable neighbourhood;
-here it is that what the class leaves open (position, background) stays open while the appearance is learnt. It can be
-held open only where a prompt leaves it open and it is still undecided: see ``locality.keep_captions_whole``.
+The regulariser of Roich et al. (arXiv 2106.05744) differs: it moves a fixed distance towards random points, for an
+editable neighbourhood. Here the direction is that of the class word, and the point is the midpoint. The aim is that
+the token does not learn what the class leaves open, such as position and background. This works only if prompts leave
+it open at timesteps where it is undecided; see ``locality.keep_captions_whole``.
 
-On a share of the pictures the empty prompt stands in for c½. Guidance subtracts what the model says to it, and low-rank
-changes that are trained on captions alone move that towards the concept too: guidance then takes away what was learnt.
+For a fraction of the images the empty prompt replaces c½. Guidance subtracts the prediction for the empty prompt.
+LoRA trained on captions alone moves this prediction towards the concept, so that guidance would remove the concept.
 
-A causal encoder gives both prompts the same states before the placeholder; all later ones, EOS and padding too, carry
-the concept, each with a centre of its own.
+A causal encoder gives both prompts the same outputs before the placeholder. All later positions, including EOS and
+padding, depend on the concept, and each has its own centre.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def midpoint(
     ----------
     model : DiffusionModel
     decision : InterpolationPlan
-        How to interpolate, place by place.
+        The interpolation mode at each position.
     routes : sequence of n tuples of TokenSpan
     token, plain : PromptEmbeds, n of them
-        Of the prompts with the token, and with the class word.
+        Embeddings of the prompts with the token, and with the class word.
     times : Tensor, shape (n,)
-        0 is the token, 1 the class word.
+        Interpolation parameter: 0 is the token, 1 the class word.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def midpoint(
 
 
 def difference(tuned: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    """‖ε_θ − ε_base‖² of each prediction, as a mean over its components, shape (n,); in float32."""
+    """‖ε_θ − ε_base‖² of each prediction, as a mean over its components, shape (n,), in float32."""
     return (tuned.float() - frozen.float()).square().mean(dim=(1, 2, 3))
 
 

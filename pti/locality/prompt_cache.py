@@ -1,8 +1,8 @@
-"""Embeddings of captions in stage 2: with the token, with the class word, midway between the two, and of no prompt.
+"""Cache of caption embeddings in stage 2: placeholder token, class word, midpoint and empty prompt.
 
 Where a text encoder is frozen, a caption's embeddings never change and are computed once; that is what makes the
 regulariser's midpoints cheap. Where it is tuned, they are computed with its changes while gradients are recorded, and
-kept without them for the frozen side.
+cached without them for the base model's predictions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PromptEmbedCache"]
 
 
 class PromptEmbedCache:
-    """Embeddings of captions, kept as far as they are frozen.
+    """Caption embeddings, cached as far as they do not change during training.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class PromptEmbedCache:
     lora : Lora
     settings : LocalitySection
     decision : InterpolationPlan or None
-        How midpoints are interpolated; None where there are none.
+        Interpolation mode at each position; None if no midpoints are needed.
     """
 
     def __init__(
@@ -47,13 +47,14 @@ class PromptEmbedCache:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether the embeddings depend on what is being trained, here and now."""
+        """Whether the embeddings depend on trained parameters in the current context."""
         return self.lora.in_text and torch.is_grad_enabled()
 
     def encode(self, captions: Sequence[str], word: str) -> PromptEmbeds:
-        """Encode captions with the ``token`` or with the ``class`` word.
+        """Encode captions with the placeholder token or the class word; `word` is ``token`` or ``class``.
 
-        With gradients, and a tuned text encoder, they are the tuned ones; otherwise the frozen model's.
+        With gradients and a tuned text encoder, its LoRA is applied. Otherwise the base model's embeddings are
+        returned.
         """
         write = self.pivot.in_prompt if word == "token" else self.pivot.in_class_prompt
         if self.requires_grad:
@@ -65,13 +66,13 @@ class PromptEmbedCache:
         return concatenate([self._kept[word, caption] for caption in captions])
 
     def midpoints(self, captions: Sequence[str], times: torch.Tensor | None = None) -> PromptEmbeds:
-        """Embeddings between those with the token and those with the class word, tuned or frozen as in `encode`.
+        """Interpolate between the embeddings with the token and with the class word, tuned or frozen as in `encode`.
 
         Parameters
         ----------
         captions : sequence of str
         times : Tensor, shape (n,), optional
-            Where between them; by default where the settings say, which is computed once for each caption.
+            Interpolation parameters; by default ``locality.interpolation_t``, computed once for each caption.
         """
         if times is not None or self.requires_grad:
             return self._midpoint(captions, times)
@@ -83,15 +84,15 @@ class PromptEmbedCache:
     def encode_mixed(
         self, captions: Sequence[str], ways: Sequence[str], times: torch.Tensor | None = None
     ) -> PromptEmbeds:
-        """What the regulariser holds, each caption said in a way of its own.
+        """Encode each caption as its own kind of prompt: midpoint, placeholder token, class word, or empty.
 
         Parameters
         ----------
         captions : sequence of n str
         ways : sequence of n {"midpoint", "token", "class", "empty"}
-            The last is no prompt at all.
+            ``empty`` is the empty prompt.
         times : Tensor, shape (n,), optional
-            Of `midpoints`.
+            Interpolation parameters, as in `midpoints`.
         """
         parts, places = [], []
         for way in dict.fromkeys(ways):

@@ -1,7 +1,8 @@
-"""Checkpoints: one safetensors file each, written whole or not at all, that know what they belong to.
+"""Checkpoints: one safetensors file each, written atomically, with the settings and data they belong to.
 
 A file contains what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as
-JSON, the step, the settings and a digest of everything. Nothing random is in it: what a step draws follows from its number.
+JSON, the step, the settings and a digest of everything. It contains no random state: a step's random numbers follow
+from its number.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SCHEMA = "pti.checkpoint/2"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """What a file holds: tensors; the state of its stage; the settings, data and processes that it belongs to."""
+    """Content of a checkpoint: tensors, state of the stage, and the settings, data and processes it belongs to."""
 
     path: Path
     stage: str
@@ -37,16 +38,16 @@ class Checkpoint:
 
     @property
     def finished(self) -> bool:
-        """Whether its stage has come to its end."""
+        """Whether its stage has ended."""
         return bool(self.state.get("stopped"))
 
     def require(self, belongs: Mapping[str, Any]) -> None:
-        """Refuse other settings than its own.
+        """Refuse a checkpoint of other settings, data or processes.
 
         Raises
         ------
         CheckpointError
-            Listing every difference.
+            The message lists every difference.
         """
         found = differences(self.belongs, json.loads(json.dumps(belongs)))
         if found:
@@ -64,7 +65,7 @@ def save(
     Raises
     ------
     CheckpointError
-        There is no room; earlier checkpoints are as they were.
+        The disk is full; earlier checkpoints are unchanged.
     """
     path = _path(folder, stage, state)
     header = {"schema": SCHEMA, "stage": stage, "state": dict(state), "belongs": dict(belongs)}
@@ -85,7 +86,7 @@ def save(
 
 
 def latest(folder: Path, stage: str) -> Path | None:
-    """The checkpoint of the highest step, if there is one."""
+    """Return the path of the latest checkpoint of a stage, None without one."""
     found = sorted(folder.glob(f"{stage}-*.safetensors"))
     return found[-1] if found else None
 
@@ -96,7 +97,7 @@ def load(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        Damaged, or something else.
+        The file is damaged or not a checkpoint.
     """
     try:
         tensors, header = unpacked(path)

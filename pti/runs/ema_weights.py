@@ -12,5 +12,5 @@ PREFIX = "average."
 
 
 def averages_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The averages that a checkpoint holds, by the names of their parameters; none where none were kept."""
+    """Return the EMA weights in a checkpoint by parameter name; empty without averaging."""
     return {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}

@@ -1,4 +1,4 @@
-"""Pictures side by side, as a file."""
+"""Image grids as PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAKER = "pti"
 
 
 def save_image_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
-    """Write pictures, shape (n, h, w, 3), as one PNG with so many in a row; marks become part of the file's text."""
+    """Write images, shape (n, h, w, 3), as one PNG grid; marks become text chunks of the file."""
     from PIL import Image, PngImagePlugin
 
     n, height, width, _ = pictures.shape

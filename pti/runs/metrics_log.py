@@ -1,4 +1,4 @@
-"""The numbers of every step: a line each while training, a table afterwards."""
+"""Metrics of every step: lines of JSON during training, a table at the end."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["MetricsLog"]
 
 
 class MetricsLog:
-    """``metrics.jsonl`` and ``metrics.parquet`` of a run folder; a row names its stage and step."""
+    """``metrics.jsonl`` and ``metrics.parquet`` of a run folder; each row contains its stage and step."""
 
     def __init__(self, folder: Path) -> None:
         self.lines, self.table = folder / "metrics.jsonl", folder / "metrics.parquet"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row that was written whole."""
+        """Return every row that was written completely."""
         return self._read()[0]
 
     def cut(self, stage: str, step: int) -> int:
-        """Forget what a stage did after a step: it is going to be done again.
+        """Delete a stage's rows after a step, before these steps are repeated.
 
         Returns
         -------
         int
-            How many damaged lines were deleted. A last line that was not written to its end is not one of them.
+            Number of damaged lines that were deleted; an incomplete last line does not count.
         """
         rows, damaged = self._read()
         kept = [row for row in rows if row["stage"] != stage or row["step"] <= step]
@@ -39,7 +39,7 @@ class MetricsLog:
         """Read the rows, and count damaged lines."""
         if not self.lines.exists():
             return [], 0
-        *lines, _torn = self.lines.read_bytes().split(b"\n")  # a process that is killed leaves half a line
+        *lines, _torn = self.lines.read_bytes().split(b"\n")  # a killed process leaves half a line
         rows = [_row(line) for line in lines]
         whole = [row for row in rows if row is not None]
         return whole, len(rows) - len(whole)
@@ -50,7 +50,7 @@ class MetricsLog:
             file.write(json.dumps({"stage": stage, **values}) + "\n")
 
     def write_table(self) -> None:
-        """Write all rows as a Parquet table, in which what a row lacks is null."""
+        """Write all rows as a Parquet table; missing values are null."""
         import io
 
         import pandas as pd
@@ -61,7 +61,7 @@ class MetricsLog:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """Read a line; None if no step wrote it."""
+    """Parse a line; None if no step wrote it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The record of a run, record.json, and the versions that it names."""
+"""The record of a run, ``record.json``, and the versions in it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["read_record", "versions"]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run.
+    """Read the record of a run.
 
     Raises
     ------
     CheckpointError
-        There is none, or it is damaged.
+        The record is missing or damaged.
     """
     path = folder / RECORD
     try:
@@ -34,6 +34,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that a result may depend on."""
+    """Versions of the software that can affect a result."""
     names = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy")
     return {"clipgeom": __version__, "python": sys.version.split()[0], **{n: version(n) for n in names}}

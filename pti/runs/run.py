@@ -1,4 +1,4 @@
-"""A run as its folder has it: settings, and the model with placeholder token and LoRA in place."""
+"""A run loaded from its folder: settings, and the model with placeholder token and LoRA."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Run", "load_concept_model", "load_run"]
 @short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """A run as its folder has it; see the description of this module."""
+    """A run loaded from its folder; `pti.workflow` describes the fields."""
 
     folder: Path
     config: Config
@@ -40,14 +40,14 @@ class Run:
 
 
 def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
-    """Load a run as far as it has come: its model with the trained embeddings and the LoRA in place.
+    """Load a run at its latest checkpoint, with the trained embeddings and the LoRA in the model.
 
-    Without `pictures` the training pictures need not be there any more; none are in what is given back then.
+    Without `pictures`, the training images are not read and may be missing.
 
     Raises
     ------
     CheckpointError
-        No run, or one whose inversion has not written a checkpoint.
+        There is no run, or its inversion has not written a checkpoint.
     """
     folder = Path(folder)
     if not (folder / "config.toml").is_file():
@@ -86,7 +86,7 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
 
 
 def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) -> tuple[DiffusionModel, Config]:
-    """The model with its placeholder token, and the settings with the class word of the data filled in."""
+    """Load the model with its placeholder token, and fill in the class word that the data defines."""
     word = config.concept.class_word or pictures.class_word
     if not word:
         raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")

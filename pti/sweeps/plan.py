@@ -1,4 +1,4 @@
-"""What a sweep does: a base configuration, what varies, and the runs that follow from them. Nothing is run here."""
+"""Plan of a sweep: a base configuration, the settings that vary, and the resulting runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pti.config.toml_io import changed, read_config, value_of
 
 __all__ = ["Point", "Sweep", "digest_of", "read_together", "read_vary"]
 
-_LONGEST = 100  # letters of a run's name before its digest
-# Stage 1 reads more than its checkpoints belong to: where it is computed, and which of its checkpoints are kept
+_LONGEST = 100  # digits of the digest in a run's name
+# Stage 1 also depends on where it is computed and which checkpoints are kept; its checkpoints do not record these
 _OF_INVERSION = ("runtime.device", "output.checkpointing_steps", "output.checkpoints_total_limit")
 
 
@@ -32,11 +32,11 @@ class Point:
     Attributes
     ----------
     values : dict
-        What varies, by full name, as it is for this run.
+        The run's values of the settings that vary, by full name.
     config : Config
-        Every setting; ``output.dir`` is the default, since a run is the same wherever it lies.
+        Every setting; ``output.dir`` is the default, since a run does not depend on its folder.
     label : str
-        What varies, to be read.
+        The settings that vary, in readable form.
     """
 
     values: dict[str, Any]
@@ -45,18 +45,18 @@ class Point:
 
     @cached_property
     def digest(self) -> str:
-        """Of every setting but ``output.dir``: the run's identity."""
+        """Digest of every setting but ``output.dir``, which identifies the run."""
         return digest_of({name: value for name, value in self.config.identity().items() if name != "output.dir"})
 
     @cached_property
     def inversion(self) -> str:
-        """Of what stage 1 reads: points that share it share their inversion."""
+        """Digest of the settings that stage 1 depends on; points with the same digest share their inversion."""
         flat = self.config.flat()
         return digest_of(fingerprint(self.config, "invert") | {name: flat[name] for name in _OF_INVERSION})
 
     @property
     def name(self) -> str:
-        """Of its folder, when it is made."""
+        """Name of the run's folder."""
         return f"{self.label}-{self.digest[:8]}"
 
     def __str__(self) -> str:
@@ -65,19 +65,21 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A base configuration and what varies: the full grid of `vary` and of the groups that vary together.
+    """A base configuration and the settings that vary: the full grid of `vary` and `together`.
 
     Parameters
     ----------
     base : Config, str or Path, optional
-        A configuration, its file, or a run folder. Left out: the defaults. Its ``output.dir`` is not used.
+        A configuration, its file, or a run folder; by default the default settings. Its ``output.dir`` is not used.
     overrides : sequence of str
-        ``section.key=value`` in place of the base's, as ``--set`` takes them.
+        ``section.key=value`` changes to the base, as for ``--set``.
     vary : mapping of str to sequence
-        Values by full name, such as ``{"inversion.learning_rate": [1e-4, 1e-3]}``. Every value meets every other.
+        Values by full name, such as ``{"inversion.learning_rate": [1e-4, 1e-3]}``. Every combination of values is
+        run.
     together : sequence of sequences of mappings
-        Groups; each is a list of points of the same keys, whose values go together, such as
-        ``[[{"runtime.seed": 0, "data.source": "miniworld:bramble"}, {"runtime.seed": 1, "data.source": "miniworld:comet"}]]``.
+        Groups of settings that vary together. Each is a list of mappings with the same keys, such as
+        ``[[{"runtime.seed": 0, "data.source": "miniworld:bramble"}, {"runtime.seed": 1, "data.source":
+        "miniworld:comet"}]]``.
 
     Examples
     --------
@@ -93,17 +95,17 @@ class Sweep:
 
     @property
     def keys(self) -> list[str]:
-        """What varies, by full name."""
+        """Full names of the settings that vary."""
         return [*self.vary, *(key for group in self.together for key in (group[0] if len(group) else ()))]
 
     def points(self) -> list[Point]:
-        """Every run, its settings checked.
+        """Return every run, with its settings checked.
 
         Raises
         ------
         ConfigError
-            An unknown key, no values, a key that varies twice, ``output.dir``, a value that its setting does not take,
-            or the same run twice.
+            A key is unknown, has no values, varies twice or is ``output.dir``; a value is not valid; a run occurs
+            twice.
         """
         config = self._config()
         self._check()
@@ -111,16 +113,14 @@ class Sweep:
         axes: list[list[dict[str, Any]]] = [[{key: _plain(value)} for value in self.vary[key]] for key in self.vary]
         axes += [[{key: _plain(value) for key, value in point.items()} for point in group] for group in self.together]
         for axis in axes:
-            for values in axis:  # each is told by itself, not by the first of the many points that it is part of
+            for values in axis:  # name the value itself in the error, not the first of the many points that contain it
                 _changed(config, values)
         found: dict[str, Point] = {}
         for parts in itertools.product(*axes):
             asked = {key: value for part in parts for key, value in part.items()}
             made = _changed(config, asked)
             flat = made.flat()
-            values = {
-                key: flat[key] for key in asked
-            }  # as the settings have them: 1 is 1.0 where a number is asked for
+            values = {key: flat[key] for key in asked}  # converted to the setting's type: 1 becomes 1.0 for a float
             point = Point(values, made, _label(values, short))
             if point.digest in found:
                 raise ConfigError(f"the sweep has the same run twice: {point}; name each value once")
@@ -161,17 +161,17 @@ class Sweep:
 
 
 def digest_of(content: Any) -> str:
-    """Of anything that JSON can tell, in the order of its names."""
+    """Digest of JSON content, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_vary(text: str) -> tuple[str, list[Any]]:
-    """``key=value,value`` of a command line; values as ``--set`` takes them, whole numbers also as ``0..4``.
+    """Parse ``key=value,value`` of a command line; values as for ``--set``, whole numbers also as ``0..4``.
 
     Raises
     ------
     ConfigError
-        No key, or no values.
+        The key or the values are missing.
     """
     key, equals, written = text.partition("=")
     key = key.strip()
@@ -188,12 +188,12 @@ def read_vary(text: str) -> tuple[str, list[Any]]:
 
 
 def read_together(text: str) -> list[dict[str, Any]]:
-    """``key=a,b;key=c,d`` of a command line: the first values go together, and the second, and so on.
+    """Parse ``key=a,b;key=c,d`` of a command line: the first values vary together, then the second, and so on.
 
     Raises
     ------
     ConfigError
-        Lists of different lengths, or what `read_vary` refuses.
+        The lists have different lengths, or one is not valid for `read_vary`.
     """
     lists = [read_vary(part) for part in _split(text, ";")]
     twice = [key for key, times in Counter(key for key, _ in lists).items() if times > 1]
@@ -207,7 +207,7 @@ def read_together(text: str) -> list[dict[str, Any]]:
 
 
 def _split(text: str, at: str) -> list[str]:
-    """Split at a sign that stands in no brackets and no quotes."""
+    """Split at a character outside brackets and quotes."""
     parts, depth, quote, before = [""], 0, "", ""
     for sign in text:
         if sign == at and not quote and depth == 0:
@@ -217,7 +217,7 @@ def _split(text: str, at: str) -> list[str]:
         if quote:
             quote = "" if sign == quote and before != "\\" else quote
         elif sign in "\"'" and before in ("", "=", ",", ";", "["):
-            quote = sign  # an apostrophe within plain text opens nothing
+            quote = sign  # an apostrophe within plain text is no quote
         elif sign in "[]":
             depth += 1 if sign == "[" else -1
         before = before if sign == " " else sign
@@ -233,12 +233,12 @@ def _changed(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's: what np.logspace gives is a number like any other."""
+    """Convert NumPy numbers to Python's, for instance those from `np.logspace`."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
 
 
 def _short(keys: Sequence[str]) -> dict[str, str]:
-    """The last parts of names, where they differ."""
+    """Shorten names to their last parts where these differ."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys}
 

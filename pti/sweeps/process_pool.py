@@ -1,6 +1,6 @@
-"""Tasks in processes of their own, one task at a time to each, so that it is known which one a dead process was at.
+"""A process pool that reports which task a crashed worker was running.
 
-`concurrent.futures` breaks as a whole when one of its processes is killed, and does not tell which task killed it.
+An executor of `concurrent.futures` breaks when one of its processes is killed, and does not report the task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["WorkerDied", "Workers"]
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied:
-    """In place of a result: the process was killed, or left, while it was at the task."""
+    """Result of a task whose process was killed or exited."""
 
     code: int | None
 
@@ -49,11 +49,10 @@ class _Worker:
 
 
 class Workers:
-    """As many processes as there are jobs, started when the first tasks come and ended at once with the block.
+    """A pool of worker processes, started with the first tasks and ended with the block.
 
-    With one job everything is done in this process. With more, functions, tasks and results are pickled, `setup` is called
-    with the number of jobs in each new process. A process that dies gives a `WorkerDied` and is replaced while there is
-    work.
+    With one job, tasks run in this process. With more, functions, tasks and results are pickled. A process that dies
+    gives a `WorkerDied` and is replaced while there are tasks.
 
     Parameters
     ----------
@@ -62,7 +61,7 @@ class Workers:
     setup : callable
         Called with `jobs` in each new process.
     devices : sequence of str
-        GPUs, as in ``CUDA_VISIBLE_DEVICES``. Each process sees one of them; they are given out in turn.
+        GPUs, as in ``CUDA_VISIBLE_DEVICES``; each process gets one of them, in turn.
     """
 
     def __init__(self, jobs: int, setup: Callable[[int], None], devices: Sequence[str] = ()) -> None:
@@ -83,14 +82,14 @@ class Workers:
         self._workers = []
 
     def outcomes(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Do tasks, and give their numbers and results as they end.
+        """Run tasks, and yield their indices and results as they end.
 
         Raises
         ------
         Exception
-            Whatever `function` raises.
+            Any exception of `function`.
         ClipGeomError
-            A process does not start.
+            A process cannot be started.
         """
         if self.jobs == 1:
             yield from ((number, function(task)) for number, task in enumerate(tasks))
@@ -105,7 +104,7 @@ class Workers:
             for worker in self._workers:
                 if waiting and worker.started and worker.task is None:
                     worker.task = waiting.pop()
-                    with suppress(OSError):  # it has just died; its pipe tells
+                    with suppress(OSError):  # the process has just died; reading its pipe detects that
                         worker.pipe.send((function, tasks[worker.task]))
             for pipe in wait([worker.pipe for worker in self._workers]):
                 (worker,) = (w for w in self._workers if w.pipe is pipe)
@@ -114,17 +113,17 @@ class Workers:
                     yield number, outcome
 
     def _started(self) -> _Worker:
-        """Start a process in the first free seat, which decides its GPU."""
+        """Start a process in the first free slot, which determines its GPU."""
         from multiprocessing import get_context
 
         seat = min(set(range(self.jobs)) - {worker.seat for worker in self._workers})
-        context = get_context("spawn")  # a fork of a process that has threads, as torch has, can hang
+        context = get_context("spawn")  # a fork of a process with threads, such as torch's, can hang
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.jobs, self.setup), daemon=True)
-        # set before the process starts, because CUDA reads it once, and any module may import torch
+        # set before the process starts: CUDA reads it once, and any module may import torch
         with _environment(CUDA_VISIBLE_DEVICES=self.devices[seat % len(self.devices)] if self.devices else None):
             process.start()
-        theirs.close()  # else its end would not be noticed
+        theirs.close()  # otherwise its end would go unnoticed
         return _Worker(seat, process, ours)
 
     def _heard(self, worker: _Worker) -> Any:
@@ -162,7 +161,7 @@ def _environment(**variables: str | None) -> Iterator[None]:
 
 
 def _work(pipe: Connection, jobs: int, setup: Callable[[int], None]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         setup(jobs)
@@ -177,7 +176,7 @@ def _work(pipe: Connection, jobs: int, setup: Callable[[int], None]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent ends nothing; its runs must not go on behind the back of the command that is started next."""
+    """End the process when its parent is killed, so that it does not interfere with the next command."""
     from multiprocessing import parent_process
 
     parent = parent_process()

@@ -1,4 +1,4 @@
-"""A sweep: many runs over a grid of settings, resumed run by run, and one table of what came out of them.
+"""Sweeps: many runs over a grid of settings, resumable, with one table of results.
 
 ::
 
@@ -9,19 +9,19 @@ A sweep's folder::
 
     sweep.parquet        the table: a row for each run, or for each row that the measure gave
     sweep.json           the plan: base configuration, what varies, the runs; how many are done, failed, missing
-    runs/NAME/           run folders, each with a result.json; a name tells what varies, and ends in the run's digest
-    inversions/DIGEST/   what stage 1 has made of each set of settings that it reads; runs start from copies of it
+    runs/NAME/           run folders with a result.json; NAME lists what varies, and ends in the run's digest
+    inversions/DIGEST/   results of stage 1 for each set of its settings; runs start from copies
 
 The table's columns:
 
 - ``run``, ``status`` (done, failed, missing), ``error`` (type and message), and what varies, by full name;
-- ``seconds.STAGE``: how long a stage took, loading included. Runs that share an inversion all tell its seconds. Of a stage
-  that was interrupted, the steps before are counted at the rate of those after;
-- ``invert.…``, ``tune.…``: the stages' metrics at their ends, losses as the mean of the last 100 steps, everything else as it
-  was last measured; ``.steps``, and ``.stopped``, which says why;
-- ``evaluate.…``: what ``evaluation.json`` holds, an interval as ``.low`` and ``.high``;
-- ``marks``: what every output has to say, such as an overridden certificate;
-- and those of the measure.
+- ``seconds.STAGE``: duration of a stage, loading included, the same for all runs that share an inversion. If a stage
+  was interrupted, earlier steps count at the speed of the later ones;
+- ``invert.…``, ``tune.…``: the stages' metrics at their ends, losses as the mean of the last 100 steps, other metrics
+  as last measured; ``.steps``, and ``.stopped``, the reason;
+- ``evaluate.…``: content of ``evaluation.json``, an interval as ``.low`` and ``.high``;
+- ``marks``: warnings for every output, such as an overridden certificate;
+- the columns of the measure.
 """
 
 from __future__ import annotations
@@ -67,42 +67,43 @@ def sweep(
     progress: Progress | None = None,
     root: Path | None = None,
 ) -> Path:
-    """Do every run of a plan that is not done yet, and write the table.
+    """Run every unfinished run of a plan, and write the table.
 
-    A run is known by its settings: a plan that has grown keeps what is finished, and one with another base begins anew beside
-    it. Finished inversions are kept as long as nothing changes that stage 1 reads. With other stages or another measure, what
-    is trained is kept and only the rest is done. Killed at any moment, the same call goes on.
+    Settings identify a run. An extended plan keeps finished runs; another base starts new runs in the same folder.
+    Finished inversions are kept while the settings of stage 1 are the same. With other stages or another measure,
+    training is not repeated. After a crash, the same call continues.
 
     Parameters
     ----------
     plan : Sweep
     folder : str or Path
-        For everything; see the description of this module.
+        Folder of the sweep; see the description of this module.
     stages : sequence of str
-        The first of ``invert``, ``tune``, ``evaluate``, ``export``, as many as wanted.
+        The first one or more of ``invert``, ``tune``, ``evaluate``, ``export``.
     jobs : int
-        Runs at a time, each in a process of its own with its share of the processors. One: in this process.
+        Number of parallel processes, which share the CPUs; 1 runs everything in this process.
     measure : callable, optional
-        Called with the run folder once the stages have ended; gives a mapping of columns, or several of them (a row for each
-        checkpoint, say). It is known by its qualified name, and with `functools.partial` by its arguments too: a finished run
-        is measured again when these change, and not when its code does. It must be picklable, so a function of a module.
+        Called with the run folder once the stages have ended. Returns a mapping of columns, or several of them, such
+        as a row for each checkpoint. It is identified by its qualified name, and with `functools.partial` by its
+        arguments. A finished run is measured again if these change, not if the code changes. It must be picklable: a
+        function of a module.
     retry : bool
-        Also do the runs that have failed again, from their last checkpoints.
+        Also repeat failed runs, from their last checkpoints.
     progress : Progress, optional
-        Told about runs; the inversions that they share are counted with them.
+        Receives the number of runs, shared inversions included.
     root : Path, optional
-        Another folder of miniworld's weights than the package's.
+        Folder of miniworld's weights; by default the package's.
 
     Returns
     -------
     Path
-        Of the table. Runs that failed are in it; no error is raised for them.
+        The table. It contains failed runs; no error is raised for them.
 
     Raises
     ------
     ConfigError
-        Something is wrong with the plan, the stages or the measure, another process works in the folder, or a table or
-        plan of something else is there. Nothing has been run then.
+        The plan, the stages or the measure is not valid; another process works in the folder; the folder contains
+        another table or plan. Nothing has been run then.
     """
     points = plan.points()
     identity = _identity(stages, jobs, measure)
@@ -119,12 +120,12 @@ def sweep(
 
 
 def collect(folder: str | Path) -> Path:
-    """Write the table anew from the results of the runs, as far as they have come.
+    """Write the table from the present results of the runs.
 
     Raises
     ------
     ConfigError
-        The folder holds no sweep.
+        The folder contains no sweep.
     """
     from io import BytesIO
 
@@ -154,7 +155,7 @@ def collect(folder: str | Path) -> Path:
         rows += [{**about, **result.get("columns", {}), **row} for row in result.get("rows") or [{}]]
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pd.DataFrame({name: _uniform([row.get(name) for row in rows]) for name in names})
-    table["error"] = table["error"].astype("string")  # a column of text, even where nothing has failed
+    table["error"] = table["error"].astype("string")  # a text column, even if no run has failed
     content = BytesIO()
     table.to_parquet(content, index=False)
     write_whole(folder / TABLE, content.getvalue())
@@ -163,13 +164,13 @@ def collect(folder: str | Path) -> Path:
 
 
 def _do(tasks: Sequence[Task], jobs: int, retry: bool, progress: Progress) -> None:
-    """First the inversions, each once, then the runs."""
+    """Run the inversions, each once, then the runs."""
     waiting = [task for task in tasks if _wanted(task, retry)]
     if not waiting:
         return
     from pti.sweeps.worker import invert_once, run_once, set_up, visible_devices, write_failed
 
-    first = {task.inversion: task for task in reversed(waiting)}  # one of those that share it
+    first = {task.inversion: task for task in reversed(waiting)}  # one of the runs that share it
     inversions = [task for task in waiting if first[task.inversion] is task and not (task.inversion / RESULT).is_file()]
     progress.expect(len(tasks) + len(inversions))
     progress.skip(len(tasks) - len(waiting))
@@ -202,7 +203,7 @@ def _wanted(task: Task, retry: bool) -> bool:
 
 
 def _result(folder: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The result of a run, if there is one of the same settings, stages and measure."""
+    """Return the result of a run if settings, stages and measure are the same."""
     try:
         content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -213,7 +214,7 @@ def _result(folder: Path, identity: Mapping[str, Any]) -> Mapping[str, Any]:
 def _task(folder: Path, point: Point, identity: Mapping[str, Any], measure: Measure | None, root: Path | None) -> Task:
     from pti.sweeps.worker import Task
 
-    there = sorted((folder / "runs").glob(f"*-{point.digest[:8]}"))  # as it was called before something else varied too
+    there = sorted((folder / "runs").glob(f"*-{point.digest[:8]}"))  # the label changes when another setting varies too
     run = there[0] if there else folder / "runs" / point.name
     return Task(
         name=run.name,
@@ -248,11 +249,11 @@ def _name(measure: Any) -> str:
     if isinstance(measure, partial):
         given = [*map(repr, measure.args), *(f"{key}={value!r}" for key, value in sorted(measure.keywords.items()))]
         return f"{_name(measure.func)}({', '.join(given)})"
-    if hasattr(measure, "version"):  # its results outlive the place of its code
+    if hasattr(measure, "version"):  # results stay valid when the code moves
         return str(measure.version)
     kind = measure if hasattr(measure, "__qualname__") else type(measure)
     room = kind.__module__
-    if room == "__main__":  # the same function, whether its module is imported or run
+    if room == "__main__":  # the same function, whether its module is imported or run as a script
         room = getattr(sys.modules[room].__spec__, "name", room)
     return f"{room}.{kind.__qualname__}"
 
@@ -283,6 +284,6 @@ def _unique(values: Iterable[Any]) -> list[Any]:
 
 
 def _uniform(values: list[Any]) -> list[Any]:
-    """Values that one column can hold: of different kinds, as text."""
+    """Convert the values of a column to one type: text if they are of different kinds."""
     kinds = {float if type(value) is int else type(value) for value in values if value is not None}
     return values if len(kinds) <= 1 else [None if value is None else str(value) for value in values]

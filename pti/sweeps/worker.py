@@ -1,6 +1,6 @@
-"""One run of a sweep, in whatever process it is done: its inversion is brought, it is trained, measured and written down.
+"""One run of a sweep: copy its inversion, train, measure, and write the result.
 
-A run that fails is a result like any other; only what keeps the result itself from being written is raised.
+A failed run is also a result; an error is raised only if the result cannot be written.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ from pti.workflow import run_stages
 __all__ = ["Task", "error_record", "invert_once", "run_once", "set_up", "visible_devices", "write_failed"]
 
 _LOSSES = ("loss", "denoising", "locality", "prior")
-_LAST = (
-    100  # steps that a loss is the mean of: that of a single step says more about its noise levels than about the run
-)
-_NOT_MEASURED = ("schema", "prompts", "left_out", "marks", "class_word", "seed")  # in evaluation.json
-# what stage 1 leaves behind, checkpoints last
+_LAST = 100  # steps over which a loss is averaged: that of a single step depends mostly on its timesteps
+_NOT_MEASURED = (
+    "schema",
+    "prompts",
+    "left_out",
+    "marks",
+    "class_word",
+    "seed",
+)  # keys of evaluation.json
+# files of stage 1, checkpoints last
 _BROUGHT = (
     "metrics.jsonl",
     "metrics.parquet",
@@ -54,9 +59,9 @@ _BROUGHT = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One run: its settings with its folder, and what its result has to say.
+    """One run: its settings with its folder, and the values for its result.
 
-    `identity` is what a finished result must agree with; `values` is what varies.
+    A finished result must have the same `identity`; `values` are the settings that vary.
     """
 
     name: str
@@ -70,13 +75,13 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        """Of the run."""
+        """Folder of the run."""
         return Path(self.config.output.dir)
 
 
 @dataclass(slots=True)
 class _Clock(Quiet):
-    """Seconds of a stage. Of one that was interrupted, earlier steps are counted at the rate of the later ones."""
+    """Duration of a stage; if it was interrupted, earlier steps count at the speed of the later ones."""
 
     begun: float = field(default_factory=time.perf_counter)
     first: float = 0.0
@@ -84,19 +89,19 @@ class _Clock(Quiet):
     done: int = 0
 
     def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
-        """The first step is about to be made."""
+        """Start the clock: the first step follows."""
         self.first = time.perf_counter()
 
     def skip(self, pieces: int) -> None:
-        """These were made before."""
+        """Count steps of an earlier process."""
         self.skipped += pieces
 
     def __call__(self, pieces: int) -> None:
-        """These were made now."""
+        """Count finished steps."""
         self.done += pieces
 
     def seconds(self) -> float | None:
-        """None where no step was made."""
+        """Seconds of the stage; None without steps."""
         if not self.done:
             return None
         stepping = time.perf_counter() - self.first
@@ -104,7 +109,7 @@ class _Clock(Quiet):
 
 
 def set_up(jobs: int) -> None:
-    """Prepare a process that is one of several: its share of the processors, and no bars."""
+    """Prepare one of several processes: limit its CPU threads, and switch off progress bars."""
     torch.set_num_threads(max(1, min(torch.get_num_threads(), available_cpus()) // jobs))
     silence()
 
@@ -117,7 +122,7 @@ def visible_devices() -> list[str]:
 
 
 def invert_once(task: Task) -> dict[str, str] | None:
-    """The inversion that a task shares with others; gives back what went wrong."""
+    """Run the inversion that several tasks share; return an error record or None."""
     _fresh()
     config = replace(task.config, output=replace(task.config.output, dir=str(task.inversion)))
     clock = _Clock()
@@ -130,7 +135,7 @@ def invert_once(task: Task) -> dict[str, str] | None:
 
 
 def run_once(task: Task) -> str:
-    """Do what is left of a run, and write its result; gives back its status."""
+    """Complete a run and write its result; return its status."""
     _fresh()
     seconds = _seconds_before(task)
     trained = tuple(stage for stage in task.stages if stage in TRAINED)
@@ -140,7 +145,7 @@ def run_once(task: Task) -> str:
         clock = _Clock()
         run_stages(task.config, trained, progress=clock, root=task.root)
         _remember(seconds, trained[-1], clock.seconds())
-        _write(task, "started", seconds=seconds)  # an interruption must not lose how long that took
+        _write(task, "started", seconds=seconds)  # an interruption must not lose the duration so far
         for stage in task.stages[len(trained) :]:
             begun = time.perf_counter()
             run_stages(task.config, (stage,), root=task.root)
@@ -156,12 +161,12 @@ def run_once(task: Task) -> str:
 
 
 def write_failed(task: Task, error: Mapping[str, str], seconds: Mapping[str, float] | None = None) -> None:
-    """The result of a run that failed, or whose inversion did."""
+    """Write the result of a run that failed, or whose inversion failed."""
     _write(task, "failed", error=dict(error), seconds=seconds or {})
 
 
 def error_record(error: Exception) -> dict[str, str]:
-    """An error as results hold it; with its traceback, unless it is the user's to mend."""
+    """Convert an error for the results, with its traceback unless the user can fix it."""
     plain = {"type": type(error).__name__, "message": str(error)}
     if not isinstance(error, ClipGeomError):
         plain["traceback"] = "".join(traceback.format_exception(error))
@@ -175,7 +180,7 @@ def _write(task: Task, status: str, **content: Any) -> None:
 
 
 def _remember(seconds: dict[str, float], stage: str, now: float | None) -> None:
-    """A stage that was done before took what it took then."""
+    """Keep the recorded duration of a stage that was finished before."""
     if now is not None:
         seconds.setdefault(stage, now)
 
@@ -190,7 +195,7 @@ def _seconds_before(task: Task) -> dict[str, float]:
 
 
 def _bring(inversion: Path, folder: Path) -> None:
-    """Give a run its finished inversion, as if it had made it; its checkpoint of the last step comes last."""
+    """Copy a finished inversion to a run folder; the checkpoint of the last step comes last."""
     last = checkpoint.latest(inversion / "checkpoints", "invert")
     if last is not None and (folder / "checkpoints" / last.name).exists():
         return
@@ -201,7 +206,7 @@ def _bring(inversion: Path, folder: Path) -> None:
 
 
 def _fresh() -> None:
-    """One process makes many runs: accelerate must forget the precision of the one before, and its networks go."""
+    """Reset accelerate's precision and free its networks, since one process makes many runs."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     for state in (AcceleratorState, GradientState, PartialState):
@@ -210,7 +215,7 @@ def _fresh() -> None:
 
 
 def _summary(task: Task) -> dict[str, Any]:
-    """What the table says about a run: the end of each stage's metrics, why it stopped, and the evaluation."""
+    """Table columns of a run: final metrics of each stage, the reason it stopped, and the evaluation."""
     record = json.loads((task.folder / RECORD).read_text(encoding="utf-8"))
     columns: dict[str, Any] = {"marks": "; ".join(record.get("marks", []))}
     rows = MetricsLog(task.folder).rows()
@@ -227,7 +232,7 @@ def _summary(task: Task) -> dict[str, Any]:
 
 
 def _last(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, Any]:
-    """Losses as means over the last steps, everything else as it was last measured."""
+    """Losses as means over the last steps, other metrics as last measured."""
     columns: dict[str, Any] = {}
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in ("stage", "step")]
     for name in names:
@@ -242,7 +247,7 @@ def _last(rows: Sequence[Mapping[str, Any]], stage: str) -> dict[str, Any]:
 
 
 def _flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Nested measures by full name; an interval as ``.low`` and ``.high``."""
+    """Flatten nested measures to full names; an interval becomes ``.low`` and ``.high``."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -255,7 +260,7 @@ def _flat(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rows(measured: Any, taken: set[str]) -> list[dict[str, Any]]:
-    """What a measure gave, as plain rows."""
+    """Convert the result of a measure to plain rows."""
     rows = [measured] if isinstance(measured, Mapping) else measured
     if (
         isinstance(rows, (str, bytes))

@@ -1,7 +1,7 @@
-"""The geometry of CLIP embeddings, and what a text-to-image trainer can safely do with it.
+"""The geometry of CLIP embeddings, and its safe use in a text-to-image trainer.
 
-Names are imported on first use, so that ``from clipgeom import slerp`` costs no more than the array code it needs:
-neither torch nor transformers is loaded before something asks for an encoder.
+Names are imported on first use. ``from clipgeom import slerp`` imports only array code; torch and transformers are
+imported with the first encoder.
 """
 
 from importlib import import_module

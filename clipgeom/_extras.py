@@ -1,4 +1,4 @@
-"""Error messages for optional dependencies that are missing, or that do not fit together."""
+"""Error messages for optional dependencies that are missing or incompatible."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from clipgeom.errors import MissingExtraError, first_line
 
 __all__ = ["clone", "install_command", "needs_extra", "pip_install"]
 
-# The packages whose versions most often do not fit together.
+# Packages that are incompatible most often.
 _COUPLED = ("torch", "transformers", "diffusers", "peft", "accelerate", "huggingface-hub", "numpy")
 
 
@@ -38,7 +38,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, RuntimeError) as error:
-        # diffusers raises a RuntimeError from the ImportError of what it imports lazily
+        # diffusers raises a RuntimeError from the ImportError of a lazy import
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
         if not isinstance(cause, ImportError):
             raise
@@ -54,7 +54,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
 
 
 def install_command(extra: str = "", *options: str) -> str:
-    """Build the shell command that installs clipgeom, with an extra, from where it was installed.
+    """Build the shell command that installs clipgeom, with an extra, from its present source.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def install_command(extra: str = "", *options: str) -> str:
     try:
         origin = json.loads(metadata.distribution("clipgeom").read_text("direct_url.json") or "{}")
     except metadata.PackageNotFoundError:
-        origin = {"url": "file:///", "dir_info": {}}  # copied without pip: there is no place to install it from
+        origin = {"url": "file:///", "dir_info": {}}  # copied without pip: there is no source to install from
     url = origin.get("url", "")
     if not url:  # from an index
         return pip_install(*options, f"clipgeom{suffix}")
@@ -99,7 +99,7 @@ def pip_install(*arguments: str) -> str:
 
 
 def _newest() -> tuple[str, ...]:
-    """Options that upgrade dependencies, too; pip otherwise leaves those alone that are within the declared range."""
+    """Options of pip that upgrade dependencies too; by default pip keeps versions within the declared range."""
     return ("--upgrade", "--upgrade-strategy", "eager") if _installed("pip") else ("--upgrade",)
 
 
@@ -116,7 +116,7 @@ def clone() -> Path | None:
 def _installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # None, or a half-made module, in sys.modules
+    except (ImportError, ValueError):  # None, or a partly imported module, in sys.modules
         return False
 
 

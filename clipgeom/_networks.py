@@ -1,8 +1,8 @@
-"""Networks of transformers and diffusers, built from checked settings and filled with every one of their tensors.
+"""Networks of transformers and diffusers, built from checked settings and filled with all of their tensors.
 
-A config.json is a stranger's file: of it, only settings that decide what a network computes are used, each with a type
-and a range. The network is laid out without memory first, and compared with the names and shapes in the safetensors;
-only what fits is allocated and read. No tensor keeps a random value, and no setting selects code to fetch.
+A config.json is not trusted. Only settings that determine a network's function are used, each with a type and a
+range. The network is first built without memory and compared with the names and shapes in the safetensors. Only then
+is memory allocated. No tensor keeps a random value, and no setting selects code to download.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
     "stored",
 ]
 
-_SHOWN = 3  # names in a message
+_SHOWN = 3  # names in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a value of a configuration may be, in words and as a test."""
+    """Allowed values of a setting, in words and as a test."""
 
     expected: str
     accepts: Callable[[Any], bool]
@@ -63,7 +63,7 @@ def number(low: float, high: float) -> Setting:
 
 
 def choice(*values: str) -> Setting:
-    """Accept one of some words."""
+    """Accept one of several words."""
     return Setting(f"one of {', '.join(values)}", lambda x: isinstance(x, str) and x in values)
 
 
@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def settings_of(
     content: Mapping[str, Any], known: Mapping[str, Setting], path: Path, *, inside: str = ""
 ) -> dict[str, Any]:
-    """Return the known settings that are given; anything else in the file is left out.
+    """Return the known settings of a file; others are ignored.
 
     Raises
     ------

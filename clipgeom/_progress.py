@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then otherwise."""
+"""Progress of long work: a bar on a terminal, otherwise a plain line now and then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVERY = 15.0  # seconds between plain lines
 
 
 class Progress:
-    """Counts work done; call it with the size of each piece."""
+    """Counter of finished work; call it with the size of each piece."""
 
     def __init__(self, verb: str, unit: str, *, speaker: str = "clipgeom") -> None:
         self._verb, self._unit, self._speaker = verb, unit, speaker
@@ -28,7 +28,7 @@ class Progress:
         return self
 
     def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
-        """Say how much there is to do, and of what; the clock starts here, and counts begin at zero."""
+        """Set the total and its unit, start the clock, and reset the count to zero."""
         self._verb, self._unit = verb or self._verb, unit or self._unit
         self._start = self._told = time.monotonic()
         self._total = total
@@ -41,14 +41,14 @@ class Progress:
             self._bar = tqdm(total=total, unit=f" {self._unit}", desc=self._verb, file=sys.stderr)
 
     def skip(self, pieces: int) -> None:
-        """Say that `pieces` were done before, in no time."""
+        """Count `pieces` that were done before, at no time."""
         self._skipped += pieces
         if self._bar is not None:
             self._bar.initial += pieces
             self._bar.update(pieces)
 
     def __call__(self, pieces: int) -> None:
-        """Say that `pieces` more are done."""
+        """Count `pieces` that are done."""
         self._done += pieces
         now = time.monotonic()
         if self._bar is not None:
@@ -58,7 +58,7 @@ class Progress:
             self._line(now)
 
     def note(self, text: str) -> None:
-        """Say something that the user should know."""
+        """Show a note to the user."""
         if self._bar is not None:
             self._bar.clear()
         print(f"{self._speaker}: {one_line(text)}", file=sys.stderr, flush=True)
@@ -81,16 +81,16 @@ class Progress:
 
 
 class Quiet(Progress):
-    """Says nothing."""
+    """Progress without output."""
 
     def __init__(self) -> None:
         super().__init__("", "")
 
     def expect(self, total: int, verb: str | None = None, unit: str | None = None) -> None:
-        """Say how much there is to do."""
+        """Ignore the total."""
 
     def __call__(self, pieces: int) -> None:
-        """Say that `pieces` more are done."""
+        """Ignore `pieces`."""
 
     def note(self, text: str) -> None:
-        """Say something that the user should know."""
+        """Ignore a note."""

@@ -1,4 +1,4 @@
-"""Texts of strangers (captions, file names, prompts, certificates) made safe to print and to put into Markdown.
+"""Sanitising of untrusted text (captions, file names, prompts, certificates) for terminals and Markdown.
 
 HTML pages are written by jinja2, which escapes every value; YAML is written by a library.
 """
@@ -11,8 +11,8 @@ __all__ = ["code", "markdown", "one_line", "printable"]
 
 # C0 and C1 control characters (escape sequences of a terminal begin with one), and marks that reorder a line
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_LONE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: no encoding can write it
-# all that is markup anywhere in a line; "_" between letters is none
+_LONE = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which no encoding can write
+# all markup within a line; "_" between letters is none
 _MARKUP = re.compile(r"[\\`*{}\[\]<>|~$#&@^]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _AT_START = re.compile(r"^(\d*)([-+=:.)])")  # lists, rules and headings
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -37,7 +37,7 @@ def markdown(text: str, /) -> str:
 
 
 def code(text: str, /) -> str:
-    """Format a text as code in a line or a table cell; one that a code span cannot show everywhere, as plain text."""
+    """Format a text as code for Markdown; one that a code span cannot show everywhere becomes plain text."""
     text = one_line(text)
     if not text:
         return ""

@@ -1,9 +1,10 @@
-"""CPUs that a process may use, and threads that do not wait for each other.
+"""Number of CPUs and threads: what is available, and limits that avoid busy waiting.
 
-Threads of a library (OpenMP in torch, OpenBLAS in numpy and scipy) meet after every small operation and spin while they
-wait. Beside other busy processes each meeting costs a time slice of the scheduler, and a command takes ten times as
-long as with one thread. Two rules follow: the commands let libraries use no more threads than there are free CPUs, and
-independent parts (packs of the encoder, halves of the check) run in threads of their own, with one library thread each.
+Threads of a library (OpenMP in torch, OpenBLAS in numpy and scipy) synchronise after every small operation and spin
+while they wait. On a busy machine each synchronisation costs a time slice of the scheduler, and a command takes ten
+times as long as with one thread. Two rules follow: the commands let libraries use no more threads than there are free
+CPUs, and independent parts (packs of the encoder, halves of the check) run in threads of their own, with one library
+thread each.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 # variables by which a user sets the threads of torch, oneDNN, OpenBLAS and MKL
 SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_LIMIT = "CLIPGEOM_FREE_CPUS"  # what limit_libraries has set OMP_NUM_THREADS to, for child processes as well
+_LIMIT = "CLIPGEOM_FREE_CPUS"  # the value that limit_libraries gave OMP_NUM_THREADS, for child processes as well
 _SAMPLES, _PAUSE = 20, 0.005  # readings of the number of running tasks, and the seconds between them
 
 
@@ -68,7 +69,7 @@ def free_cpus(root: Path = Path("/")) -> int:
 
 
 def limit_libraries(root: Path = Path("/")) -> None:
-    """Let libraries that are loaded from now on use the free CPUs only, here and in child processes.
+    """Limit libraries that are loaded from now on to the free CPUs, here and in child processes.
 
     For commands, before torch and numpy are imported. A thread count that the user has set stays.
     """
@@ -77,15 +78,15 @@ def limit_libraries(root: Path = Path("/")) -> None:
 
 
 def threads_of_user() -> int | None:
-    """Read ``OMP_NUM_THREADS`` as the user has set it; None where there is no number, or `limit_libraries` set it."""
+    """Read the user's ``OMP_NUM_THREADS``; None without a number, or if `limit_libraries` set it."""
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(told) if told.isdecimal() and int(told) and told != os.environ.get(_LIMIT) else None
 
 
 def own_threads(library: int | None = None) -> int:
-    """Count the threads that may work side by side on separate parts: one an available CPU, or as the user has set.
+    """Count the threads for independent parts: one per available CPU, or the user's number.
 
-    Such threads do not wait for each other, so that load costs them nothing but its share.
+    Such threads do not wait for each other, so that other processes slow them down only in proportion.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def own_threads(library: int | None = None) -> int:
 
 
 def run_in_threads(parts: Sequence[Callable[[], T]]) -> list[T]:
-    """Run functions side by side, at most `own_threads` of them; results in order."""
+    """Run functions in parallel, at most `own_threads` at a time; return results in order."""
     count = min(len(parts), own_threads())
     if count <= 1:
         return [part() for part in parts]
@@ -154,7 +155,7 @@ def _quotas(root: Path) -> list[float]:
 
 
 def _quota(folder: Path) -> list[float]:
-    """The quota of one cgroup, of version 2 or 1; nothing where there is none."""
+    """CPU quota of one cgroup, of version 2 or 1; empty without a quota."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

@@ -1,7 +1,7 @@
 """The errors that clipgeom raises on purpose.
 
 Every message says what was expected, what was found, and what to do about it. The command line turns a
-`ClipGeomError` into one line on standard error and exit code 2; any other exception is a defect of ours.
+`ClipGeomError` into one line on standard error and exit code 2; any other exception is a defect of clipgeom.
 """
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def first_line(error: Exception, /) -> str:
-    """What a library's error says first, or its kind where it says nothing: for a message of our own."""
+    """First line of a library's error, or its class if the error has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -45,11 +45,11 @@ class CaptionError(ClipGeomError, ValueError):
 
 
 class EncoderError(ClipGeomError):
-    """An encoder cannot be loaded, or cannot give what was asked of it."""
+    """An encoder cannot be loaded, or lacks a representation."""
 
 
 class CertificateError(ClipGeomError):
-    """A certificate is missing, damaged or edited, or certifies something other than what is asked."""
+    """A certificate is missing, damaged or edited, or is for another encoder, representation or position."""
 
 
 class MissingExtraError(ClipGeomError, ImportError):
@@ -72,4 +72,4 @@ class OutputError(ClipGeomError, OSError):
 
 
 class WeightsError(ClipGeomError):
-    """The weights that come with the package are missing or damaged; the message says how to get them back."""
+    """The package's weights are missing or damaged; the message names the command that restores them."""

@@ -1,10 +1,10 @@
-"""Fetch one large file over HTTP: resumed after a cut, verified, and put in place all at once.
+"""Download of one large file over HTTP: resumable, verified, and renamed into place at the end.
 
-Why not a library: pooch verifies and renames atomically but starts over after a cut; ``huggingface_hub``'s ``http_get``
-resumes, but checks neither a validator nor a checksum and is not a public name; fsspec does neither. So this is small
-code of our own on httpx2, with these rules:
+Why not a library: pooch verifies and renames atomically but starts over after a cut; ``huggingface_hub``'s
+``http_get`` resumes, but checks neither a validator nor a checksum and is not a public name; fsspec does neither.
+This module is therefore small code on httpx2, with these rules:
 
-- the bytes collect in ``NAME.part``, which survives a cut, Ctrl-C and a reboot; ``NAME.part.json`` remembers the URL
+- the bytes collect in ``NAME.part``, which survives a cut, Ctrl-C and a reboot; ``NAME.part.json`` contains the URL
   and the server's validator, which the next request sends as ``If-Range`` so that halves of two versions are never
   joined (RFC 9110, section 13.1.5: a strong ETag, else the Last-Modified date);
 - size and checksum are both required, and ``NAME`` appears, by rename, only when both are right;
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DownloadError", "cache_folder", "fetch"]
 
-_PATIENCE = 4  # failures in a row, without a byte gained, before giving up: sleeps of 1 + 2 + 4 seconds
+_PATIENCE = 4  # failures in a row without progress before giving up: sleeps of 1 + 2 + 4 seconds
 _LONGEST_SLEEP = 30.0
-_TIMEOUT = 30.0  # seconds without any sign of the server
+_TIMEOUT = 30.0  # seconds without data from the server
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class DownloadError(ClipGeomError):
-    """A file cannot be fetched, or is not the file it should be."""
+    """A file cannot be downloaded, or has a wrong size or checksum."""
 
 
 def cache_folder() -> Path:
@@ -62,7 +62,7 @@ def fetch(
     instead: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Make sure that `destination` holds the file at `url`, downloading what is missing.
+    """Make sure that `destination` contains the file at `url`; download missing bytes.
 
     A file already there with the right size is taken as it is: it was put there once its checksum was verified.
 
@@ -71,13 +71,13 @@ def fetch(
     url : str
         An ``http`` or ``https`` address; redirects are followed.
     destination : Path
-        Where the file shall be. Its folder is made when needed.
+        Path of the file. Its folder is created if missing.
     size : int
         The exact size in bytes, at least 1.
     checksum : str
         ``"md5:…"`` or any other algorithm of `hashlib`, the digest in hexadecimal.
     instead : str, optional
-        What the user may do where the network does not work; the last sentence of every error.
+        Advice for a machine without network; the last sentence of every error.
     sleep : callable, optional
         Waits between attempts.
 
@@ -127,7 +127,7 @@ def fetch(
 def _complete(
     client: "httpx2.Client", url: str, part: Path, *, size: int, checksum: str, sleep: Callable[[float], None]
 ) -> None:
-    """Fill `part` until it has the right size and checksum."""
+    """Download `part` until it has the right size and checksum."""
     if _recall(part).get("url") != url or _size(part) > size:
         _forget(part)
     inherited = _size(part) > 0
@@ -147,7 +147,7 @@ def _complete(
 
 
 def _fill(client: "httpx2.Client", url: str, part: Path, *, size: int, sleep: Callable[[float], None]) -> None:
-    """Ask again until all bytes are there; give up after `_PATIENCE` attempts in a row that gained nothing."""
+    """Send requests until all bytes are there; give up after `_PATIENCE` attempts in a row without progress."""
     import httpx2
 
     furthest, failures = _size(part), 0
@@ -173,7 +173,7 @@ def _fill(client: "httpx2.Client", url: str, part: Path, *, size: int, sleep: Ca
 
 
 def _attempt(client: "httpx2.Client", url: str, part: Path, *, size: int, show: "_Progress") -> str:
-    """Send one request for the missing bytes and append what comes; return why bytes may still be missing."""
+    """Send one request for the missing bytes and append the response; return why bytes may still be missing."""
     have = _size(part)
     headers = {}
     if have:
@@ -268,7 +268,7 @@ def _forget(part: Path) -> None:
 
 
 def _plain(error: Exception) -> str:
-    """Describe an error of httpx2 in words; its own text may be empty (a timeout) or a bare errno."""
+    """Describe an error of httpx2; its own text may be empty (a timeout) or a bare errno."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).lower()
     return f"{name}: {error}" if str(error) else name
 
@@ -290,7 +290,7 @@ def _turn(destination: Path) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere (a log, a job's output) one line for every tenth."""
+    """Progress display: a bar on a terminal, otherwise (a log) one line for every tenth."""
 
     def __init__(self, name: str, size: int) -> None:
         with needs_extra("report", "downloading"):

@@ -1,4 +1,4 @@
-"""Output files: checked before the work, written whole, and never over a file that something else made.
+"""Output files: checked before the work, written atomically, and never over a foreign file.
 
 Every command and every `save` function writes through this module.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "write_whole",
 ]
 
-STAGING = ".clipgeom-"  # temporary files and folders begin with it; one that stays belongs to a killed process
+STAGING = ".clipgeom-"  # prefix of temporary files and folders; one that stays belongs to a killed process
 _LONGEST = 255  # bytes of a file name, on all common file systems
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -37,7 +37,7 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def replacing(target: Path, /) -> Iterator[Path]:
-    """Yield a path beside `target` to write to, and rename it to `target` when the block ends without an error.
+    """Yield a path beside `target`, and rename it to `target` when the block ends without an error.
 
     The content reaches the disk before the rename, so that `target` is either the earlier file or the whole new one. The
     file's mode follows the umask. A link at `target` is replaced; `check_output_file` returns what a link points to.
@@ -70,7 +70,7 @@ def write_whole(target: Path, content: bytes, /) -> None:
 
 @contextmanager
 def filling(target: Path, /, publish: Callable[[Path, Path], None] | None = None) -> Iterator[Path]:
-    """Yield a temporary folder to write to; its files appear in `target` when the block ends without an error.
+    """Yield a temporary folder; its files move to `target` when the block ends without an error.
 
     A `target` that does not exist appears as a whole. In one that exists (the current folder and a mount point cannot be
     renamed), `publish(temporary, target)` moves the files; the default moves each to its place.
@@ -105,7 +105,7 @@ def filling(target: Path, /, publish: Callable[[Path, Path], None] | None = None
 
 
 def resolved(path: Path, /) -> Path:
-    """Follow links to what is going to be written, whether it exists yet or not.
+    """Follow links to the path that is written to, whether it exists yet or not.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def resolved(path: Path, /) -> Path:
 def check_output_file(
     path: Path, /, made: Callable[[Path], bool], *, maker: str, advice: str = "choose another --out"
 ) -> Path:
-    """Refuse an output file that cannot be written or that something else made, before any work is done.
+    """Refuse an output file that cannot be written or that another program made, before any work is done.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def check_folder(folder: Path, /) -> None:
 
 @contextmanager
 def workspace(out: Path, /) -> Iterator[Path]:
-    """Yield a folder on the file system of `out` for temporary files; folders made for it vanish after an error.
+    """Yield a folder for temporary files on the file system of `out`; after an error it is deleted.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def workspace(out: Path, /) -> Iterator[Path]:
 
 
 def explain(error: OSError, /) -> str | None:
-    """One line for a failure of the disk that its user can mend; None for other errors."""
+    """Describe a disk failure that the user can fix in one line; None for other errors."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in _FULL:
         return f"no space left on the disk{where}; free some, or write to another one"
@@ -247,7 +247,7 @@ def _move_all(temporary: Path, target: Path) -> None:
 
 
 def _status(target: Path) -> os.stat_result | None:
-    """The status of a file; None where there is none yet."""
+    """Return the status of a file; None without one."""
     try:
         return target.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -272,7 +272,7 @@ def check_name(path: Path, /) -> None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that exists."""
+    """Return the folder, or its nearest parent that exists."""
     while not os.path.lexists(folder):
         folder = folder.parent
     return folder

@@ -1,4 +1,4 @@
-"""Safetensors files that come out the same, byte for byte, for the same content."""
+"""Deterministic safetensors files: the same content gives the same bytes."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def save_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapp
         found = re.search(r"\(os error (\d+)\)", str(error))
         number = int(found[1]) if found else errno.EIO
         raise OSError(number, os.strerror(number) if found else str(error), str(path)) from error
-    path.chmod(mode)  # the library replaces the file by one that only its owner may read
+    path.chmod(mode)  # the library writes a file that only its owner can read
     with path.open("r+b") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         content = json.loads(file.read(length))
         header = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         file.seek(8)
-        file.write(header.ljust(length))  # the same entries in another order: it fits
+        file.write(header.ljust(length))  # the same entries in sorted order have the same length
 
 
 def _utf8(text: str) -> str:
-    # a file name that is no UTF-8 is a text with lone surrogates, which no header can contain
+    # a file name that is not UTF-8 contains lone surrogates, which the header cannot contain
     return text.encode("utf-8", errors="backslashreplace").decode()

@@ -6,7 +6,7 @@
 ...     print(caption.id, caption.image_id, caption.text)
 >>> stream.counts.n_used, stream.counts.sha256
 
-A source is never read into memory, and what happens to every caption that was read is counted.
+A source is never read into memory. Every caption is counted as used or as left out, with the reason.
 """
 
 from clipgeom.captions.sources import open_captions

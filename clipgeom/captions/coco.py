@@ -1,4 +1,4 @@
-"""COCO captions: a JSON file, the same file inside a zip archive, and the official archive of 2014."""
+"""COCO captions from a JSON file, from a zip archive, or from the official archive of 2014."""
 
 import zipfile
 import zlib
@@ -26,7 +26,7 @@ _LISTED = 12  # members or keys named in a message
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file to fetch: its address, its exact size, and its checksum."""
+    """A file to download: its address, exact size and checksum."""
 
     url: str
     size: int
@@ -45,7 +45,7 @@ COCO_2014 = Archive(
 
 @dataclass(frozen=True, slots=True)
 class CocoCaptions:
-    """A COCO captions file, alone or as the member of a zip archive, which is read in place.
+    """A COCO captions file, alone or as the member of a zip archive, which is read without unpacking.
 
     Of the JSON, one annotation is in memory at a time.
     """
@@ -60,7 +60,7 @@ class CocoCaptions:
         return self.name or (str(self.path) if self.member is None else f"{self.path}::{self.member}")
 
     def rows(self) -> Generator[Caption, None, None]:
-        """Read the captions; their ids are those of the annotations."""
+        """Read the captions; the ids are those of the annotations."""
         number, kinds = 0, dict[str, str]()
         try:
             with self._opened() as file:
@@ -153,7 +153,7 @@ def captions_member(path: Path, asked: str | None, /) -> str:
     path : Path
         The archive.
     asked : str or None
-        The member the user names. Without it the archive must hold exactly one ``captions*.json``, or failing that
+        The member that the user names. Otherwise the archive must contain exactly one ``captions*.json``, or else
         exactly one ``.json``.
 
     Raises
@@ -164,7 +164,7 @@ def captions_member(path: Path, asked: str | None, /) -> str:
         There is none, or the file is not a zip archive.
     """
     with _archive(path) as archive:
-        # macOS packs a shadow of every file, of the same name, under __MACOSX/.
+        # macOS adds a shadow file of the same name under __MACOSX/.
         names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
     if asked is not None:
         if asked in names:
@@ -195,7 +195,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _annotations(text: JsonText, kinds: dict[str, str]) -> Iterator[Any]:
-    """Read the values under ``annotations``, and note how the value of each key begins; of no object, under ``""``."""
+    """Read the values under ``annotations``, and record the type of each key's value; without an object, under ``""``."""
     if text.peek() != "{":
         kinds[""] = text.peek()
         text.skip()

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, and local folders that `datasets` understands, read as streams."""
+"""Data sets of the Hugging Face Hub, and local folders readable by `datasets`, as streams."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _BATCH = 100  # rows read at a time, ten times faster than one by one; more woul
 
 @dataclass(frozen=True)
 class HubTable:
-    """A data set, streamed: nothing is stored, and no code of the data set's is run.
+    """A streamed data set: nothing is stored, and no code of the data set runs.
 
     `datasets` ran the scripts of data sets up to version 3; from version 4 on, which clipgeom requires, it cannot.
     """
@@ -37,7 +37,7 @@ class HubTable:
             return list(next(iter(data), {}) if data.column_names is None else data.column_names)
 
     def values(self, columns: Sequence[str], /) -> Iterator[tuple[object, ...]]:
-        """Read the rows. Other columns are dropped before they are decoded: pictures stay as they are."""
+        """Read the rows. Other columns are dropped before they are decoded: images stay as they are."""
         data = self._data
         with self._explained():
             for batch in data.select_columns(list(columns)).iter(batch_size=_BATCH):

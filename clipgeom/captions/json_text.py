@@ -1,4 +1,4 @@
-"""JSON: one value of a large file at a time, and one set of rules for files of all kinds."""
+"""Incremental JSON parsing: one value of a large file at a time, and the same rules for all kinds of files."""
 
 import codecs
 import json
@@ -51,7 +51,7 @@ def _fault(error: ValueError | RecursionError) -> JsonFault:
 
 
 class JsonText:
-    """A JSON file that is read in chunks and taken apart value by value.
+    """A JSON file that is read in chunks and parsed value by value.
 
     Only the value that is being read is in memory, at most 64 million characters. Every method raises `JsonFault` for
     text that is not JSON.

@@ -1,4 +1,4 @@
-"""Text files, line by line, and the checks that a value is a caption, or the id of an image."""
+"""Text files with a caption per line, and checks of captions and image ids."""
 
 import math
 from collections.abc import Generator, Iterator
@@ -19,7 +19,7 @@ _EXACT = 2**53  # beyond it, a float is no longer one whole number
 
 @dataclass(frozen=True, slots=True)
 class TextLines:
-    r"""A text file, a caption a line. Lines end with ``\n`` or ``\r\n`` and nowhere else."""
+    r"""A text file with a caption per line. Lines end with ``\n`` or ``\r\n`` only."""
 
     path: Path
 
@@ -114,7 +114,7 @@ def checked_image_id(value: object, where: str) -> str | None:
 
 
 def usable_id(value: object) -> str | None:
-    """Return an id as text, None for what cannot be one.
+    """Return an id as text, None for values that cannot be ids.
 
     Whole numbers lose a ``.0``, which tables with gaps give to a column of integers: an image has one id in every
     format.
@@ -131,7 +131,7 @@ def usable_id(value: object) -> str | None:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether text can be written as UTF-8 without NUL."""
+    """Whether text can be written as UTF-8 without NUL."""
     if "\x00" in value:
         return False
     try:

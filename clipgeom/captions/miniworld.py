@@ -1,4 +1,4 @@
-"""Captions of the embedded world, drawn rather than read."""
+"""Captions of miniworld, generated on the fly."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ __all__ = ["MiniworldCaptions"]
 
 @dataclass(frozen=True, slots=True)
 class MiniworldCaptions:
-    """Captions of scenes that no training saw. The id of a caption is the number of its scene, and so is its image's."""
+    """Captions of scenes that no training used. The id of a caption is the number of its scene, as is its image's."""
 
     @property
     def description(self) -> str:
@@ -18,7 +18,7 @@ class MiniworldCaptions:
         return "miniworld"
 
     def rows(self) -> Generator[Caption, None, None]:
-        """Draw the captions."""
+        """Generate the captions."""
         from clipgeom.miniworld.default import N_SCENES, SEED
         from clipgeom.miniworld.scenery import captions
 

@@ -1,4 +1,4 @@
-"""A uniform sample, without replacement, of a stream whose length is not known."""
+"""Uniform sampling, without replacement, from a stream of unknown length."""
 
 import heapq
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What a SOURCE string means, and which options go with it."""
+"""Caption sources: parse a SOURCE string and its options."""
 
 import operator
 import os
@@ -53,14 +53,15 @@ def open_captions(
     source : str or path
         One of
 
-        - ``miniworld``: captions of the embedded drawn world, each of a picture of its own;
+        - ``miniworld``: captions of the embedded synthetic world, each with its own image;
         - ``coco2014:val`` or ``coco2014:train``: MS-COCO 2014, fetched once from the official archive (253 MB) into
           ``$CLIPGEOM_CACHE`` or the user's cache folder;
-        - a COCO captions file, ``.json``, or a ``.zip`` that holds one; ``FILE.zip::member`` selects one of several;
+        - a COCO captions file, ``.json``, or a ``.zip`` that contains one; ``FILE.zip::member`` selects one of
+          several;
         - ``.txt``, UTF-8, a caption a line;
         - ``.csv``, ``.tsv`` (with a header), ``.jsonl`` or ``.parquet``;
         - a data set of the Hugging Face hub, ``owner/name``, or a folder that ``datasets.load_dataset`` accepts.
-          Something on disk comes before a data set of the same name.
+          A file or folder has priority over a data set of the same name.
     column : str, optional
         The column with the captions, for tables and data sets: ``caption`` if there is one, else ``text``.
     image_column : str, optional
@@ -71,9 +72,9 @@ def open_captions(
     split : str, optional
         The split of a data set; needed if it has several.
     limit : int, optional
-        Use at most so many captions.
+        Maximal number of captions.
     sample : {"first", "random"}
-        Which ones when there are more than `limit`: the first ones, and reading stops there; or a uniform sample,
+        Selection if there are more than `limit`: the first ones, and reading stops there; or a uniform sample,
         without replacement, of all of them in the order of the source, the same for one seed in every file format.
     seed : int
         Seed of the random sample. The first captions are the same for every seed.
@@ -90,9 +91,9 @@ def open_captions(
     Raises
     ------
     ConfigError
-        The source is not there, or an option is wrong, or does not apply to the source.
+        The source does not exist, or an option is wrong or does not apply to it.
     CaptionError
-        The source does not hold captions.
+        The source contains no captions.
     DownloadError
         The archive cannot be fetched.
     MissingExtraError
@@ -117,7 +118,7 @@ def open_captions(
 
 
 def _groups_by(opened: Source, group_size: int | None) -> str | None:
-    """How it is known which captions describe one image."""
+    """Describe how captions of one image are recognised."""
     has_ids = not (isinstance(opened, TextLines) or (isinstance(opened, TableCaptions) and opened.image_column is None))
     if group_size is None:
         return "image ids" if has_ids else None
@@ -168,7 +169,7 @@ class _ColumnOptions:
 
 
 def _named(source: str, options: _ColumnOptions, split: str | None) -> Source | None:
-    """Open a source known by name, or return None for a path or a hub id."""
+    """Open a source by its name, or return None for a path or a hub id."""
     if not source:
         raise ConfigError(f"The caption source is empty; expected {_KINDS}.")
     if source == "miniworld":

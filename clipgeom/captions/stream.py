@@ -1,4 +1,4 @@
-"""From the rows of a source to the captions in use: what is left out, in which order, and counted."""
+"""Captions in use: selection, order and counts of the rows of a source."""
 
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
@@ -38,15 +38,15 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class CaptionCounts:
-    """What became of the captions that were read.
+    """Counts of captions: read, left out by reason, and used.
 
     ``n_read = n_blank + n_same_image + n_unsampled + n_used``; with ``unique=True``, plus `n_duplicates`.
 
     Attributes
     ----------
     n_read : int
-        Captions read from the source. Reading stops at the limit when the first captions are taken, so that this may be
-        fewer than the source holds.
+        Captions read from the source. Reading stops at the limit if the first captions are taken, so that this may be
+        fewer than all.
     n_blank : int
         Captions that are missing (null), empty, or white space only. They are left out.
     n_same_image : int
@@ -57,10 +57,10 @@ class CaptionCounts:
     n_unsampled : int
         Captions that the random sample did not take.
     n_used : int
-        Captions that came out.
+        Captions in use.
     sha256 : str
-        Of the texts that came out, in their order: SHA-256 over the UTF-8 bytes of each, preceded by their number as an
-        unsigned 64-bit integer, little end first. Ids do not enter, so that one set has one hash in every file format.
+        SHA-256 over the used texts in order: the UTF-8 bytes of each, preceded by their number as a little-endian
+        unsigned 64-bit integer. Ids are not included, so that one set has one hash in every file format.
     """
 
     n_read: int
@@ -74,7 +74,7 @@ class CaptionCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which of the captions to use; the arguments of `open_captions`, checked."""
+    """Selection of captions; the checked arguments of `open_captions`."""
 
     limit: int | None = None
     sample: Sample = "first"
@@ -85,7 +85,7 @@ class Selection:
 
 
 class Source(Protocol):
-    """Something that can be read from its beginning as often as one likes."""
+    """A source that can be read from its beginning any number of times."""
 
     @property
     def description(self) -> str:
@@ -122,22 +122,22 @@ class CaptionStream:
 
     @property
     def source(self) -> str:
-        """What is read, for provenance."""
+        """The source, for provenance."""
         return self._source.description
 
     @property
     def selection(self) -> Selection:
-        """Which of its captions are used."""
+        """The selection of captions."""
         return self._selection
 
     @property
     def groups_by(self) -> str | None:
-        """How it is known which captions describe one image, such as ``image ids``; None where it is not known."""
+        """The way captions of one image are recognised, such as ``image ids``; None if they are not."""
         return self._groups_by
 
     @property
     def counts(self) -> CaptionCounts:
-        """What became of the captions in the last complete iteration.
+        """Counts of the last complete iteration.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class CaptionStream:
 
 
 def _seen(text: str, digests: set[bytes]) -> bool:
-    """Tell whether `text` came before, and remember it."""
+    """Whether `text` occurred before; add it to the digests."""
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     if digest in digests:
         return True

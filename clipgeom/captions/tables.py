@@ -1,4 +1,4 @@
-"""Tables with a caption a row: csv, tsv, jsonl, parquet, and whatever else has columns."""
+"""Tables with a caption per row: csv, tsv, jsonl, parquet, and other sources with columns."""
 
 import csv
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -21,22 +21,22 @@ _BATCH = 8192  # rows of parquet in memory at a time
 
 
 class Table(Protocol):
-    """Rows with named columns, which can be read from the beginning as often as one likes."""
+    """Rows with named columns, which can be read from the beginning any number of times."""
 
     @property
     def description(self) -> str:
         """Name the table, for error messages and provenance."""
 
     def names(self) -> Sequence[str]:
-        """Read the names of the columns, and no more."""
+        """Read only the names of the columns."""
 
     def values(self, columns: Sequence[str], /) -> Iterator[tuple[object, ...]]:
-        """Read the rows, of each the values in `columns` in that order. An empty line is a row of empty texts."""
+        """Read the values in `columns`, in that order, of every row. An empty line is a row of empty texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableCaptions:
-    """The captions of a table; made by `of`, which settles on the columns."""
+    """The captions of a table; created by `of`, which chooses the columns."""
 
     table: Table
     column: str
@@ -45,7 +45,7 @@ class TableCaptions:
 
     @classmethod
     def of(cls, table: Table, *, column: str | None, image_column: str | None) -> "TableCaptions":
-        """Choose the columns: those asked for, else ``caption`` or ``text``, and ``image_id`` if it is there.
+        """Choose the columns: the named ones, else ``caption`` or ``text``, and ``image_id`` if it exists.
 
         Raises
         ------

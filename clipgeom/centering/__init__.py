@@ -1,4 +1,4 @@
-"""The centering check and its certificate: may an encoder's embeddings be interpolated about their centre."""
+"""The centering check and its certificate: whether embeddings may be interpolated about their centre."""
 
 from clipgeom.centering.certificate import Certificate, Entry, summarize
 from clipgeom.centering.check import CenteringCheck, Estimate, Preference, check_centering

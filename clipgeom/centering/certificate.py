@@ -1,4 +1,4 @@
-"""A file that says which interpolation may be used, for one encoder: the only door between geometry and training."""
+"""Certificates: files that list the validated interpolation modes for one encoder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Certificate", "Entry", "summarize"]
 
 SCHEMA = "clipgeom.certificate/1"
 _KEY = "certificate"
-_DIGITS = 6  # figures are kept to six significant digits: what they are worth, and stable to the last bit of a sum
+_DIGITS = 6  # figures are rounded to six significant digits, which does not depend on the order of a sum
 
 
 @short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """What the certificate says of one (representation, position).
+    """Content of the certificate for one (representation, position).
 
     `center` has shape (dim,), float64: the mean of all n vectors. `figures` are the check's numbers, as `summarize`
     gives them.
@@ -54,7 +54,7 @@ class Certificate:
     Attributes
     ----------
     encoder_fingerprint : str or None
-        Of the encoder and tokenizer; None for vectors computed elsewhere, which certify no encoder.
+        Fingerprint of encoder and tokenizer; None for vectors computed elsewhere, which certify no encoder.
     captions_sha256 : str or None
     entries : tuple of Entry
     library_version : str
@@ -62,7 +62,7 @@ class Certificate:
     model, captions : str or None
         Where encoder and captions came from, for the reader.
     groups : str or None
-        How it was known which captions describe one image, such as ``image ids``; None where captions were taken as
+        How captions of one image were recognised, such as ``image ids``; None if captions were treated as
         independent.
     """
 
@@ -87,14 +87,14 @@ class Certificate:
         captions: str | None = None,
         groups: str | None = None,
     ) -> Certificate:
-        """From checks, each with its representation and position.
+        """Create a certificate from checks, each with its representation and position.
 
         Without the fingerprint of an encoder a representation is only the name that its user gave.
 
         Raises
         ------
         ConfigError
-            No check at all, or one pair of representation and position twice.
+            There is no check, or a pair of representation and position occurs twice.
         """
         from clipgeom._version import __version__
 
@@ -118,12 +118,12 @@ class Certificate:
         return cls(encoder_fingerprint, captions_sha256, entries, __version__, seed, model, captions, groups)
 
     def entry(self, representation: str, position: str | int) -> Entry:
-        """What is said of one representation and position.
+        """Return the entry of one representation and position.
 
         Raises
         ------
         CertificateError
-            Nothing is; the message says of what something is.
+            There is no entry; the message lists the existing ones.
         """
         for entry in self.entries:
             if (entry.representation, entry.position) == (representation, str(position)):
@@ -135,18 +135,18 @@ class Certificate:
         )
 
     def mode_for(self, encoder_fingerprint: str, representation: str, position: str | int) -> str:
-        """The mode to interpolate with: a validated centred one, or ``slerp``.
+        """Return the mode to interpolate with: a validated centred one, or ``slerp``.
 
         Raises
         ------
         CertificateError
-            The certificate is for another encoder, representation or position; the message says what differs.
+            The certificate is for another encoder, representation or position; the message names the difference.
         """
         self.require_encoder(encoder_fingerprint)
         return self.entry(representation, position).recommended
 
     def center_for(self, encoder_fingerprint: str, representation: str, position: str | int) -> NDArray[np.float64]:
-        """The centre for the centred modes, shape (dim,); refused as `mode_for` refuses."""
+        """Return the centre for the centred modes, shape (dim,); raises the same errors as `mode_for`."""
         self.require_encoder(encoder_fingerprint)
         return self.entry(representation, position).center
 
@@ -169,7 +169,7 @@ class Certificate:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all; the same certificate gives the same bytes.
+        """Write one safetensors file atomically; the same certificate gives the same bytes.
 
         An existing file is replaced; of a link, the file that it points to.
 
@@ -211,7 +211,7 @@ class Certificate:
         Raises
         ------
         CertificateError
-            No such file, no certificate, truncated, edited after it was made, or of a newer schema.
+            The file is missing, no certificate, truncated, edited after it was made, or of a newer schema.
         """
         centers, wrapped = _read(Path(path))
         content = wrapped.get("content") if isinstance(wrapped, dict) else None
@@ -243,7 +243,7 @@ class Certificate:
 
 
 def summarize(check: CenteringCheck, representation: str | None = None) -> dict[str, Any]:
-    """A check as plain JSON: an entry of report.json's ``centering``, less representation and position.
+    """Convert a check to plain JSON: an entry of report.json's ``centering``, less representation and position.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""The centering check: whether an interpolated embedding still looks like an embedding of this encoder.
+"""The centering check: whether interpolated embeddings are distributed like real embeddings of the encoder.
 
-Two judges rate each mode of interpolation, on captions that they were not fitted to. A centred mode is validated
-where both prefer it to SLERP with 95 % confidence, and the second finds SLERP's points at all.
+Two judges rate each mode of interpolation, on captions that they were not fitted to. A centred mode is validated if
+both prefer it to SLERP with 95 % confidence, and the second judge detects SLERP's points.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Array = NDArray[np.float64]
 
 # Fewer distinct vectors, or groups of them, leave less than 15 independent real points for the second judge.
 MIN_VECTORS = 90
-# More are thinned: the intervals are narrow by then.
+# Larger sets are thinned: the intervals are narrow enough.
 MAX_VECTORS = 10_000
-# A group that is larger, as a share of all vectors, would be most of a third of a half.
+# Maximal share of one group in all vectors: a larger one would fill most of a third of a half.
 LARGEST_GROUP = 0.1
 
 
@@ -47,7 +47,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """How much better a mode is than another, by either judge; positive is better.
+    """Advantage of one mode over another, by each judge; positive is better.
 
     `on_shell` is the difference of on-shell rates; `auc` is how much nearer to ½ the classifier's AUC is, one below ½
     counting as ½.
@@ -77,7 +77,7 @@ class CenteringCheck:
     shells : Shells
         Norms, offset and radial terms of all vectors given.
     decided : bool
-        False where there are too few vectors, or none that vary: then nothing is validated and `reason` says why.
+        False with too few vectors or without variation: then nothing is validated, and `reason` gives the cause.
     reason : str
     on_shell : dict
         Rate on all three shells for ``real`` (the ceiling) and each mode, over t = ¼, ½, ¾ and random pairs.
@@ -92,8 +92,8 @@ class CenteringCheck:
     minus_slerp : dict
         Preference over SLERP of each other mode.
     displaced, variance_along, radius : dict
-        For each mode: how far the mean moved along the centre's axis, in standard deviations there; the variance along
-        that axis, as a share of the real one; the median of each of the three radii, as a share of the real mean.
+        For each mode: the shift of the mean along the centre's axis, in standard deviations along it; the variance
+        along that axis, relative to the real one; the median of each of the three radii, relative to the real mean.
     validated : dict
         For each centred mode.
     recommended : str
@@ -183,7 +183,7 @@ def check_centering(
 
 
 def _undecidable(shells: Shells, n_distinct: int, codes: Codes) -> str:
-    """Reason why there can be no verdict, or nothing; `codes` are the groups of the distinct vectors."""
+    """Return the reason why no verdict is possible, or an empty text; `codes` are the groups of the distinct vectors."""
     if shells.constant:
         return "the vectors are all but constant, so that no direction is left to interpolate in"
     if n_distinct < MIN_VECTORS:
@@ -205,7 +205,7 @@ def _undecidable(shells: Shells, n_distinct: int, codes: Codes) -> str:
 
 
 def _distinct(source: Vectors, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64], int]:
-    """Distinct vectors in their order, thinned at random to `MAX_VECTORS`; their rows; and how many there were."""
+    """Distinct vectors in order, thinned at random to `MAX_VECTORS`; their rows; and the number before thinning."""
     seen: dict[bytes, int] = {}
     position = 0
     for block in source.blocks():
@@ -250,7 +250,7 @@ class _Aucs:
 
 
 def _renumbered(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Groups numbered without gaps, where some of them do not take part."""
+    """Renumber groups without gaps, if some of them do not take part."""
     numbers: NDArray[np.int64] = np.unique(codes, return_inverse=True)[1]
     return numbers
 
@@ -336,9 +336,9 @@ class _Differences:
     aucs: _Aucs
 
     def of(self, mode: int, other: int) -> Preference:
-        """How much better `mode` is than `other` (columns of MODES)."""
+        """Advantage of `mode` over `other` (columns of MODES)."""
         moved = self.rates.replicates[:, mode] - self.rates.replicates[:, other]
-        # a detector below ½ has found nothing; the AUCs' first column is the control
+        # a detector below ½ has found nothing; the first column is the control
         detected = np.maximum(self.aucs.replicates, 0.5)
         hidden = detected[:, other + 1] - detected[:, mode + 1]
         values = np.maximum(self.aucs.values, 0.5)
@@ -349,7 +349,7 @@ class _Differences:
 
 
 def _recommended(validated: dict[str, bool], difference: _Differences, column: dict[str, int]) -> str:
-    """The simplest validated mode, unless a later one is surely better by one judge and not surely worse by the other."""
+    """The simplest validated mode, unless a later one is significantly better by one judge and not worse by the other."""
     best: str | None = None
     for mode in CENTERED_MODES:
         if not validated[mode]:

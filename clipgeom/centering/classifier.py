@@ -1,11 +1,11 @@
-"""The second judge: a classifier that has seen other examples tries to tell interpolated points from real ones.
+"""The second judge: a classifier that separates interpolated points from real ones.
 
 Kernel ridge regression (a least-squares support vector machine) on ±1 labels, with the sum of two Gaussian kernels:
-one in the space as it is, one in whitened coordinates; both bandwidths are the root-mean-square radius of the data.
-The kernel is universal, so that no property is out of its sight by construction: a displaced mean, a lost variance, a
-radius. The fit is convex and closed, hence free of seeds; its penalty is chosen by leave-one-out error, which is closed
-too. Trained on one half of the captions and read on the other, where real points and parents of interpolated ones are
-different captions and no parent is used twice.
+one in the original space, one in whitened coordinates; both bandwidths are the root-mean-square radius of the data.
+The kernel is universal: it can detect any difference, such as a displaced mean, a lost variance, or a radius. The fit
+has a closed form and needs no seed; the leave-one-out error, which also has a closed form, selects its penalty. The
+classifier is trained on one half of the captions and evaluated on the other. There, real points and parents of
+interpolated ones are different captions, and no parent is used twice.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from clipgeom.centering.shells import Whitening
 
 __all__ = ["MAX_TRAINED", "Classifier", "placements"]
 
-MAX_TRAINED = 350  # examples of either kind; beyond this the verdict no longer changes, and the cost is cubic
-PENALTIES = 10.0 ** np.arange(-5, 1)  # of ridge regression, as shares of the mean eigenvalue of the kernel
+MAX_TRAINED = 350  # examples of either kind; more do not change the verdict, and the cost is cubic
+PENALTIES = 10.0 ** np.arange(-5, 1)  # penalties of ridge regression, relative to the mean eigenvalue of the kernel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A fitted classifier: higher scores say "interpolated"."""
+    """A fitted classifier; higher scores mean "interpolated"."""
 
     whitening: Whitening
     examples: NDArray[np.float64]
@@ -33,7 +33,7 @@ class Classifier:
 
     @classmethod
     def fit(cls, whitening: Whitening, real: NDArray[np.float64], made: NDArray[np.float64]) -> Classifier:
-        """From real and interpolated vectors, shapes (n, d) and (m, d), of which at most `MAX_TRAINED` each are used."""
+        """Fit to real and interpolated vectors, shapes (n, d) and (m, d), at most `MAX_TRAINED` each."""
         real, made = real[:MAX_TRAINED], made[:MAX_TRAINED]
         examples = _coordinates(whitening, np.concatenate([real, made]))
         labels = np.concatenate([-np.ones(len(real)), np.ones(len(made))])
@@ -50,15 +50,16 @@ class Classifier:
         return cls(whitening, examples, chosen)
 
     def scores(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One number a vector, shape (n,)."""
+        """Score of each vector, shape (n,)."""
         scores: NDArray[np.float64] = _kernel(_coordinates(self.whitening, x), self.examples) @ self.weights
         return scores
 
 
 def placements(real: NDArray[np.float64], made: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each real score the share of made ones above it, for each made one the share of real ones below; ties count ½.
+    """Placements: for each real score the share of made ones above, for each made one the share of real ones below.
 
-    The mean of either is the AUC; their variances give its error (DeLong, DeLong & Clarke-Pearson, Biometrics 44, 1988).
+    Ties count ½. The mean of either is the AUC; their variances give its error (DeLong, DeLong & Clarke-Pearson,
+    Biometrics 44, 1988).
     """
     ordered_real, ordered_made = np.sort(real), np.sort(made)
     above = 1 - (np.searchsorted(ordered_made, real, "left") + np.searchsorted(ordered_made, real, "right")) / 2 / len(
@@ -79,7 +80,7 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _coordinates(whitening: Whitening, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Both coordinates side by side, each scaled to a mean square radius of 1."""
+    """Original and whitened coordinates side by side, each scaled to a mean square radius of 1."""
     y = x - whitening.center
     return np.concatenate([y / np.sqrt(whitening.spread), y @ whitening.whitener / np.sqrt(y.shape[1])], axis=1)
 

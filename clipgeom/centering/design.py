@@ -1,7 +1,7 @@
-"""The design of the check: which vectors are fitted on, which are judged, which are paired, and with what uncertainty.
+"""Design of the check: split into fitted and judged vectors, pairing, and intervals.
 
 The unit of observation is the caption, never the pair: a caption takes part in several pairs, and its pairs are not
-independent. Rates over pairs are therefore resampled by captions. Where captions come in groups (several of one image)
+independent. Rates over pairs are therefore resampled by captions. If captions come in groups (several of one image),
 the unit is the group: it lies in one half as a whole, and no pair is made within it.
 """
 
@@ -22,14 +22,14 @@ PARTNERS = 4  # pairs that each caption opens; it closes as many
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fold:
-    """Indices of the vectors that are fitted on, and of those that are judged."""
+    """Indices of the fitted vectors, and of the judged ones."""
 
     fitted: NDArray[np.int64]
     judged: NDArray[np.int64]
 
 
 def halves(n: int, rng: np.random.Generator, codes: Codes = None) -> Iterator[Fold]:
-    """A random split in two, then the same with the roles exchanged, so that every vector is judged once.
+    """Split at random in two, then exchange the roles, so that every vector is judged once.
 
     With `codes`, the number of each vector's group, a group lies in one half as a whole. The order within a half is
     random either way.
@@ -49,7 +49,7 @@ def halves(n: int, rng: np.random.Generator, codes: Codes = None) -> Iterator[Fo
 
 
 def thirds(n: int, codes: Codes = None) -> list[NDArray[np.int64]]:
-    """Three lists of indices of equal length, with the vectors of a group in one of them; for vectors in random order."""
+    """Three index lists of equal length, each group in one of them; for vectors in random order."""
     if codes is None:
         third = n // 3
         return [np.arange(start, start + third) for start in (0, third, 2 * third)]
@@ -79,7 +79,7 @@ def nearest_pairs(x: NDArray[np.float64], codes: Codes = None) -> NDArray[np.int
     squares = np.vecdot(x, x)
     nearest = np.empty(len(x), dtype=np.int64)
     own = np.arange(len(x)) if codes is None else codes
-    step = max(1, 4_000_000 // max(1, len(x)))  # rows of the distance matrix held at once, 32 MB
+    step = max(1, 4_000_000 // max(1, len(x)))  # rows of the distance matrix in memory at once, 32 MB
     for start in range(0, len(x), step):
         distances = squares[None, :] - 2 * (x[start : start + step] @ x.T)
         distances[own[start : start + step, None] == own] = np.inf

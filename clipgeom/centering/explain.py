@@ -1,4 +1,4 @@
-"""What the numbers of a centering check say, in plain words: why raw norms are tighter or looser, and what to do."""
+"""Explanation of a centering check in words: why raw norms are tighter or looser, and what to do."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LABELS = {
 SPHERE = -0.9  # correlation of ‖x−m‖² and m·(x−m) below which the vectors count as bound to a shell about the origin
 SMALL_OFFSET = 0.1  # offset ratio below which the mean explains less than 1 % of the mean square norm
 
-_SEEN = 0.05  # a shortfall of a rate or an AUC that is worth a word
+_SEEN = 0.05  # a shortfall of a rate or an AUC that is worth mentioning
 
 
 def verdict(check: CenteringCheck) -> str:
-    """One sentence: what may be used."""
+    """Verdict in one sentence: which modes may be used."""
     if not check.decided:
         return f"No verdict: {check.reason}. Use SLERP."
     good = [LABELS[mode] for mode in CENTERED_MODES if check.validated[mode]]
@@ -35,14 +35,14 @@ def verdict(check: CenteringCheck) -> str:
 
 
 def explain(check: CenteringCheck, representation: str | None = None) -> str:
-    """Why raw norms are tighter or looser here, which statistic misleads, what each mode breaks, and what to do.
+    """Explain which norms are tighter and why, which statistic misleads, and which properties each mode breaks.
 
     Parameters
     ----------
     check : CenteringCheck
     representation : str, optional
-        The encoder's representation that was checked: only of ``hidden`` is it known that a LayerNorm made it. Without
-        it only what was measured is described.
+        The encoder's representation. Only ``hidden`` is known to be the output of a LayerNorm; otherwise the text
+        describes only measurements.
     """
     sentences = [*_tightness(check.shells, representation)]
     if check.decided:
@@ -57,7 +57,7 @@ def explain(check: CenteringCheck, representation: str | None = None) -> str:
 
 
 def breaks(check: CenteringCheck, mode: str) -> list[str]:
-    """The properties of real points that a mode's points lose: a shell, the mean, the variance along the axis."""
+    """Properties of real points that a mode's points lose: a shell, the mean, the variance along the axis."""
     lost = []
     names = {"raw": "norm ‖x‖", "centered": "distance to the centre", "whitened": "Mahalanobis distance"}
     for shell, name in names.items():
@@ -156,7 +156,7 @@ def _not_validated(check: CenteringCheck, mode: str) -> str:
 
 
 def _caution(check: CenteringCheck) -> list[str]:
-    """Better than SLERP is not the same as good: said where the recommended mode still falls short."""
+    """Caution if the recommended mode, though better than SLERP, still differs from real points."""
     on, real = check.on_shell[check.recommended], check.on_shell["real"]
     auc = check.auc[check.recommended]
     short = []
@@ -170,7 +170,7 @@ def _caution(check: CenteringCheck) -> list[str]:
 
 
 def _needed(check: CenteringCheck, mode: str) -> str:
-    """How many captions would decide a difference of this size, where it is undecided and points the right way."""
+    """Number of captions that would decide a difference of this size; only for undecided positive ones."""
     factors = [1.0]
     for estimate in (check.minus_slerp[mode].on_shell, check.minus_slerp[mode].auc):
         low, high = estimate.ci95

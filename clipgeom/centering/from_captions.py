@@ -32,9 +32,9 @@ def check_captions(
     workspace: Path,
     progress: Progress | None = None,
 ) -> list[tuple[str, str, CenteringCheck]]:
-    """Encode a caption set and run the centering check on each row: (representation, position, outcome).
+    """Encode captions and run the centering check on each row: (representation, position, outcome).
 
-    Parameters are those of `measure_captions`.
+    The parameters are the same as in `measure_captions`.
     """
     checks = []
     with (

@@ -17,11 +17,11 @@ __all__ = ["CENTERED_MODES", "MODES", "TIMES", "Judged"]
 
 Array = NDArray[np.float64]
 
-# from the simplest to the least simple: ties go to the left
+# from the simplest to the least simple: of equal modes, the first is recommended
 
 TIMES = (0.25, 0.5, 0.75)
 
-_DRAWN = 400  # points of each mode that a figure shows
+_DRAWN = 400  # points of each mode in a figure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ class Judged:
 
     @classmethod
     def of(cls, x: Array, fold: Fold, tolerance: float, codes: Codes = None) -> Judged:
-        """Fit on one half of the vectors x, shape (n, d), and judge the other; `codes` are the groups of all."""
+        """Fit on one half of the vectors x, shape (n, d), and judge the other; `codes` are all vectors' groups."""
         fitted, judged = x[fold.fitted], x[fold.judged]
         fitted_codes, judged_codes = (None, None) if codes is None else (codes[fold.fitted], codes[fold.judged])
         whitening = Whitening.fit(fitted)
@@ -120,8 +120,9 @@ class Judged:
 def _classified(fitted: list[Array], judged: list[Array], whitening: Whitening) -> tuple[Array, Array]:
     """Placements of real and made points of the judged half, by classifiers trained on the fitted half.
 
-    Of either half a third are real points and two thirds are parents, each used once; in training each pair gives one
-    point, t going round, and in judging one for each t, their placements averaged. The control's made points are real.
+    In each half, one third are real points and two thirds are parents, each used once. In training each pair gives
+    one point, with t cycling. In judging it gives one for each t, and their placements are averaged. The control's
+    made points are real.
     """
     real, first, second = fitted
     real_out, first_out, second_out = judged

@@ -1,4 +1,4 @@
-"""The first judge: whether an interpolated point lies on the three shells on which real points lie."""
+"""The first judge: whether an interpolated point lies on the three shells of real points."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["RADII", "TOLERANCE", "FittedShells", "Whitening"]
 
 RADII = ("raw", "centered", "whitened")
 COVERAGE = 0.95
-TOLERANCE = 0.01  # a shell is at least ±1 % of its mean radius thick: see reports/centering for what that changes
+TOLERANCE = 0.01  # a shell is at least ±1 % of its mean radius thick
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whitening:
-    """Centre and Ledoit–Wolf covariance of the fitted half, ready to measure three radii.
+    """Centre and Ledoit–Wolf covariance of the fitted half, for three radii.
 
     `whitener` maps x − center to coordinates of unit covariance, shape (d, d).
     """
@@ -29,7 +29,7 @@ class Whitening:
 
     @classmethod
     def fit(cls, x: NDArray[np.float64]) -> Whitening:
-        """From vectors of shape (n, d); the shrunk covariance is scikit-learn's `ledoit_wolf`."""
+        """Fit to vectors of shape (n, d); the shrunk covariance is scikit-learn's `ledoit_wolf`."""
         with needs_extra("report", "the centering check"):
             from sklearn.covariance import ledoit_wolf
 
@@ -54,11 +54,11 @@ class FittedShells:
 
     @classmethod
     def of(cls, radii: NDArray[np.float64], *, tolerance: float = TOLERANCE) -> FittedShells:
-        """From the radii of real points, shape (n, 3)."""
+        """Create from the radii of real points, shape (n, 3)."""
         mean = radii.mean(axis=0)
         low, high = np.quantile(radii, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
         return cls(np.minimum(low, mean * (1 - tolerance)), np.maximum(high, mean * (1 + tolerance)), mean)
 
     def hold(self, radii: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which points lie on each shell, shape (n, 3)."""
+        """Whether points lie on each shell, shape (n, 3)."""
         return (radii >= self.low) & (radii <= self.high)

@@ -1,4 +1,4 @@
-"""Encoded caption sets that are kept: a folder of vector stores, one for each encoder, caption set and dtype."""
+"""Cache of encoded caption sets: a vector store for each encoder, caption set and dtype."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _OWN = re.compile(r"about\.json|store\.json|partial|tokens\.npz|[\w.-]+\.f32|" +
 
 
 class CacheError(ClipGeomError):
-    """The cache cannot take what is to be kept."""
+    """The cache cannot store a caption set."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedSet:
-    """One kept caption set; `complete` is False where an encoding run was cut off, `n` is None where it is not known."""
+    """A cached caption set; `complete` is False after an interrupted run, `n` is None if unknown."""
 
     name: str
     model: str
@@ -76,19 +76,19 @@ class EmbeddingCache:
         fallback: Path,
         notify: Callable[[str], None] = lambda _text: None,
     ) -> Iterator[VectorStore]:
-        """The store of one caption set, for as long as the context lasts.
+        """Open the store of one caption set for the duration of the context.
 
         Parameters
         ----------
         encoder : TextEncoder
         wanted : sequence of Wanted
-            What will be asked of the store.
+            The vectors that will be read from the store.
         captions, captions_sha256, n
             Name, hash over the texts in order, and number of the captions.
         fallback : Path
-            Folder for a store that is not kept, used where the cache cannot be written; `notify` is told.
+            Folder for a temporary store if the cache cannot be written; `notify` is called then.
         notify : callable
-            Told, in a sentence, what the user should know.
+            Called with a note for the user, in a sentence.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class EmbeddingCache:
             lock.release()
 
     def sets(self) -> list[CachedSet]:
-        """What is kept, the most recently used first."""
+        """List the cached sets, the most recently used first."""
         found = []
         for folder in self._folders():
             sizes = [path.lstat().st_size for path in folder.rglob("*") if path.is_file()]
@@ -158,12 +158,12 @@ class EmbeddingCache:
         return sorted(found, key=lambda entry: entry.used, reverse=True)
 
     def clear(self) -> tuple[list[str], list[str], list[str]]:
-        """Delete the folders that the cache made and that are not in use.
+        """Delete the cache's own folders that are not in use.
 
         Returns
         -------
         tuple of lists of str
-            Names of the folders that were deleted, that are in use, and that contain files of something else.
+            Names of the folders that were deleted, that are in use, and that contain foreign files.
         """
         with needs_extra("report", "the cache"):
             import filelock
@@ -181,7 +181,7 @@ class EmbeddingCache:
                     (deleted if own else foreign).append(folder.name)
             except filelock.Timeout:
                 used.append(folder.name)
-        # lock files stay: to delete one that another process has open would let two hold it
+        # lock files stay: deleting one that another process has open would let two processes lock it
         return deleted, used, foreign
 
     def _folders(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Captions through the tower to vectors, in a stream: chunk by chunk, and each chunk in pieces.
+"""Streaming encoder: captions to vectors, chunk by chunk, and each chunk in pieces.
 
 A chunk of captions is tokenized, its distinct prefixes are cut into packs, and each pack gives one piece: some rows of
 the chunk's vectors, in no particular order. While one chunk runs, the next is being prepared.
@@ -34,13 +34,13 @@ _Job = Callable[[], "Piece"]
 There = Callable[[int, Mapping[Position, _Ints]], bool]
 T = TypeVar("T")
 
-CHUNK = 32_768  # captions whose prefixes are shared; what is held of them in memory is their tokens
-_BATCH = 32  # sequences a forward pass where a tower takes no packs
+CHUNK = 32_768  # captions whose prefixes are shared; only their tokens are in memory
+_BATCH = 32  # sequences per forward pass for a tower without packs
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be read at one position: which representations, and of how many captions from the first on."""
+    """Representations to read at one position, and for how many captions from the first on."""
 
     position: Position
     representations: tuple[str, ...]
@@ -52,8 +52,8 @@ class Piece:
     """Some vectors of a chunk.
 
     `values[representation, position]`, shape (m, dim) in float32, belong into the rows `slots[position]`, shape (m,),
-    of what the chunk gives for that position. `captions` is how many captions this completes. `skipped` says that the
-    piece was not computed, because the caller has it.
+    of the chunk's result for that position. `captions` is the number of captions that this completes. `skipped` means
+    that the piece was not computed, because the caller has it.
     """
 
     slots: dict[Position, _Ints]
@@ -64,10 +64,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """A run of captions, tokenized and ready to be encoded.
+    """Consecutive captions, tokenized and ready to be encoded.
 
-    `start` is the index of its first caption; `present[position]`, shape (n,), says of which captions the position is
-    wanted and there, and so how many rows it gives.
+    `start` is the index of its first caption. `present[position]`, shape (n,), selects the captions that have the
+    position and for which it is wanted.
     """
 
     start: int
@@ -76,7 +76,7 @@ class Chunk:
     _run: Callable[[There], Iterator[Piece]]
 
     def pieces(self, there: There = lambda _number, _slots: False) -> Iterator[Piece]:
-        """Encode it piece by piece.
+        """Encode the chunk piece by piece.
 
         Parameters
         ----------
@@ -92,9 +92,9 @@ def encode_chunks(
 ) -> Iterator[Chunk]:
     """Encode a stream of captions chunk by chunk; memory does not grow with the stream.
 
-    Chunks and pieces depend on the captions, on what is wanted and on the pack size only, so that a run that was cut
-    off can skip what it has. The tower is causal: a result depends on the tokens before it and on nothing else. Only
-    for positions of kind ``padded`` are captions continued with the tokenizer's pad token, with no attention mask, as
+    Chunks and pieces depend only on the captions, `wanted` and the pack size, so that an interrupted run can skip
+    finished ones. The tower is causal: a result depends on the tokens before it and on nothing else. Only for
+    positions of kind ``padded`` are captions continued with the tokenizer's pad token, with no attention mask, as
     Stable Diffusion's pipeline does.
 
     Parameters
@@ -104,16 +104,16 @@ def encode_chunks(
     wanted : sequence of Wanted
         One entry a position.
     pack_size : int, optional
-        Tokens run together; changes speed and memory only. By default what suits the encoder's device.
+        Tokens per forward pass; affects speed and memory only. The default depends on the encoder's device.
 
     Raises
     ------
     EncoderError
-        A representation that the encoder cannot give.
+        The encoder lacks a representation.
     ConfigError
         A pack size that is no multiple of 32 or does not exceed the length of a sequence.
     DomainError
-        The encoder gives NaN or infinity (as float16 may).
+        The encoder returns NaN or infinity (possible in float16).
     """
     for entry in wanted:
         encoder.require(entry.representations)
@@ -138,18 +138,18 @@ def encode(
     pack_size: int | None = None,
     progress: Callable[[int], None] = lambda _n: None,
 ) -> dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Vectors of some captions at some positions, all in memory.
+    """Encode captions at some positions, with all vectors in memory.
 
     Parameters
     ----------
     encoder : TextEncoder
     texts : iterable of str
     representations, positions
-        As on the command line: ``"hidden,projected"`` and ``"eos,5"``, or sequences.
+        The same as on the command line: ``"hidden,projected"`` and ``"eos,5"``, or sequences.
     pack_size : int, optional
-        Tokens run together; changes speed and memory only.
+        Tokens per forward pass; affects speed and memory only.
     progress : callable
-        Told the number of captions that each piece of work has completed.
+        Called with the number of captions that each piece completes.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def encode(
 
 
 def check_pack_size(pack_size: int | None, max_positions: int) -> int | None:
-    """Refuse a pack size that cannot work, before any work is done.
+    """Refuse an invalid pack size before any work is done.
 
     Raises
     ------
@@ -201,13 +201,13 @@ def check_pack_size(pack_size: int | None, max_positions: int) -> int | None:
 
 
 def _pack_size(encoder: TextEncoder) -> int:
-    # a processor's matrix products gain nothing beyond; a GPU wants more to do at a time
+    # a CPU's matrix products gain nothing from more; a GPU needs more work at a time
     return 1024 if encoder.device == "cpu" else 16_384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Reading:
-    """What is read at one position: of which of the chunk's captions, in the order of their slots, at which row of each."""
+    """Reads at one position: which captions of the chunk, in the order of their slots, at which row of each."""
 
     wanted: Wanted
     captions: _Ints
@@ -257,7 +257,7 @@ def _continued(encoder: TextEncoder, ids: _Ints, length: int) -> _Ints:
 def _packs(
     encoder: TextEncoder, tree: PrefixTree, last: _Ints, readings: Sequence[_Reading], pack_size: int, there: There
 ) -> Iterator[_Job]:
-    """One piece a pack: what is asked of the nodes that the pack is the first to run."""
+    """Encode one pack per piece: the values of the nodes that the pack is the first to compute."""
     assert encoder.tower is not None
     asked = []  # of each position: nodes in order, and the slot that each belongs into
     for reading in readings:
@@ -295,7 +295,7 @@ def _packs(
 
 
 def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Reading], there: There) -> Iterator[Piece]:
-    """For a tower that takes no packs: whole sequences of one length together, so that whatever it looks at is there.
+    """Encode whole sequences of one length together, for a tower without packs.
 
     Captions in their own length come first, then those of padded positions in full length.
     """
@@ -331,7 +331,7 @@ def _batches(encoder: TextEncoder, ids: Sequence[_Ints], readings: Sequence[_Rea
 
 
 def _captions(readings: Sequence[_Reading]) -> _Ints:
-    """The captions that any of the readings asks for, in order."""
+    """The captions in any of the readings, in order."""
     return np.unique(np.concatenate([np.empty(0, np.int64), *(reading.captions for reading in readings)]))
 
 
@@ -345,7 +345,7 @@ def _equal_lengths(members: _Ints, lengths: _Ints) -> Iterator[_Ints]:
 def _values(
     encoder: TextEncoder, states: Mapping[str, torch.Tensor], readings: Sequence[_Reading]
 ) -> dict[str, NDArray[np.float32]]:
-    """States as arrays, none of them NaN or infinite."""
+    """Convert states to arrays; NaN and infinity are errors."""
     arrays = {name: state.float().cpu().numpy() for name, state in states.items()}
     for name, values in arrays.items():
         if not np.isfinite(values).all():
@@ -357,7 +357,7 @@ def _values(
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread of its own while the one before is in use."""
+    """Prepare each item in a thread of its own while the one before is in use."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="clipgeom-prepare") as pool:
         pending = pool.submit(next, items, end)

@@ -1,4 +1,4 @@
-"""From captions to vectors on disk: what the statistics then read in blocks, as often as they need."""
+"""Encode a caption set to vectors on disk, which the statistics read in blocks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PROFILE_CAPTIONS = 5000
 
 
 class CaptionSpool:
-    """The used captions in a file, read back as often as needed.
+    """The used captions in a file that can be read any number of times.
 
-    Only their offsets are kept in memory, and in `images` a number for the image of each, or None where no image is
-    known. A caption without an image id among others that have one is of an image of its own.
+    Memory contains only their offsets, and in `images` a number for the image of each, or None without image ids. If
+    some captions have image ids, each other caption has its own image.
     """
 
     def __init__(self, captions: CaptionStream, path: Path) -> None:
@@ -74,10 +74,10 @@ class CaptionSpool:
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """Vectors of a caption set by (representation, position), and what became of the captions.
+    """Vectors of a caption set by (representation, position), and counts of the captions.
 
     `rows[position]` are the indices of the captions that have the position; `lengths[k]` counts captions of k tokens.
-    `profile` holds the positions that only the first `PROFILE_CAPTIONS` captions were read at.
+    `profile` contains the positions at which only the first `PROFILE_CAPTIONS` captions were read.
     """
 
     captions: CaptionSpool
@@ -89,7 +89,7 @@ class Collected:
     lengths: NDArray[np.int64]
 
     def images(self, position: Position) -> NDArray[np.int64] | None:
-        """Number of the image of each caption that has the position, or None where no image is known."""
+        """Number of the image of each caption that has the position, or None without image ids."""
         images = self.captions.images
         return None if images is None else images[self.rows[position]]
 
@@ -108,7 +108,7 @@ def collect(
     cache: EmbeddingCache | None = None,
     pack_size: int | None = None,
 ) -> Iterator[Collected]:
-    """Encode a caption set, unless the cache has it, and hold its vectors for as long as the context lasts.
+    """Encode a caption set unless it is cached, and provide its vectors within the context.
 
     Parameters
     ----------
@@ -117,16 +117,16 @@ def collect(
     folder : Path
         An existing folder for the captions, and for the vectors where no cache keeps them.
     representations, positions
-        What is wanted of every caption.
+        Representations and positions to read for every caption.
     progress : Progress
     profile : bool
         Also keep every position of the first `PROFILE_CAPTIONS` captions.
     padded : bool
-        The profile's padded population too.
+        Include padded positions in the profile.
     cache : EmbeddingCache, optional
-        Where vectors are looked for and kept.
+        Cache to read vectors from and write them to.
     pack_size : int, optional
-        Tokens run together.
+        Tokens per forward pass.
     """
     everywhere = [Position("content", i) for i in range(encoder.max_positions)] if profile else []
     if profile and padded:

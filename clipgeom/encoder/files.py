@@ -1,9 +1,9 @@
-"""Where the files of an encoder lie, and its weights under one canonical set of names.
+"""Files of an encoder, and its weights under one canonical set of names.
 
-A text tower comes as a `CLIPTextModel`, a `CLIPTextModelWithProjection` or inside a full `CLIPModel`; in one file or in
-shards; with or without the prefix ``text_model.``; its tokenizer beside it or, inside a Stable Diffusion repository, in
-a folder of its own. All of them become the same dictionary of tensors here, so that a tower has one fingerprint, and
-so that a tensor which is not there is an error rather than a random one.
+A text tower comes as a `CLIPTextModel`, a `CLIPTextModelWithProjection` or inside a full `CLIPModel`; in one file or
+in shards; with or without the prefix ``text_model.``; its tokenizer beside it or, inside a Stable Diffusion
+repository, in a folder of its own. This module converts all of them to the same dictionary of tensors. A tower then
+has one fingerprint, and a missing tensor is an error instead of random values.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class EncoderFiles:
 
 
 def find_files(model: str | Path, *, subfolder: str | None = None, revision: str | None = None) -> EncoderFiles:
-    """Folders of an encoder given as a directory or a hub id, downloading the few files needed in the second case.
+    """Find the folders of an encoder in a directory or on the Hub, from which only the needed files are downloaded.
 
     ``miniworld`` is the encoder of the embedded world, unless a directory of that name lies here.
 
@@ -96,18 +96,18 @@ def _fetch(name: str, subfolder: str | None, revision: str | None) -> tuple[Path
         patterns += [f"{sibling}/{p}" for p in _FETCHED_TOKENIZER]
     try:
         root = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds; all mean the same to the user
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds of errors
         raise EncoderError(
             f"{name!r} is no directory here, and fetching it from the hub failed ({first_line(error)}); "
             "check the name and the network, or pass a local directory"
         ) from error
-    # the cache lays a snapshot out as …/snapshots/<commit>
+    # the cache stores a snapshot as …/snapshots/<commit>
     return root, root.name if root.parent.name == "snapshots" else revision
 
 
 def _within(root: Path, subfolder: str | None, revision: str | None) -> EncoderFiles:
     if subfolder is None and not (root / "config.json").is_file() and (root / "text_encoder" / "config.json").is_file():
-        subfolder = "text_encoder"  # a pipeline's own folder: its first text encoder is what people mean
+        subfolder = "text_encoder"  # a pipeline's own folder: the first text encoder is meant
     weights = root / subfolder if subfolder else root
     if not weights.is_dir():
         there = sorted(p.name for p in root.iterdir() if p.is_dir())
@@ -132,7 +132,7 @@ def _tokenizer_folder(name: str) -> str | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The text tower's configuration as a flat dictionary, taken out of a full model's where it is nested.
+    """Read the text tower's configuration as a flat dictionary, extracted from a full model's if nested.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def read_projection(folder: Path) -> torch.Tensor | None:
 
 
 def tower_name(key: str) -> str | None:
-    """Canonical name of a text tower's tensor without the projection, or None for what is not the tower's."""
+    """Canonical name of a text tower's tensor without the projection, or None for other tensors."""
     name = _canonical(key)
     return None if name == _PROJECTION else name
 
@@ -228,7 +228,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _canonical(key: str) -> str | None:
-    """Canonical name of a tensor, or None for what is not the text tower's."""
+    """Canonical name of a text tower's tensor, or None for other tensors."""
     name = key.removeprefix("clip.").removeprefix("text_model.")
     if name.endswith("position_ids"):
         return None  # a buffer that old versions stored: 0, 1, 2, …

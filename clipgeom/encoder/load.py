@@ -1,4 +1,4 @@
-"""A CLIP text tower, ready to turn token ids into every representation that it can give."""
+"""Load a CLIP text tower, and compute all of its representations from token ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REPRESENTATIONS = ("token", "penultimate", "prenorm", "hidden", "projected", "no
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 _DEVICES = ("auto", "cpu", "cuda", "mps")
 
-# what decides the function that the weights compute; ids of special tokens are the tokenizer's matter
+# settings that determine the function of the weights; the tokenizer determines ids of special tokens
 _CONFIG_KEYS = (
     "hidden_act",
     "hidden_size",
@@ -52,7 +52,7 @@ class TextEncoder:
     Attributes
     ----------
     name : str
-        What it was loaded from.
+        The name it was loaded by.
     revision : str or None
         Commit of the hub repository, None for a local directory.
     tokens : Tokens
@@ -63,9 +63,9 @@ class TextEncoder:
     max_positions : int
         Length of a full sequence, 77 for every published CLIP.
     dtype, device : str
-        Of the computation.
+        Dtype and device of the computation.
     dtype_reason : str
-        Why that dtype, where it was chosen by ``auto``.
+        Reason for the dtype if ``auto`` chose it.
     core : Module
         The tower of transformers' `CLIPTextModel`, in float32 whatever the dtype of the computation.
     projection : Tensor or None
@@ -85,12 +85,12 @@ class TextEncoder:
 
     @property
     def tower(self) -> Tower | None:
-        """The tower laid out for packs of a prefix tree; None where it takes none, for the reason `unpacked`."""
+        """The tower for packs of a prefix tree; None without one, for the reason in `unpacked`."""
         return self._packing[0]
 
     @property
     def unpacked(self) -> str:
-        """Why captions are run whole, those of one length together; empty where they are run as a prefix tree."""
+        """Reason why captions run whole, grouped by length; empty if they run as a prefix tree."""
         return self._packing[1]
 
     @cached_property
@@ -103,12 +103,12 @@ class TextEncoder:
             return None, str(error)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the tower, which is laid out again where it is unpickled: its packed weights cannot be pickled."""
+        """Leave out the tower, whose packed weights cannot be pickled; unpickling builds it again."""
         return {name: value for name, value in self.__dict__.items() if name != "_packing"}
 
     @property
     def representations(self) -> tuple[str, ...]:
-        """The representations that this checkpoint can give, in the order of the forward pass."""
+        """The representations of this checkpoint, in the order of the forward pass."""
         return tuple(r for r in REPRESENTATIONS if self.projection is not None or r not in ("projected", "normalized"))
 
     def dim(self, representation: str) -> int:
@@ -119,12 +119,12 @@ class TextEncoder:
         return int(self.core.get_submodule("embeddings.token_embedding").weight.shape[1])  # type: ignore[index]
 
     def require(self, representations: Iterable[str]) -> None:
-        """Refuse what this checkpoint cannot give.
+        """Refuse representations that this checkpoint lacks.
 
         Raises
         ------
         EncoderError
-            Naming the representations that it can.
+            The message names the available representations.
         """
         for representation in representations:
             if representation not in self.representations:
@@ -135,7 +135,7 @@ class TextEncoder:
                 )
 
     def forward(self, ids: torch.Tensor, representations: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Every state of a batch of sequences.
+        """Compute representations of a batch of sequences.
 
         Parameters
         ----------
@@ -202,20 +202,20 @@ def load_text_encoder(
     ----------
     model : str or Path
         Directory or hub id of a `CLIPTextModel`, `CLIPTextModelWithProjection`, `CLIPModel`, or of a diffusers
-        pipeline (its ``text_encoder`` unless `subfolder` says otherwise).
+        pipeline (its ``text_encoder`` unless `subfolder` is given).
     subfolder : str, optional
-        As in transformers, for example ``text_encoder_2`` of an SDXL repository.
+        The same as in transformers, for example ``text_encoder_2`` of an SDXL repository.
     revision : str, optional
         Branch, tag or commit of a hub repository.
     dtype : {"float32", "auto", "bfloat16", "float16"}
-        Of the linear maps and of attention; ``auto`` is bfloat16 where the device computes it natively, else float32.
-        LayerNorms, the residual stream and the projection are float32 and statistics float64 in any case.
+        Dtype of the linear maps and of attention; ``auto`` is bfloat16 if the device computes it natively, else
+        float32. LayerNorms, the residual stream and the projection are float32 and statistics float64 in any case.
     device : {"auto", "cpu", "cuda", "mps"}
 
     Raises
     ------
     EncoderError
-        What is found is not a CLIP text tower in safetensors with a tokenizer, or lacks tensors.
+        The files are not a CLIP text tower in safetensors with a tokenizer, or lack tensors.
     ConfigError
         Unknown dtype or device, or a device that is not there.
     MissingExtraError
@@ -257,7 +257,7 @@ def load_text_encoder(
 
 
 def parse_representations(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Several representations from ``"hidden,projected"`` or a list, in the order given.
+    """Parse several representations from ``"hidden,projected"`` or a list, in the order given.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def _device(device: str) -> str:
 
 
 def _native_dtype(device: str) -> tuple[str, str]:
-    """bfloat16 where it is computed by instructions of its own, else float32; and why."""
+    """Return bfloat16 if the device has instructions for it, else float32, with the reason."""
     import torch
 
     kind = device.split(":", maxsplit=1)[0]
@@ -311,7 +311,7 @@ def _native_dtype(device: str) -> tuple[str, str]:
 
 
 def _tower(folder: Path) -> tuple[Any, torch.Tensor | None]:
-    """Build the text tower in a folder, and read its projection where it has one."""
+    """Build the text tower in a folder, and read its projection if it has one."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     path = folder / "config.json"

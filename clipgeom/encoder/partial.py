@@ -1,8 +1,8 @@
-"""An encoding run into a folder: written piece by piece with checksums, and resumed after a cut.
+"""Resumable encoding run: written piece by piece to a folder, with checksums.
 
 `journal.json` contains a checksum of every piece of the chunks under way and of every finished chunk. The files are
-flushed before the journal is written, so that it never claims more than is on the disk. A resumed run verifies what the
-journal claims, and encodes anew what does not agree. Pieces are the same in every run on the same captions, so a resumed
+flushed before the journal is written, so that it never lists more than is on the disk. A resumed run verifies the
+checksums, and encodes again where they differ. Pieces are the same in every run on the same captions, so a resumed
 run writes byte for byte what an uninterrupted one writes.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Lengths", "Partial", "file_name"]
 
 SCHEMA = "clipgeom.journal/1"
-_JOURNAL_EVERY = 2.0  # seconds of work that a kill may cost
+_JOURNAL_EVERY = 2.0  # maximal work lost after a kill, in seconds
 _AHEAD = 4  # pieces that may wait to be written
 _BLOCK = 1 << 22  # bytes that are read at a time
 _ITEM = np.dtype("<f4")
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lengths:
-    """Of each caption, shape (n,): the index of its EOS, its number of tokens, and whether it was cut."""
+    """Lengths of captions, shape (n,): index of EOS, number of tokens, and whether it was truncated."""
 
     eos: _Ints
     tokens: _Ints
@@ -56,7 +56,7 @@ class Lengths:
 
 @dataclass(slots=True)
 class _Journal:
-    """CRC-32 of finished chunks by number, and of the pieces of other chunks by their numbers."""
+    """CRC-32 checksums of finished chunks, and of the pieces of other chunks."""
 
     chunks: dict[int, int] = field(default_factory=dict)
     pieces: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -83,10 +83,10 @@ class Partial:
     Parameters
     ----------
     folder : Path
-        Deleted first, unless an earlier run of the same was cut off in it.
+        Deleted first, unless it contains an interrupted run of the same kind.
     encoder : TextEncoder
     missing : sequence of Wanted
-        What to encode.
+        Representations and positions to encode.
     pack_size : int, optional
     notify : callable
         Called with a sentence about damage that is encoded anew.
@@ -103,7 +103,7 @@ class Partial:
         self.folder = folder
         self.shapes: dict[str, dict[str, int]] = {}
         self._missing, self._notify = missing, notify
-        # rounding depends on these; a run that differs in one starts over rather than mix
+        # rounding depends on these; a run in which one differs starts over
         self._circumstances = {"schema": SCHEMA, **_circumstances(encoder), "pack_size": pack_size}
         self._circumstances["wanted"] = sorted(
             file_name(name, entry.position, entry.first) for entry in missing for name in entry.representations
@@ -124,11 +124,11 @@ class Partial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # what would fail again is not kept; after Ctrl-C or a crash of the machine's making, the next run goes on
+        # results of a failing run are deleted; after Ctrl-C or a crash of the machine the next run continues
         hopeless = isinstance(error, ClipGeomError) or (
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         )
-        with ExitStack() as stack:  # every file is closed, whatever the others do
+        with ExitStack() as stack:  # every file is closed, even if closing another fails
             for file in self._files.values():
                 stack.callback(file.close, complete=error is None)
             if not hopeless:
@@ -169,7 +169,7 @@ class Partial:
     def _is_there(
         self, write: _Write, number: int, piece: int | None = None, slots: Mapping[Position, _Ints] | None = None
     ) -> bool:
-        """Whether a chunk, or one of its pieces, is claimed by the journal and whole; forget the claim otherwise."""
+        """Whether the journal lists a chunk or piece and its checksum agrees; otherwise delete the entry."""
         claims = self._journal.chunks if piece is None else self._journal.pieces.get(number, {})
         key = number if piece is None else piece
         if key not in claims:
@@ -183,7 +183,7 @@ class Partial:
             self._noted = True
         return False
 
-    # what follows runs in the writing thread
+    # the rest runs in the writing thread
 
     def _extend(self, sizes: Mapping[Position, int]) -> None:
         for (_name, position), file in self._files.items():
@@ -224,7 +224,7 @@ class Partial:
         self._written = time.monotonic()
 
     def _resume(self) -> _Journal:
-        """Read what an earlier run claims to have done under the same circumstances; empty where there was none."""
+        """Read the journal of an earlier run under the same circumstances; empty without one."""
         path = self.folder / "journal.json"
         if self.folder.is_symlink() or not self.folder.is_dir() or not all(map(is_regular, self.folder.iterdir())):
             return _Journal()
@@ -250,7 +250,7 @@ class _RowFile:
         self._base = 0
 
     def extend(self, rows: int) -> int:
-        """Make room for `rows` more, keeping what an earlier run left there; the index of the first of them."""
+        """Make room for `rows` more, keeping data of an earlier run there; return the index of the first."""
         self._unmap()
         self._base, self.rows = self.rows, self.rows + rows
         start, end = self._base * self._row, self.rows * self._row
@@ -272,17 +272,17 @@ class _RowFile:
         return rows
 
     def checksum(self, total: int) -> int:
-        """Continue a CRC-32 with the last chunk, read through a buffer: a map would stay in memory."""
+        """Continue a CRC-32 with the last chunk, read through a buffer: a memory map would stay in memory."""
         start, end = self._base * self._row, self.rows * self._row
         while start < end:
             block = os.pread(self._descriptor, min(_BLOCK, end - start), start)
-            if not block:  # someone cuts the file
+            if not block:  # another process truncates the file
                 break
             total, start = zlib.crc32(block, total), start + len(block)
         return total
 
     def flush(self) -> None:
-        """Bring everything to the disk, and let go of the memory that showed it."""
+        """Flush everything to the disk, and release the memory map."""
         if self._map is not None:
             self._map.flush()
             if hasattr(mmap, "MADV_DONTNEED"):
@@ -310,13 +310,13 @@ def file_name(representation: str, position: Position, first: int | None) -> str
 
 
 def _allocate(descriptor: int, size: int) -> None:
-    """Reserve the file's blocks now: a memory map that finds the disk full kills the process instead of raising."""
+    """Reserve the file's blocks now: with a full disk, writing to a memory map kills the process."""
     have = os.fstat(descriptor).st_size
     if have >= size:
         return
     try:
         os.posix_fallocate(descriptor, have, size - have)
-    except AttributeError:  # macOS has none
+    except AttributeError:  # macOS lacks this function
         pass
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
@@ -328,7 +328,7 @@ def _allocate(descriptor: int, size: int) -> None:
 
 @contextmanager
 def _writing() -> Iterator[_Write]:
-    """Calls in a thread of their own, in order, a few ahead at most; errors are raised here."""
+    """Run calls in a thread of their own, in order, a few ahead at most; errors are raised here."""
     waiting: list[Future[Any]] = []
 
     def write(function: Callable[..., T], /, *arguments: Any) -> Future[T]:

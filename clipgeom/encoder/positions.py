@@ -1,8 +1,8 @@
-"""Positions: which row of the token sequence is meant, and who is left out.
+"""Positions in the token sequence: EOS, content at an index, or padding at an index.
 
 Index 0 is BOS. `eos` is the first end-of-text token, found by the tokenizer's id. An index p means the content at p:
-a caption whose EOS stands at or before p has none there and is left out. `padded:p` is the padding at index p of
-captions padded to full length, as Stable Diffusion pads them: a population of its own, never mixed with content.
+a caption whose EOS is at or before p is left out. `padded:p` is the padding at index p of captions padded to full
+length, as Stable Diffusion pads them: a population of its own, never mixed with content.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _FORM = re.compile(r"(?:(padded):)?(\d+)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """One position: `eos`, content at an index, or padding at an index. ``str()`` gives back its written form."""
+    """One position: `eos`, content at an index, or padding at an index. ``str()`` returns its written form."""
 
     kind: Literal["eos", "content", "padded"]
     index: int = -1
 
     @classmethod
     def parse(cls, text: str | int, *, max_positions: int = 77) -> Position:
-        """Read ``eos``, ``5`` or ``padded:20``.
+        """Parse ``eos``, ``5`` or ``padded:20``.
 
         Raises
         ------
         ConfigError
-            Another form, or an index beyond the last position of the encoder.
+            The text has another form, or the index is beyond the encoder's last position.
         """
         written = str(text).strip().lower()
         if written == "eos":
@@ -58,7 +58,7 @@ class Position:
         return f"padded:{self.index}" if self.kind == "padded" else str(self.index)
 
     def present(self, eos: Int[NDArray[np.int64], " n"]) -> Bool[NDArray[np.bool_], " n"]:
-        """Which captions have this position, given the index of each one's EOS, shape (n,)."""
+        """Whether each caption has this position, given the index of its EOS, shape (n,)."""
         if self.kind == "eos":
             return np.ones(len(eos), dtype=bool)
         return eos < self.index if self.kind == "padded" else eos > self.index
@@ -69,7 +69,7 @@ class Position:
 
 
 def parse_positions(texts: str | int | Iterable[str | int], *, max_positions: int = 77) -> tuple[Position, ...]:
-    """Several positions from ``"eos,5"`` or a list, in the order given.
+    """Parse several positions from ``"eos,5"`` or a list, in the order given.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Captions as a tree of token prefixes, cut into packs that a causal tower can run: equal prefixes are run once.
+"""Prefix tree of captions, cut into packs for a causal tower, so that shared prefixes are computed once.
 
-In a causal tower a token's states depend on the tokens before it only, so that captions which begin alike share them
-exactly. The distinct prefixes of a caption set form a tree whose nodes are numbered in preorder here: a node's
+In a causal tower a token's states depend only on the tokens before it, so that captions with the same beginning share
+them exactly. The distinct prefixes of a caption set form a tree whose nodes are numbered in preorder here: a node's
 descendants are the run ``node + 1 … end − 1``. Two things follow, on which the packs rest.
 
 * Any window of consecutive nodes can be run on its own if the ancestors of its first node are put before it: an
@@ -66,7 +66,7 @@ class PrefixTree:
     Parameters
     ----------
     sequences : sequence of int arrays, n of them
-        Token ids, at least 0, of each caption as far as it is needed; an empty one asks for nothing.
+        Token ids, at least 0, of each caption as far as it is needed; may be empty.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class PrefixTree:
         n = min(budget - offset, len(self) - first)
         used = offset + n
         size = -(-used // block) * block
-        # what fills the last block: roots of their own, seen by nobody
+        # padding of the last block: roots of their own that no other node attends to
         tokens, depths = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
         ends = np.arange(1, size + 1)
         members = np.concatenate([above, np.arange(first, first + n)])

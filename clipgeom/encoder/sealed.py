@@ -1,4 +1,4 @@
-"""JSON files with a digest of their content, and checksums of other files: for damage, not against forgery."""
+"""JSON files with a digest, and checksums of other files, which detect damage but not forgery."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SEAL = "sha256"
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all, with a digest over everything in it.
+    """Write a JSON file atomically, with a digest over its content.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Read a JSON file of `write_sealed`.
+    """Read a JSON file written by `write_sealed`.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def checksum(path: Path) -> tuple[int, int]:
-    """CRC-32 and size of a file; (0, −1) where there is none that can be read."""
+    """CRC-32 and size of a file; (0, −1) if it is missing or unreadable."""
     total = size = 0
     if not is_regular(path):
         return 0, -1
@@ -70,7 +70,7 @@ def checksum(path: Path) -> tuple[int, int]:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a path is a file: no link, folder or device."""
+    """Whether a path is a regular file: no link, folder or device."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""Settings of CLIP's towers: the ones that decide what a tower computes, and the values that they may have."""
+"""Settings that determine what a CLIP tower computes, and their allowed values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from clipgeom._networks import WIDTH, Setting, choice, each, integer, number
 
 __all__ = ["ATTENTION", "IDS", "TEXT", "VISION"]
 
-ATTENTION = "sdpa"  # never a model's choice: its name may be one of code on the hub
-# only transformers' pooling uses them, which is not used here; its defaults lie outside a small vocabulary
+ATTENTION = "sdpa"  # fixed: a model could name code on the hub
+# used only by transformers' pooling, which is not used here; the defaults lie outside a small vocabulary
 IDS: Mapping[str, Any] = MappingProxyType({"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2})
 
 _TOWER: Mapping[str, Setting] = {

@@ -1,4 +1,4 @@
-"""Vectors of one caption set in a folder: encoded once, checked when read again.
+"""Vector store: the vectors of one caption set in a folder, encoded once and verified when read.
 
 Finished arrays lie in the folder, one file of float32 rows each. `store.json` names them with their shapes and checksums,
 and contains a digest of itself. What is being encoded lies in `partial/`; see `clipgeom.encoder.partial`.
@@ -40,9 +40,9 @@ class VectorStore:
     folder : Path
         Its folder; created when something is written.
     identity : mapping
-        What the vectors are of: a folder with another identity is encoded anew.
+        Description of the vectors; a folder with another identity is encoded again.
     notify : callable
-        Told, in a sentence, of anything damaged that is encoded anew.
+        Called with a sentence about damaged data that is encoded again.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class VectorStore:
         self._arrays = self._read()
 
     def has(self, wanted: Iterable[Wanted]) -> bool:
-        """Whether everything wanted is there."""
+        """Whether the store contains everything wanted."""
         return _LENGTHS in self._arrays and not _missing(wanted, self._arrays)
 
     def vectors(self, representation: str, position: Position, first: int | None = None) -> FileVectors:
@@ -65,7 +65,7 @@ class VectorStore:
 
     @property
     def lengths(self) -> Lengths:
-        """How long the captions are."""
+        """Lengths of the captions."""
         with np.load(self.folder / _LENGTHS, allow_pickle=False) as arrays:
             return Lengths(arrays["eos"], arrays["tokens"], arrays["truncated"])
 
@@ -78,12 +78,12 @@ class VectorStore:
         pack_size: int | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Encode what is wanted and not there yet; go on where an earlier run of the same was cut off.
+        """Encode missing vectors; continue an interrupted run of the same kind.
 
         Raises
         ------
         ClipGeomError
-            The encoder cannot give what is wanted.
+            The encoder lacks a wanted representation.
         OSError
             The folder cannot be written, or its disk is full.
         """
@@ -110,7 +110,7 @@ class VectorStore:
         remove(partial.folder)
 
     def _read(self) -> dict[str, dict[str, int]]:
-        """Read which arrays are finished and whole."""
+        """Read the list of finished arrays, and verify them."""
         try:
             described = read_sealed(self.folder / "store.json")
             if described["schema"] != SCHEMA or described["identity"] != self._identity:
@@ -133,7 +133,7 @@ class VectorStore:
 
 
 def _checked(name: str, entry: Any) -> dict[str, int]:
-    """Refuse a description of an array that no store writes."""
+    """Refuse an invalid description of an array."""
     keys = {"bytes", "crc32"} if name == _LENGTHS else {"bytes", "crc32", "rows", "dim"}
     plain = isinstance(entry, dict) and entry.keys() == keys and all(type(v) is int and v >= 0 for v in entry.values())
     if not plain or (name != _LENGTHS and not _NAME.fullmatch(name)):
@@ -144,7 +144,7 @@ def _checked(name: str, entry: Any) -> dict[str, int]:
 
 
 def _missing(wanted: Iterable[Wanted], arrays: Mapping[str, Any]) -> list[Wanted]:
-    """What is wanted and not among the arrays, position by position."""
+    """Return the wanted representations that the arrays lack, by position."""
     missing = []
     for entry in wanted:
         names = tuple(n for n in entry.representations if file_name(n, entry.position, entry.first) not in arrays)

@@ -1,4 +1,4 @@
-"""Captions to token ids: cut where the encoder ends, EOS kept last, and told how many were cut."""
+"""Tokenization of captions: truncated to the encoder's length with EOS kept, and truncations counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["TokenizedBatch", "Tokens"]
 class TokenizedBatch:
     """Token ids of some captions, BOS and EOS included, none longer than the encoder.
 
-    `eos` (shape (n,)) is the index of the first end-of-text token of each; `truncated` says which were cut.
+    `eos` (shape (n,)) is the index of the first end-of-text token of each; `truncated` marks truncated captions.
     """
 
     ids: list[NDArray[np.int64]]
@@ -49,8 +49,8 @@ _IRRELEVANT = ("version", "truncation", "padding", "decoder")  # of a serialised
 class Tokens:
     """The tokenizer of one encoder.
 
-    Holds a copy of the fast tokenizer with truncation and padding off, so that nothing set on the caller's tokenizer
-    changes a result; captions are cut here, where they can be counted.
+    It contains a copy of the fast tokenizer without truncation and padding, so that settings of the caller's
+    tokenizer do not change a result. Captions are truncated here, where they can be counted.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_positions: int) -> None:
@@ -103,7 +103,7 @@ class Tokens:
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     def digest(self) -> str:
-        """Compute the SHA-256 of everything that decides the ids.
+        """SHA-256 of everything that determines the ids.
 
         That is the serialised tokenizer (normalizer, splitting, model, table of added tokens, post-processing) apart
         from what only concerns decoding, with vocabulary and merges in a form that both file layouts share. The ids of

@@ -1,10 +1,10 @@
-"""The text tower run over the packs of a prefix tree: the weights of its layers, laid out for flat runs of nodes.
+"""Text tower for the packs of a prefix tree, with its weights arranged for flat batches of nodes.
 
 Everything but attention works on single nodes, in matrix products as large as the pack. Attention is computed block by
 block, each against the keys it can see. Of the last layer, what follows attention is run for the nodes asked for only.
 
 The residual stream, embeddings and LayerNorms are float32; the linear maps and attention have the dtype of the
-computation. On a processor the linear maps are oneDNN's with their weights packed beforehand, which is what
+computation. On a CPU the linear maps are oneDNN's with their weights packed beforehand, which is what
 `torch.compile` would choose, without its warm-up.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Tower"]
 
 _QUICK_GELU = 1.702
-# relative to the largest state: what another order of summation, or rounding to the dtype, may change in many layers
+# relative to the largest state: allowed difference from summation order or rounding to the dtype in many layers
 _PROBE_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
@@ -47,8 +47,8 @@ class Tower:
     Raises
     ------
     EncoderError
-        Its modules are not those of CLIP's text tower, or it gives other states from packs than from whole sequences,
-        as a tower that is not causal does.
+        Its modules are not those of CLIP's text tower, or its states for packs and whole sequences differ, as in a
+        tower that is not causal.
     """
 
     def __init__(self, core: torch.nn.Module, projection: Tensor | None, *, dtype: str) -> None:
@@ -68,7 +68,7 @@ class Tower:
         self._probe(core, _PROBE_TOLERANCE[dtype])
 
     def run(self, pack: Pack, asked: NDArray[np.int64], representations: Collection[str]) -> dict[str, Tensor]:
-        """States of some nodes of a pack.
+        """Compute states of some nodes of a pack.
 
         Parameters
         ----------
@@ -85,14 +85,14 @@ class Tower:
         """
         import torch
 
-        # oneDNN makes and keeps a kernel for every number of rows that it meets: let it meet few
+        # oneDNN caches a kernel for every number of rows: use few different numbers
         rounded = np.resize(asked, -(-len(asked) // BLOCK) * BLOCK)
         with torch.inference_mode():
             states = self._states(pack, torch.from_numpy(rounded).to(self._device), set(representations))
         return {name: states[name][: len(asked)] for name in representations}
 
     def _states(self, pack: Pack, rows: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-        """States of the rows: those wanted, and maybe more."""
+        """Return the wanted states of the rows, and possibly others."""
         import torch
 
         states: dict[str, Tensor] = {}
@@ -120,7 +120,7 @@ class Tower:
         return states
 
     def _probe(self, core: torch.nn.Module, tolerance: float) -> None:
-        """Run three short sequences both ways: what the tower does decides, not what it is called."""
+        """Run three short sequences both ways and compare the results; the tower's class name is not relied upon."""
         import torch
 
         vocabulary = int(self._tokens.weight.shape[0])
@@ -132,25 +132,25 @@ class Tower:
             packed = self.run(pack, asked, ("hidden",))["hidden"]
             with torch.inference_mode():
                 whole = core(input_ids=torch.from_numpy(sequence)[None].to(self._device)).last_hidden_state[0]
-            # written so that NaN passes: an overflow is found where it can be named, in what is encoded
+            # NaN passes here: an overflow is reported during encoding, where it can be named
             if bool(((packed - whole).abs() > tolerance * whole.abs().max()).any()):
                 raise EncoderError("its states depend on more than the tokens before each")
 
 
 class _Attention:
-    """Attention within one pack, block by block; what is the same in all layers is prepared once."""
+    """Attention within one pack, block by block; data shared by all layers is prepared once."""
 
     def __init__(self, pack: Pack, dtype: torch.dtype, device: torch.device) -> None:
         import torch
 
         self._blocks, self._block, self._width = pack.mask.shape
         self._keys = torch.from_numpy(pack.keys.ravel()).to(device)
-        # additive, in the dtype of the scores: a mask of booleans would be turned into this in every layer
+        # additive, in the dtype of the scores: each layer would convert a mask of booleans to this
         mask = torch.zeros(pack.mask.shape, dtype=dtype).masked_fill_(torch.from_numpy(~pack.mask), -torch.inf)
         self._mask = mask[:, None].to(device)
 
     def __call__(self, layer: _Layer, x: Tensor) -> Tensor:
-        """What each node's query finds, shape (m, width), before the output projection."""
+        """Return the attention output of each node, shape (m, width), before the output projection."""
         from torch.nn.functional import scaled_dot_product_attention
 
         query, key_value = layer.project(x)
@@ -201,7 +201,7 @@ class _Layer:
 
 
 def _linear(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The map x ↦ x Wᵀ + b with the weight in `dtype`; on a processor oneDNN's, packed, where torch has it."""
+    """Linear map x ↦ x Wᵀ + b with the weight in `dtype`; on a CPU oneDNN's packed one if torch has it."""
     import torch
 
     weight = weight.detach().to(dtype).contiguous()

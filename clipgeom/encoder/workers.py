@@ -1,8 +1,8 @@
-"""Packs run side by side on a processor: each in a thread of its own, in which torch uses one thread.
+"""Parallel packs on a CPU: each in its own thread, in which torch uses one thread.
 
-Threads of torch's OpenMP meet after every operation, and beside other busy processes each meeting costs a time slice.
-Whole packs need no meeting. Torch also rounds by its number of threads: with one each, vectors are the same bytes
-whatever the number of packs that run side by side.
+Threads of torch's OpenMP synchronise after every operation, which costs a time slice on a busy machine. Whole packs
+need no synchronisation. Torch's rounding depends on its number of threads: with one each, vectors are identical for
+any number of parallel packs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def in_order(jobs: Iterator[Callable[[], T]], device: str) -> Iterator[T]:
-    """Results of the jobs, in their order.
+    """Run jobs and return their results in order.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ def in_order(jobs: Iterator[Callable[[], T]], device: str) -> Iterator[T]:
 
 @contextmanager
 def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch uses one thread; elsewhere it uses as many as before."""
+    """Create threads in which torch uses one thread; other threads keep their number."""
     import torch
 
     together = Barrier(count)
 
     def prepare() -> None:
-        together.wait()  # so that each call has a thread of its own
-        torch.get_num_threads()  # the first use in a thread takes the process's number
+        together.wait()  # a thread for each call
+        torch.get_num_threads()  # the first use in a thread sets the process's number
         torch.set_num_threads(1)
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="clipgeom-encode")
@@ -66,7 +66,7 @@ def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
             before = fresh.submit(torch.get_num_threads).result()
         for prepared in [pool.submit(prepare) for _ in range(count)]:
             prepared.result()
-        # torch's setting is of the thread that sets it and of threads yet to come: give the latter theirs back
+        # torch's setting applies to the calling thread and to new threads: restore it for the latter
         restoring = Thread(target=torch.set_num_threads, args=(before,))
         restoring.start()
         restoring.join()

@@ -1,6 +1,6 @@
-"""Conformity: how common an embedding is, C(v) = mean cosine of v to all the others (Levi & Gilboa, arXiv 2411.14517).
+"""Conformity: mean cosine of an embedding to all the others (Levi & Gilboa 2025, arXiv 2411.14517).
 
-Exact without an estimate, in O(n·d): with unit vectors u and S = Σu, C(v_i) = (u_i·S − 1)/(n − 1).
+Computed exactly in O(n·d): with unit vectors u and S = Σu, C(v_i) = (u_i·S − 1)/(n − 1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipgeom.geometry.vectors import Vectors, as_vectors
 
 __all__ = ["Conformity", "conformity"]
 
-_HELD = 8_000_000  # numbers of the sums by group held at once, 8 bytes each
+_HELD = 8_000_000  # numbers of the sums by group in memory at once, 8 bytes each
 
 
 @short_repr
@@ -28,10 +28,10 @@ _HELD = 8_000_000  # numbers of the sums by group held at once, 8 bytes each
 class Conformity:
     """Conformity of n vectors and its linear fit C ≈ slope·cos(m, v) + intercept.
 
-    `values` and `cosines` (to the mean vector) have shape (n,), in the order of the vectors. `ci95` holds 95 %
-    bootstrap intervals of mean, slope, intercept and pearson; those of the fit take the direction of the mean as given.
-    With groups they are by group, and that of the mean belongs to the mean cosine of vectors of different groups: in a
-    larger sample the share of pairs within a group vanishes.
+    `values` and `cosines` (to the mean vector) have shape (n,), in the order of the vectors. `ci95` contains 95 %
+    bootstrap intervals of mean, slope, intercept and pearson; those of the fit treat the direction of the mean as
+    fixed. With groups they are by group, and that of the mean belongs to the mean cosine of vectors of different
+    groups: in a larger sample the share of pairs within a group vanishes.
     """
 
     n: int
@@ -88,7 +88,7 @@ def conformity(
 def _strangers(source: Vectors, codes: NDArray[np.int64], unit_sum: NDArray[np.float64]) -> float:
     """Mean cosine over all pairs of vectors of different groups."""
     sizes = np.bincount(codes).astype(np.float64)
-    within, step = 0.0, max(1, _HELD // source.dim)  # groups whose sums are held at once
+    within, step = 0.0, max(1, _HELD // source.dim)  # groups whose sums are in memory at once
     for first in range(0, len(sizes), step):
         sums = np.zeros((min(step, len(sizes) - first), source.dim))
         for start, block in _numbered(source):
@@ -118,7 +118,7 @@ def _fit(
         return np.divide(f[4] - f[0] * f[1], scale, out=np.full_like(scale, np.nan), where=scale > 0)
 
     point = features.mean(axis=0)[:, None]
-    # the mean of all pairwise cosines moves twice as fast as one member's: it is in every pair on either side
+    # the mean of all pairwise cosines varies twice as fast as one member's, since each pair has two members
     functions = {"mean": lambda f: strangers + 2 * f[0], "slope": slope, "intercept": intercept, "pearson": pearson}
     [ci95] = mean_intervals(Features(features, functions), seed=seed, codes=codes)
     return Conformity(

@@ -1,4 +1,4 @@
-"""Radial statistics of a set of vectors with one group after the other left out, each about its own centre."""
+"""Radial statistics with each group left out in turn, about the remaining vectors' own centre."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LeaveOut"]
 Array = NDArray[np.float64]
 
 MAX_BLOCKS = 500  # groups beyond this are left out several at a time: the cost is n·d·MAX_BLOCKS
-_ENTRIES = 1_000_000  # numbers held at once for each of a few temporary matrices, 8 bytes each
+_ENTRIES = 1_000_000  # numbers in memory at once for each of a few temporary matrices, 8 bytes each
 
 _SCALES: dict[str, Scale] = {
     "mean_norm": "log",

@@ -1,8 +1,8 @@
-"""Intervals: by bootstrap for functions of means, by the jackknife where rows come in groups, and for quantiles.
+"""Confidence intervals: bootstrap for functions of means, jackknife for grouped rows, order statistics for quantiles.
 
-Independent rows are drawn with replacement, seeded, and a statistic is a function of the mean of a few features of the
-rows. Rows that belong together (the captions of one image) are not independent: there the group is the unit, drawn or
-left out as a whole.
+Independent rows are resampled with replacement and a seed; a statistic is a function of the means of a few features.
+Rows of one group (the captions of one image) are not independent. The group is then the unit, resampled or left out
+as a whole.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RESAMPLES = 2000
 # interval for functions of means to O(1/MAX_UNITS), at a cost that no longer grows with n. A run has whole groups only.
 MAX_UNITS = 10_000
 
-_BLOCK_WEIGHTS = 2_000_000  # resampling weights held in memory at once, 8 bytes each
+_BLOCK_WEIGHTS = 2_000_000  # resampling weights in memory at once, 8 bytes each
 
 
 def bootstrap_means(
@@ -91,7 +91,7 @@ def bootstrap_means(
 
 
 def _units(features: NDArray[np.float64], codes: Codes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows, or means of groups, or means of runs of neighbours where there are too many, and the rows behind each."""
+    """Rows, or means of groups, or means of consecutive ones if there are too many, with their row counts."""
     n = len(features)
     if codes is not None:
         merged = merge_groups(codes, MAX_UNITS)
@@ -108,7 +108,7 @@ def interval(samples: NDArray[np.float64], *, level: float = LEVEL) -> Interval:
     """Percentile interval of bootstrap replicates, shape (b,); a level of 0.95 leaves 2.5 % out at each end."""
     if not 0 < level < 1:
         raise DomainError(f"expected a level between 0 and 1, got {level}")
-    if not np.isfinite(samples).all():  # a ratio without a denominator somewhere: the extremes alone can be told
+    if not np.isfinite(samples).all():  # a ratio is undefined in some resample: return the extremes
         return float(np.min(samples)), float(np.max(samples))
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -157,7 +157,7 @@ _SCALES: dict[Scale, tuple[Callable[..., NDArray[np.float64]], Callable[..., NDA
 def jackknife_interval(
     value: float, left_out: Float[NDArray[np.float64], " k"], *, scale: Scale = "identity", level: float = LEVEL
 ) -> Interval:
-    """Interval of a statistic of grouped rows, from its values with one of k groups left out.
+    """Interval of a statistic of grouped rows, from its values with each of k groups left out.
 
     Student's t with k − 1 degrees of freedom on a scale where the statistic is nearly normal: ``log`` for what is
     positive, ``atanh`` for a correlation. The jackknife's estimate of the bias (Quenouille, Biometrika 43, 1956) is
@@ -246,7 +246,7 @@ def _independent_rows(hits: NDArray[np.bool_], codes: NDArray[np.int64]) -> floa
 
 
 def _share_interval(share: float, rows: float, level: float) -> Interval:
-    """Clopper and Pearson's interval of a share; the number of rows need not be whole."""
+    """Clopper and Pearson's interval of a share; the number of rows may be fractional."""
     from scipy.stats import beta
 
     hits, misses, tail = share * rows, (1 - share) * rows, (1 - level) / 2

@@ -1,4 +1,4 @@
-"""Vectors computed elsewhere: .npy, .npz, .safetensors and .parquet files. Nothing is ever unpickled."""
+"""Files of embeddings computed elsewhere: .npy, .npz, .safetensors and .parquet, never unpickled."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
         ``FILE`` or ``FILE::KEY``, where KEY names one of several arrays (.npz, .safetensors), a column of lists
         (.parquet), or, in a .npy file of three axes, one matrix: ``5`` for the first axis, ``[:, 5]`` for the second.
     unit : bool
-        The vectors are said to be of unit length: check it.
+        Check that the vectors have unit length.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def load_embeddings(source: str | Path, *, unit: bool = False) -> Vectors:
 
 
 def check_embeddings_path(path: Path, *, matrices: int = 1, overwrite: bool = False) -> None:
-    """Refuse an output file that cannot be written or that something else made, before any work is done.
+    """Refuse an output file that cannot be written or that another program made, before any work is done.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def check_embeddings_path(path: Path, *, matrices: int = 1, overwrite: bool = Fa
 
 
 def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: dict[str, str] | None = None) -> None:
-    """Write named arrays by the ending of the file; one matrix alone for .npy. Written whole or not at all.
+    """Write named arrays atomically, in the format of the file's ending; a single matrix for .npy.
 
     `metadata` is kept in the header of .safetensors, the comment of the .npz archive and the schema of .parquet; a .npy file
     has no place for it.
@@ -135,7 +135,7 @@ def save_embeddings(path: Path, arrays: dict[str, NDArray[Any]], *, metadata: di
 
 
 def embeddings_label(source: str | Path) -> tuple[str, str] | None:
-    """Return representation and position of vectors whose name gives them, such as hidden.5; None for other names."""
+    """Representation and position of vectors whose name contains them, such as hidden.5; None for other names."""
     path, key = _split(source)
     if key is None and path.suffix in SUFFIXES and path.is_file():
         key = _only_name(path)
@@ -150,7 +150,7 @@ def embeddings_metadata(source: str | Path) -> dict[str, str]:
 
 
 def embeddings_images(source: str | Path) -> NDArray[np.int64] | None:
-    """Return the image of each vector that `clipgeom encode` wrote, shape (n,); None where the file has none.
+    """Image of each vector that `clipgeom encode` wrote, shape (n,); None if the file has none.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def _only_name(path: Path) -> str | None:
                 import pyarrow.parquet as pq
             names = pq.read_schema(path).names
     except (SafetensorError, OSError, ValueError, zipfile.BadZipFile):
-        return None  # reading the vectors then explains the damage
+        return None  # reading the vectors reports the damage
     names = _without_companions(names)
     return names[0] if len(names) == 1 else None
 

@@ -19,7 +19,7 @@ def group_codes(groups: Sequence[Any] | NDArray[Any] | None, n: int) -> NDArray[
     Parameters
     ----------
     groups : sequence of length n, optional
-        An id for each row: text or whole numbers. None among them is a row of which no group is known.
+        An id for each row: text or whole numbers, or None for a row whose group is unknown.
     n : int
         Number of rows.
 
@@ -52,12 +52,12 @@ def group_codes(groups: Sequence[Any] | NDArray[Any] | None, n: int) -> NDArray[
 
 
 def consecutive(n: int, size: int) -> NDArray[np.int64]:
-    """Ids for n rows of which `size` consecutive ones belong together; the last group may be smaller."""
+    """Group ids for n rows in consecutive groups of `size`; the last group may be smaller."""
     return np.arange(n, dtype=np.int64) // size
 
 
 def merge_groups(codes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Join neighbouring groups, as whole groups, into at most `most` of about equal size."""
+    """Merge neighbouring groups into at most `most` groups of about equal size."""
     sizes = np.bincount(codes)
     if len(sizes) <= most:
         return codes
@@ -68,7 +68,7 @@ def merge_groups(codes: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def grouping_note(n: int, n_groups: int | None, groups_by: str | None, *, source: str | None = None) -> str:
-    """One sentence on what the intervals assume, or nothing where every caption has an image of its own.
+    """Sentence about the assumptions of the intervals; empty if every caption has its own image.
 
     Parameters
     ----------

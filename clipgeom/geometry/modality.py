@@ -1,4 +1,4 @@
-"""Two modalities side by side: the gap between images and texts, what separates them, what an offset does.
+"""Comparison of two modalities: the gap between images and texts, their separability, and an offset sweep.
 
 Gap: Liang et al., *Mind the Gap*, NeurIPS 2022. Offset sweep x' = x − α·m: Levi & Gilboa, arXiv 2411.14517, §5.
 """
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ModalityReport", "OffsetPoint", "Pairing", "Separability", "compare_modalities"]
 
-ALPHAS = tuple(round(-1 + 0.25 * i, 2) for i in range(17))  # −1 … 3, the article's sweep
-LOGIT_SCALE = 100.0  # where CLIP's learnt temperature is clipped
-BINS = 64  # of the conformity histograms that are compared
-MAX_SAMPLES = 5000  # a modality beyond this is thinned evenly: the loss needs an n × n matrix
+ALPHAS = tuple(round(-1 + 0.25 * i, 2) for i in range(17))  # −1 … 3, as in Levi & Gilboa 2025, arXiv 2411.14517
+LOGIT_SCALE = 100.0  # CLIP's learnt temperature is clipped here
+BINS = 64  # bins of the conformity histograms
+MAX_SAMPLES = 5000  # larger modalities are thinned evenly: the loss needs an n × n matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """What is known where the i-th image belongs to the i-th text: cosines, and retrieval within the sample.
+    """Statistics of paired images and texts: cosines, and retrieval within the sample.
 
-    `r_at_1` counts a picture whose own caption is the nearest of all n (ties go to the earlier caption).
+    `r_at_1` counts an image whose own caption is the nearest of all n (ties go to the earlier caption).
     """
 
     n: int
@@ -50,7 +50,7 @@ class Pairing:
 
 @dataclass(frozen=True, slots=True)
 class Separability:
-    """How well a linear boundary tells the modalities apart, on samples it was not fitted to.
+    """Linear separability of the modalities, on held-out samples.
 
     `accuracy` uses all features of `n_held_out` held-out vectors, with its interval (Clopper–Pearson; by group where
     there are groups); `features` is
@@ -82,7 +82,7 @@ class OffsetPoint:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class ModalityReport:
-    """Images against texts; see the parts. `gap` is the distance of the mean unit vectors, in [0, 2]."""
+    """Comparison of images and texts; see the fields' types. `gap` is the distance of the mean unit vectors, in [0, 2]."""
 
     n_images: int
     n_texts: int
@@ -110,7 +110,7 @@ def compare_modalities(
     Parameters
     ----------
     images, texts : ndarray, shapes (n, d) and (m, d)
-        Projected, normalised or not: cosines do not care, the offset sweep uses them as they are.
+        Projected embeddings. Cosines do not depend on normalisation; the offset sweep uses the vectors unchanged.
     paired : bool, optional
         Whether the i-th image belongs to the i-th text. By default, whether n = m.
     groups : sequence of length m, optional
@@ -160,7 +160,7 @@ def compare_modalities(
 
 
 def _thinned(n: int) -> NDArray[np.int64]:
-    """Rows that are used of n: all, or `MAX_SAMPLES` evenly spaced ones."""
+    """Indices of the rows in use: all n, or `MAX_SAMPLES` evenly spaced ones."""
     return np.linspace(0, n - 1, min(n, MAX_SAMPLES)).astype(np.int64)
 
 
@@ -220,7 +220,7 @@ def _pairing(u: Matrix, v: Matrix, codes: Codes, seed: int) -> Pairing:
 def _split(
     n_images: int, n_texts: int, paired: bool, codes: Codes, rng: np.random.Generator
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(images, texts) to fit on, and (images, texts) held out: equally many of each, so that accuracy ½ is chance."""
+    """Split images and texts into fitted and held-out ones, equally many of each, so that chance accuracy is ½."""
     images, texts = rng.permutation(n_images), rng.permutation(n_texts)
     n = min(n_images, n_texts)
     if codes is None:
@@ -281,10 +281,11 @@ def _separability(
 
 
 def _next_feature(x: Matrix, y: NDArray[np.int64], chosen: list[int]) -> int:
-    """The feature that adds most to the Fisher separation (Mahalanobis distance of the class means), given the chosen.
+    """Return the feature that adds most to the Fisher separation, given the chosen ones.
 
-    With residuals r of a feature after regression on the chosen ones within the classes, the gain is the squared
-    difference of the class means of r over its variance: a Gram–Schmidt step, so that all features are tried at once.
+    The separation is the Mahalanobis distance of the class means. With residuals r of a feature after regression on
+    the chosen ones within the classes, the gain is the squared difference of the class means of r over its variance:
+    a Gram–Schmidt step, so that all features are tried at once.
     """
     first, second = x[y == 0], x[y == 1]
     difference = first.mean(axis=0) - second.mean(axis=0)

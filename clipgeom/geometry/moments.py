@@ -25,7 +25,7 @@ __all__ = ["Moments"]
 @short_repr
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Count, mean and scatter of the vectors seen so far; adding two gives those of the union.
+    """Count, mean and scatter of a set of vectors; adding two gives those of the union.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Moments:
         ShapeError
             If the batch is not a matrix.
         DomainError
-            If it holds NaN or infinity.
+            The batch contains NaN or infinity.
         """
         rows = np.asarray(batch)
         if rows.ndim != 2:
@@ -138,7 +138,7 @@ class Moments:
 
     @property
     def offset_ratio(self) -> float:
-        """‖mean‖ / √tr Σ: how far off the origin the shell lies, in units of its own radius (infinite without spread)."""
+        """‖mean‖ / √tr Σ: the centre's distance from the origin in units of the radius (infinite without spread)."""
         spread = self.total_variance
         norm = float(np.linalg.norm(self.mean))
         return norm / spread**0.5 if spread > 0 else float("inf")

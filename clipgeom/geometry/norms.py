@@ -1,4 +1,4 @@
-"""How the norms of a set of vectors are distributed: about the origin, about their mean, about the best sphere.
+"""Distribution of the norms of vectors: about the origin, about their mean, about the best-fitting sphere.
 
 The three radial terms are the exact account of the difference (no Gaussian assumption):
 ‖x‖² = ‖x−m‖² + 2m·(x−m) + ‖m‖², hence Var‖x‖² = A + B + C with A = Var‖x−m‖², B = 4·Var(m·(x−m)) and
@@ -30,8 +30,8 @@ __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells"
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 CONSTANT = 1e-6  # a spread below this share of the norm of the centre is rounding noise
 UNIT = 2e-3  # of 1: vectors of unit length, up to half precision
-FEW_DISTINCT = 30  # fewer distinct vectors, counted by `effective_distinct`, have no shape worth a name
-MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean worth a number
+FEW_DISTINCT = 30  # fewer distinct vectors, counted by `effective_distinct`, have no meaningful shape
+MIN_SAMPLES = 3  # fewer than three vectors have no meaningful variance about their mean
 
 
 @short_repr
@@ -39,8 +39,8 @@ MIN_SAMPLES = 3  # fewer than three vectors have no variance about their mean wo
 class NormSummary:
     """Distribution of the distances ‖x − c‖ from one centre c, in the units of the data.
 
-    Variances are population variances (ddof 0). `cv_norm` = std/mean. `ci95` holds a 95 % interval for each number,
-    `percentiles` maps percent → value, `percentiles_ci95` percent → interval.
+    Variances are population variances (ddof 0). `cv_norm` = std/mean. `ci95` contains a 95 % interval for each
+    number, `percentiles` maps percent → value, `percentiles_ci95` percent → interval.
     """
 
     mean_norm: float
@@ -58,7 +58,7 @@ class RadialTerms:
     """Var‖x‖² = A + B + C, in fourth powers of the units of the data; see the module's text.
 
     `correlation` is that of ‖x−m‖² and m·(x−m): −1 for a sphere about the origin, whatever its mean; NaN where one of
-    the two does not vary. `ci95` holds 95 % bootstrap intervals.
+    the two does not vary. `ci95` contains 95 % bootstrap intervals.
     """
 
     A: float
@@ -90,13 +90,14 @@ class SphereFit:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class Shells:
-    """Everything radial about one set of n vectors of dimension d; see the fields' own types.
+    """Radial statistics of n vectors of dimension d; see the types of the fields.
 
-    `offset_ratio` = ‖m‖/√tr Σ as the article defines it, from the sample. `offset_ratio_corrected` removes the part of
-    ‖m‖² that is mere sampling noise, tr Σ/n for independent vectors; the interval belongs to this one. `n_groups`
-    counts the independent units: n, or the groups that were given. `n_distinct` counts distinct vectors, and
-    `effective_distinct` = 1/Σp², with p the share of each, as many as equally common ones would be. `raw_norms` and
-    `centered_norms` are the distances themselves, shape (n,), in the order of the vectors.
+    `offset_ratio` = ‖m‖/√tr Σ of the sample, as defined by Levi & Gilboa 2025 (arXiv 2411.14517).
+    `offset_ratio_corrected` removes the part of ‖m‖² that is mere sampling noise, tr Σ/n for independent vectors; the
+    interval belongs to this one. `n_groups` counts the independent units: n, or the groups that were given.
+    `n_distinct` counts distinct vectors, and `effective_distinct` = 1/Σp², with p the share of each, as many as
+    equally common ones would be. `raw_norms` and `centered_norms` are the distances themselves, shape (n,), in the
+    order of the vectors.
     """
 
     n: int
@@ -118,12 +119,12 @@ class Shells:
 
     @property
     def constant(self) -> bool:
-        """Whether the vectors are all but one and the same: what spread there is, is rounding noise."""
+        """Whether the vectors are equal up to rounding noise."""
         return self.moments.total_variance <= (CONSTANT * self.center_norm) ** 2
 
     @property
     def discrete(self) -> bool:
-        """Whether the vectors are a few distinct ones again and again, as at position 1: they have no shape then."""
+        """Whether the vectors are few distinct ones repeated, as at position 1, and hence have no shape."""
         return self.effective_distinct < FEW_DISTINCT
 
     @property
@@ -135,7 +136,7 @@ class Shells:
 def measure_shells(
     vectors: Vectors | NDArray[Any], /, *, groups: Sequence[Any] | NDArray[Any] | None = None, seed: int = 0
 ) -> Shells:
-    """Norms about the origin and about the mean, the offset, the radial terms and the best sphere, with intervals.
+    """Measure norms about origin and mean, the offset, the radial terms and the best sphere, with intervals.
 
     Parameters
     ----------
@@ -308,7 +309,7 @@ def _percentile_intervals(norms: NDArray[np.float64], codes: NDArray[np.int64] |
 
 
 def _corrected_offset(moments: Moments, noise: float) -> float:
-    """The offset ratio less `noise`, the part E‖m̂ − m‖² of ‖m̂‖² that is sampling noise."""
+    """Offset ratio without `noise`, the part E‖m̂ − m‖² of ‖m̂‖² due to sampling."""
     if moments.total_variance == 0:
         return float("inf")
     center = float(moments.mean @ moments.mean)
@@ -361,7 +362,7 @@ def _radial_values(features: Features) -> dict[str, float]:
 def _sphere_shift(
     covariance: Float[NDArray[np.float64], "d d"], cubic: NDArray[np.float64], n: int
 ) -> NDArray[np.float64] | None:
-    """From the mean to the centre of the least-squares sphere, or None where n points always lie on some sphere.
+    """Vector from the mean to the centre of the least-squares sphere; None if n points always lie on a sphere.
 
     With y = x − m the problem is linear: ‖y‖² regressed on y, 2Σδ = E[‖y‖²y] (Coope, J. Optim. Theory Appl. 76, 1993).
     """
@@ -398,7 +399,7 @@ def require_samples(n: int, n_excluded: int, position: str, groups: NDArray[np.i
     Raises
     ------
     DomainError
-        Naming the position, and whether captions are too short for it.
+        The message names the position, and whether captions are too short for it.
     """
     if n >= MIN_SAMPLES:
         if groups is not None and (groups == groups[0]).all():

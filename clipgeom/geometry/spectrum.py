@@ -1,4 +1,4 @@
-"""How the variance is spread over directions and over features."""
+"""Spectrum of the covariance, and contributions of single features."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FeatureShare:
 @short_repr
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """Eigenvalues of the covariance and what the features contribute.
+    """Eigenvalues of the covariance, and contributions of the features.
 
     `effective_rank` = exp of the entropy of the normalised eigenvalues (Roy & Vetterli, EUSIPCO 2007);
     `participation_ratio` = (Σλ)²/Σλ². `off_diagonal_dominance` is the mean over features of Σ_{j≠i}|Σ_ij|/Σ_ii: above 1
@@ -49,7 +49,7 @@ class Spectrum:
 
 
 def measure_spectrum(moments: Moments, /) -> Spectrum:
-    """Spectrum of the covariance and the features that carry centre and variance.
+    """Compute the spectrum of the covariance and the features with most of the centre and the variance.
 
     Eigenvalues are in squared units of the data, descending; those below zero by rounding are set to zero. Without
     any spread the ranks and shares are NaN.

@@ -1,4 +1,4 @@
-"""A set of vectors that is read in blocks: an array in memory, or rows in a file that never has to fit in it."""
+"""Vectors that are read in blocks, from an array in memory or from a file of any size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK_BYTES = 8 << 20  # float64 bytes a block: large enough for BLAS, small eno
 
 @runtime_checkable
 class Vectors(Protocol):
-    """n vectors of dimension d, readable as often as one likes, in order."""
+    """n vectors of dimension d, readable any number of times, in order."""
 
     @property
     def n(self) -> int:
@@ -123,7 +123,7 @@ def rows_per_block(dim: int) -> int:
 
 
 def as_vectors(vectors: Any) -> Vectors:
-    """An array (n, d) or anything with blocks, as `Vectors`.
+    """Convert an array (n, d) to `Vectors`; objects with blocks are returned unchanged.
 
     Raises
     ------

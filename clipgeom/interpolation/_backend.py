@@ -1,4 +1,4 @@
-"""Array plumbing of the interpolations: one namespace, one dtype to compute in, one axis, blocks that fit the cache.
+"""Array handling of the interpolations: one namespace, one dtype to compute in, one axis, cache-sized blocks.
 
 The formulas (``interpolate.py``) are written once, for any array library, on arrays whose last axis holds the vectors.
 This module brings the caller's arrays into that form and the result back into the caller's form.
@@ -37,7 +37,7 @@ the block is large enough to hide what some forty calls of the library cost. It 
 
 @dataclass(frozen=True)
 class Backend:
-    """What a formula needs to know about the library it runs on."""
+    """Properties of the array library that formulas depend on."""
 
     xp: Any
     eager: bool
@@ -77,7 +77,7 @@ Formula: TypeAlias = Callable[..., Array]
 
 @dataclass(frozen=True)
 class Operands:
-    """The two ends of an interpolation, broadcast against each other, vectors along the last axis."""
+    """The two operands of an interpolation, broadcast against each other, vectors along the last axis."""
 
     library: Backend
     a: Array
@@ -94,7 +94,7 @@ class Operands:
     """How many threads work through blocks of the arrays; 0 where the arrays are small, or not plain ones in memory."""
 
     def interpolate(self, formula: Formula, *vectors: Array) -> Array:
-        """Evaluate ``formula(library, a, b, s, t, *vectors)`` and give the result the caller's axis and dtype."""
+        """Evaluate ``formula(library, a, b, s, t, *vectors)``; return the result in the caller's axis and dtype."""
         xp = self.library.xp
         operands = [self.a, self.b, self.s, self.t, *(xp.broadcast_to(v, self.a.shape) for v in vectors)]
         if self.threads > 0:
@@ -112,7 +112,7 @@ class Operands:
         return xp.astype(xp.clip(result, -self.library.largest, self.library.largest), self.dtype)
 
     def _in_blocks(self, formula: Formula, operands: list[Array]) -> Array:
-        """Work through the vectors a block at a time, in NumPy, which reads and writes the memory of torch as well.
+        """Process the vectors a block at a time in NumPy, which shares the memory of torch's tensors.
 
         The threads of torch meet at a barrier after each operation, of which there are so many here that one other busy
         process would hold them up for seconds. These take the next block when they are ready for it.
@@ -162,7 +162,7 @@ def is_number(x: object) -> bool:
 
 
 def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Array) -> Operands:
-    """Check the operands of the public function `name` and bring them into the form that formulas expect.
+    """Check the operands of the public function `name`, and convert them to the form that formulas expect.
 
     Parameters
     ----------
@@ -242,7 +242,7 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
 
 
 def _scalar(t: Array, a: Array) -> Array:
-    """Bring `t` to the vectors where it has no axes: a NumPy one as a number, a torch one from the CPU to their device."""
+    """Convert a `t` without axes: a NumPy one to a number, a torch one to the device of the vectors."""
     if is_numpy_array(t) and t.ndim == 0 and not is_numpy_array(a):
         number = t.item()
         return number if is_number(number) else t
@@ -269,7 +269,7 @@ def _axis_last(xp: Any, name: str, key: str, x: Array, axis: int) -> Array:
 
 
 def _moveaxis(xp: Any, x: Array, source: int, destination: int) -> Array:
-    """As xp.moveaxis, which ``torch.func.vmap`` does not know."""
+    """Implement xp.moveaxis also for ``torch.func.vmap``, which lacks it."""
     order = list(range(x.ndim))
     order.insert(destination % x.ndim, order.pop(source))
     return xp.permute_dims(x, order)
@@ -302,7 +302,7 @@ def _complements(xp: Any, t: Array, *, like: Array, work: Any) -> tuple[Array, A
 
 
 def _library(xp: Any, arrays: list[Array], dtype: Any, work: Any) -> tuple[Backend, int]:
-    """Describe the library; and say how many threads it would use on these arrays, if they are plain ones in memory."""
+    """Describe the library, and how many threads it would use on these arrays if they are plain ones in memory."""
     eager, threads, stop_gradient = False, 0, None
     if all(is_numpy_array(x) for x in arrays):
         eager, threads = True, int(all(type(x) is sys.modules["numpy"].ndarray for x in arrays))
@@ -337,7 +337,7 @@ def _has_values(torch: Any, x: Array) -> bool:
 
 
 def _blocks(shape: Shape) -> list[tuple[slice, ...]]:
-    """Cut the batch axes, the longest first, until a block is small enough."""
+    """Slices that cut the batch axes, the longest first, into blocks that are small enough."""
     *steps, d = shape
     while d * math.prod(steps) > BLOCK and max(steps, default=1) > 1:
         longest = steps.index(max(steps))
@@ -354,7 +354,7 @@ def _contiguous(x: Array) -> Array:
 
 
 def quiet(xp: Any) -> AbstractContextManager[Any]:
-    """No floating-point warnings: what a formula masks out may overflow, and what it returns is documented."""
+    """Suppress floating-point warnings: masked values may overflow, and returned ones are documented."""
     numpy = sys.modules.get("numpy")
     return nullcontext() if numpy is None or is_torch_namespace(xp) else numpy.errstate(all="ignore")
 

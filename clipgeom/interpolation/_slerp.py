@@ -407,7 +407,7 @@ def _direction(library: Backend, x: Array) -> tuple[Array, Array]:
 
 
 def _power_of_two(library: Backend, x: Array) -> Array:
-    """The power of two at or below the largest component of each row, 1 for zero: to divide by it costs no rounding."""
+    """Largest power of two up to the largest component of each row, 1 for zero; division by it is exact."""
     xp = library.xp
     largest = xp.max(xp.abs(x), axis=-1, keepdims=True)
     if library.stop_gradient is not None:
@@ -419,14 +419,14 @@ def _power_of_two(library: Backend, x: Array) -> Array:
 
 
 def _divided(library: Backend, x: Array, k: Array) -> Array:
-    """x/k. Its derivative is 1/k where that is a number of moderate size; see `_multiplied`."""
+    """x/k with derivative 1/k for k of moderate size; see `_multiplied`."""
     if library.stop_gradient is None:
         return x / k
     return library.stop_gradient(x / k) + (x - library.stop_gradient(x)) / _moderate(library, k)
 
 
 def _multiplied(library: Backend, x: Array, k: Array) -> Array:
-    """k·x, with the derivative that undoes that of `_divided`.
+    """k·x with a derivative that reverses that of `_divided`.
 
     Back-propagation through k·f(x/k) multiplies by k, sums over components, and divides by k. At k = 1e38 the sum
     overflows in float32, although the derivative itself is of order one. As k is the same in both places, another

@@ -1,7 +1,8 @@
-"""miniworld, the embedded default: a small drawn world, its CLIP, and its diffusion model.
+"""miniworld, the embedded default: a small synthetic world, its CLIP, and its diffusion model.
 
 Characters stand in places; class, colours, headgear, facing, position, background and style are independent of each
-other, and captions say any of them. So what a picture should show, and what it shows, are both known.
+other, and captions mention any subset of them. Both the intended and the actual content of an image are therefore
+known.
 """
 
 from clipgeom.miniworld.characters import NEW_CHARACTERS, NewCharacter

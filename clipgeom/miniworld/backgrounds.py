@@ -1,4 +1,4 @@
-"""The places: sky, ground and one or two things of their own, pale enough for a figure to stand out."""
+"""Backgrounds: sky, ground and one or two objects each, in pale colours that contrast with figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Piece = tuple[list[Point], Color]
 
 
 def paint_background(image: Image.Image, name: str, *, shift: float) -> None:
-    """Paint a place over the whole picture, its pieces moved sideways by `shift` pixels."""
+    """Paint a background over the whole image, its parts shifted sideways by `shift` pixels."""
     from PIL import ImageDraw
 
     draw = ImageDraw.Draw(image)

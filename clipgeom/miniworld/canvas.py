@@ -1,6 +1,6 @@
-"""Shapes recorded once and painted in one of the styles.
+"""Drawing of shapes: recorded once and painted in one of the styles.
 
-Everything is drawn four times too large by Pillow's integer rasteriser and averaged down, so that a picture depends
+Everything is drawn four times too large by Pillow's integer rasteriser and averaged down, so that an image depends
 neither on the platform's floating point nor on fonts.
 """
 
@@ -40,17 +40,17 @@ PALETTE: dict[str, Color] = {
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """`first` with a share of `second` stirred in."""
+    """Mix `first` with a share of `second`."""
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))  # type: ignore[return-value]
 
 
 def shade(color: Color, factor: float) -> Color:
-    """A colour made darker (below 1) or lighter (above), channel by channel."""
+    """Darken (factor below 1) or lighten (above) a colour, channel by channel."""
     return tuple(min(255, round(channel * factor)) for channel in color)  # type: ignore[return-value]
 
 
 def oval(left: float, top: float, right: float, bottom: float, *, points: int = 20) -> list[Point]:
-    """An ellipse as a polygon, so that every shape is one kind of thing."""
+    """Approximate an ellipse by a polygon, so that all shapes are polygons."""
     cx, cy, rx, ry = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
     return [(cx + rx * x, cy + ry * y) for x, y in _circle(points)]
 
@@ -76,7 +76,7 @@ class Canvas:
     Attributes
     ----------
     x, y : float
-        Middle of the figure on the picture, in pixels.
+        Middle of the figure on the image, in pixels.
     facing : int
         1 for right, −1 for left.
     scale : float
@@ -107,7 +107,7 @@ class Canvas:
         return round(x), round(y)
 
     def paint(self, image: Image.Image, *, inner: float, outer: float, ink: Color | None, halo: Color | None) -> None:
-        """Paint the figure on a picture of the size of the supersampled one.
+        """Paint the figure on an image of the size of the supersampled one.
 
         Parameters
         ----------

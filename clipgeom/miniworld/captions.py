@@ -1,7 +1,7 @@
-"""Captions: what is said about a scene, and in which words.
+"""Captions of scenes: the mentioned factors, and the words for them.
 
-Any subset of the factors can be said; what is not said is left to chance by whoever draws from the caption. Whenever a
-caption opens with its style, the word for the character stands at position 5 if nothing is said before it:
+A caption can mention any subset of the factors; an image of the caption may have any value of the others. Whenever a
+caption opens with its style, the word for the character is at position 5 if no other factor comes before it:
 ``an ink illustration of knight`` is BOS an ink illustration of **knight**.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["FACING", "GENERAL_WORD", "SAID_RATE", "draw_caption", "draw_said", "
 
 GENERAL_WORD = "character"  # for any class
 
-_FULL = 0.5  # share of captions that say everything
+_FULL = 0.5  # share of captions that mention everything
 SAID_RATE = {name: 0.75 if name in ("position", "background") else 0.6 for name in FACTORS}  # in the others
 
 _PLACES = {
@@ -38,7 +38,7 @@ _OPENINGS = ("a picture of", "a drawing of", "this is")
 
 
 def draw_said(rng: np.random.Generator, /) -> frozenset[str]:
-    """Which factors a caption says: all of them half of the time, otherwise each on its own."""
+    """Choose the factors that a caption mentions: all of them half of the time, otherwise each independently."""
     full = rng.random() < _FULL
     draws = {name: rng.random() for name in FACTORS}
     return frozenset(name for name in FACTORS if full or draws[name] < SAID_RATE[name])
@@ -47,13 +47,13 @@ def draw_said(rng: np.random.Generator, /) -> frozenset[str]:
 def draw_caption(
     scene: Scene, rng: np.random.Generator, /, *, said: Collection[str] | None = None, word: str | None = None
 ) -> str:
-    """Put a scene into words.
+    """Write a caption for a scene.
 
     Parameters
     ----------
     scene : Scene
     rng : Generator
-        Chooses the words, and what is said where `said` is not given.
+        Chooses the words, and the factors if `said` is not given.
     said : collection of str, optional
         The factors to mention.
     word : str, optional
@@ -71,7 +71,7 @@ def draw_caption(
     tags = _details(scene, rng, said)
     style = scene["style"] if "style" in said else None
     form = rng.random()
-    if form < 0.6:  # tags: what comes first is the character
+    if form < 0.6:  # tags: the character comes first
         subject = name
     else:  # a sentence
         color = f"{scene['body']} " if "body" in tags and rng.random() < 0.7 else ""
@@ -93,7 +93,7 @@ def draw_caption(
 
 
 def full_caption(scene: Scene, /, *, word: str | None = None, looks: bool = True) -> str:
-    """The plainest caption that says everything, or all but the looks, always in the same words."""
+    """The simplest caption that mentions all factors, or all but the appearance, always in the same words."""
     style = scene["style"]
     told = f"{scene['body']} body, {scene['headgear_color']} {scene['headgear']}, " if looks else ""
     return (
@@ -103,7 +103,7 @@ def full_caption(scene: Scene, /, *, word: str | None = None, looks: bool = True
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a caption can hold, sorted."""
+    """All words that captions can contain, sorted."""
     phrases: list[str] = [GENERAL_WORD, "a", "an", "of", ","]
     for values in FACTORS.values():
         phrases += values
@@ -113,7 +113,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def _details(scene: Scene, rng: np.random.Generator, said: Collection[str]) -> dict[str, str]:
-    """The phrase for everything said beside the class and the style."""
+    """The phrase for all mentioned factors other than class and style."""
     tags = {}
     if "body" in said:
         tags["body"] = _pick(rng, _BODY).format(scene["body"])

@@ -1,7 +1,7 @@
-"""New characters: looks that no caption of this world can name, for a trainer to learn.
+"""New characters, whose appearance no caption of miniworld describes, as concepts for a trainer.
 
-A caption can say a class and two colours, and that much of a new character is known. Its pattern, its emblem and its
-two-tone headgear are not: the diffusion model has seen neither them nor a word for them.
+A caption can mention a new character's class and two colours. Its pattern, emblem and two-tone headgear are unknown:
+the diffusion model was trained neither on them nor on words for them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ __all__ = ["EMBLEMS", "NEW_CHARACTERS", "PATTERNS", "NewCharacter", "character",
 
 PATTERNS = ("stripes", "dots", "checks", "halves", "sash")
 EMBLEMS = ("star", "heart", "diamond", "cross")
-_SECOND = ("white", "black", "cyan")  # none of the colours that a caption can say, so that the main colour stays plain
+_SECOND = ("white", "black", "cyan")  # none of the colours in captions, so that the main colour stays plain
 
 
 @dataclass(frozen=True, slots=True)
 class NewCharacter:
-    """A character with looks of its own.
+    """A character with its own appearance.
 
     Attributes
     ----------
     name : str
     kind, body, headgear, headgear_color : str
-        The class and the main looks, as values of the world's factors: what the factor readers should see.
+        The class and the main attributes, as values of miniworld's factors, which the attribute classifiers should
+        predict.
     pattern, second : str or None
         Pattern of the body, and its colour.
     emblem, emblem_color : str or None
@@ -65,7 +66,7 @@ class NewCharacter:
 
     @property
     def appearance(self) -> Appearance:
-        """The looks as the renderer takes them."""
+        """The appearance for the renderer."""
         return Appearance(
             kind=self.kind,
             body=PALETTE[self.body],
@@ -97,12 +98,12 @@ NEW_CHARACTERS: Mapping[str, NewCharacter] = MappingProxyType(
 
 
 def character(name: str, /) -> NewCharacter:
-    """One of the new characters.
+    """Return one of the new characters.
 
     Raises
     ------
     ConfigError
-        Naming the ones there are.
+        The message names the existing ones.
     """
     if name not in NEW_CHARACTERS:
         close = get_close_matches(str(name), NEW_CHARACTERS, n=1)
@@ -112,7 +113,7 @@ def character(name: str, /) -> NewCharacter:
 
 
 def draw_character(rng: np.random.Generator, /) -> NewCharacter:
-    """A new character drawn at random, different from a nameable one in one thing at least."""
+    """Generate a random character that differs from every describable one in at least one attribute."""
     pick = {name: FACTORS[name][int(rng.integers(len(FACTORS[name])))] for name in ("class", "body", "headgear")}
     headgear_color = FACTORS["headgear_color"][int(rng.integers(len(FACTORS["headgear_color"])))]
     marks = int(rng.integers(1, 8))  # which of the three: a bit each

@@ -1,4 +1,4 @@
-"""Scenes as other people's tools take them: a Hugging Face data set, or a folder of images."""
+"""Export of scenes as a Hugging Face data set or a folder of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METADATA = "metadata.jsonl"
 
 
 def to_dataset(scenes: Scenes, /) -> Dataset:
-    """A data set with the columns ``image``, ``text`` and one for each factor.
+    """Convert scenes to a data set with the columns ``image``, ``text`` and one for each factor.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def to_dataset(scenes: Scenes, /) -> Dataset:
 def write_image_folder(scenes: Scenes, folder: str | os.PathLike[str], /) -> Path:
     """Write PNG files and ``metadata.jsonl`` (``file_name``, ``text`` and the factors), the layout of ``imagefolder``.
 
-    The folder appears whole or not at all.
+    The folder is written atomically.
 
     Raises
     ------

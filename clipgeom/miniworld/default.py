@@ -1,4 +1,4 @@
-"""The embedded default of the commands: which scenes, and their pictures through the image tower."""
+"""Default scenes of the commands, and their image embeddings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from clipgeom.miniworld.weights import load_clip
 
 __all__ = ["N_SCENES", "SEED", "image_embeddings"]
 
-SEED = 5  # of the scenes that reports speak of; no training used it
+SEED = 5  # seed of the scenes in reports; no training used it
 N_SCENES = 20_000
 _BATCH = 100
 
 
 def image_embeddings(ids: Sequence[str], /) -> NDArray[np.float64]:
-    """Projected embeddings, un-normalised, of the pictures of some of the default scenes.
+    """Embed the images of some default scenes; projected, not normalised.
 
     Parameters
     ----------

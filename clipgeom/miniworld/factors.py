@@ -1,4 +1,4 @@
-"""The independent factors of a scene, their values, and how they are drawn."""
+"""The independent factors of a scene, their values, and their random choice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipgeom.errors import ConfigError
 __all__ = ["FACTORS", "Fixed", "Scene", "check_factor", "check_fixed", "draw_factors", "position_of"]
 
 Scene = dict[str, str]  # one value for each factor
-Fixed = Mapping[str, str | Sequence[str]]  # a factor held at one value, or kept to several
+Fixed = Mapping[str, str | Sequence[str]]  # a factor with one allowed value, or with several
 
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
 
@@ -32,9 +32,9 @@ FACTORS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def draw_factors(rng: np.random.Generator, fixed: Fixed = MappingProxyType({}), /) -> Scene:
-    """Draw every factor on its own, uniformly over its values or over those that `fixed` leaves it.
+    """Choose every factor independently and uniformly, among all values or those in `fixed`.
 
-    Each factor uses up one draw whether it is fixed or not, so that fixing one changes no other.
+    Each factor uses one random number whether it is fixed or not, so that fixing one changes no other.
     """
     scene = {}
     for name, values in FACTORS.items():
@@ -50,7 +50,7 @@ def check_factor(name: str, value: str) -> None:
     Raises
     ------
     ConfigError
-        Naming the ones that it has.
+        The message names the existing ones.
     """
     if name not in FACTORS:
         raise ConfigError(
@@ -67,7 +67,7 @@ def check_fixed(fixed: Fixed, /) -> None:
     Raises
     ------
     ConfigError
-        Naming the known ones.
+        The message names the existing ones.
     """
     for name, allowed in fixed.items():
         values = (allowed,) if isinstance(allowed, str) else tuple(allowed)

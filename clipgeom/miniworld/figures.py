@@ -17,9 +17,9 @@ _SKIN, _ORANGE, _CYAN, _BROWN = PALETTE["skin"], PALETTE["orange"], PALETTE["cya
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What a figure looks like, wherever it stands.
+    """Appearance of a figure, independent of its position.
 
-    The last five are beyond what a caption can say: they make the new characters.
+    Captions cannot describe the last five, which distinguish the new characters.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
-"""Factor readers: what a picture shows, told by a small network that never took part in training the generator.
+"""Attribute classifiers: a small network that predicts the factors of an image, independent of the generator.
 
-One trunk of convolutions, and for every factor a classifier of its own upon it. Beside the factors that captions can
-say, the marks of the new characters are read: the pattern of the body, the emblem, whether the headgear has two tones.
+One trunk of convolutions, and for every factor a classifier of its own upon it. It predicts the factors in captions,
+and the marks of the new characters: pattern of the body, emblem, and whether the headgear has two tones.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["MARKS", "READ", "FactorReaders", "build_network", "entropy", "load_r
 MARKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"pattern": ("plain", *PATTERNS), "emblem": ("none", *EMBLEMS), "two_tone": ("no", "yes")}
 )
-READ: Mapping[str, tuple[str, ...]] = MappingProxyType({**FACTORS, **MARKS})  # everything that is read, and its values
+READ: Mapping[str, tuple[str, ...]] = MappingProxyType({**FACTORS, **MARKS})  # attributes and their values
 
 _WIDTHS = (24, 48, 96, 96)
-_SQUEEZED = 8  # channels that a classifier looks at, place by place
+_SQUEEZED = 8  # channels of a classifier's input at each position
 _HIDDEN = 64
 _BATCH = 128
 
 
 def build_network() -> torch.nn.Module:
-    """The untrained network: pictures (n, 3, 64, 64) in −1 … 1 to the logits of everything, in the order of `READ`."""
+    """Build the untrained network: images (n, 3, 64, 64) in −1 … 1 to the logits of all attributes, as in `READ`."""
     from torch import nn
 
     def layer(before: int, after: int, stride: int) -> nn.Module:
@@ -65,19 +65,19 @@ def build_network() -> torch.nn.Module:
 
 
 class FactorReaders:
-    """The trained readers.
+    """The trained attribute classifiers.
 
     Parameters
     ----------
     network : Module
-        As `build_network` makes it.
+        A network from `build_network`.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
 
     def probabilities(self, pictures: NDArray[np.uint8], /) -> dict[str, NDArray[np.float32]]:
-        """The probability of every value of everything that is read.
+        """Predict the probability of every value of every attribute.
 
         Parameters
         ----------
@@ -86,12 +86,12 @@ class FactorReaders:
         Returns
         -------
         dict of ndarray, shape (n, values)
-            For every name in `READ`.
+            The probabilities for every name in `READ`.
 
         Raises
         ------
         ShapeError
-            Not pictures of this world's size.
+            The images do not have miniworld's size.
         """
         import torch
 
@@ -111,13 +111,13 @@ class FactorReaders:
         }
 
     def read(self, pictures: NDArray[np.uint8], /) -> dict[str, list[str]]:
-        """The likeliest value of everything that is read, for every picture."""
+        """Predict the likeliest value of every attribute for each image."""
         return {
             name: [READ[name][index] for index in rows.argmax(1)] for name, rows in self.probabilities(pictures).items()
         }
 
     def accuracy(self, pictures: NDArray[np.uint8], factors: Sequence[Mapping[str, str]], /) -> dict[str, float]:
-        """For every factor that all of `factors` know, the share of pictures in which it is read as they say."""
+        """Accuracy for every factor with a value in all of `factors`."""
         seen = self.read(pictures)
         known = [name for name in READ if all(name in scene for scene in factors)]
         return {
@@ -127,7 +127,7 @@ class FactorReaders:
 
 
 def apply_network(network: torch.nn.Module, pictures: torch.Tensor, /) -> dict[str, torch.Tensor]:
-    """Logits of everything that is read."""
+    """Compute the logits of all attributes."""
     shared = network["trunk"](pictures)  # type: ignore[index]
     return {name: head(shared) for name, head in network["heads"].items()}  # type: ignore[index]
 
@@ -140,7 +140,7 @@ def entropy(values: Sequence[str], /) -> float:
 
 
 def load_readers(folder: Path | None = None, /) -> FactorReaders:
-    """The readers of the package, or those in a folder.
+    """Load the package's attribute classifiers, or those in a folder.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From factors to a picture: the place, the figure in it, and the style over both."""
+"""Rendering of scenes: background, figure, and style."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Jitter", "appearance", "middle", "render"]
 
 _LARGE = SIZE * SUPERSAMPLING
-_COLUMNS, _ROWS = (14.0, 32.0, 50.0), (18.5, 33.5, 48.5)  # middles of the nine places, in pixels
+_COLUMNS, _ROWS = (14.0, 32.0, 50.0), (18.5, 33.5, 48.5)  # centres of the nine positions, in pixels
 _PAPER: Color = (246, 238, 218)
 _WHITE_PAPER: Color = (255, 253, 248)
 _INK: Color = (28, 24, 34)
@@ -28,7 +28,7 @@ _INK: Color = (28, 24, 34)
 
 @dataclass(frozen=True, slots=True)
 class Jitter:
-    """What varies from picture to picture and means nothing: place by a pixel, size and light by some per cent."""
+    """Random variation without meaning: position by a pixel, size and light by some per cent."""
 
     x: float = 0.0
     y: float = 0.0
@@ -38,13 +38,13 @@ class Jitter:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, /) -> Jitter:
-        """Five uniform draws."""
+        """Choose five uniform random values."""
         x, y, scale, light, shift = (2 * rng.random() - 1 for _ in range(5))
         return cls(x=1.0 * x, y=0.8 * y, scale=1 + 0.04 * scale, light=1 + 0.05 * light, shift=round(5 * shift) / 2)
 
 
 def appearance(scene: Scene, /) -> Appearance:
-    """What a caption can say about the looks of a figure."""
+    """The part of a figure's appearance that captions can describe."""
     return Appearance(
         kind=scene["class"],
         body=PALETTE[scene["body"]],
@@ -54,13 +54,13 @@ def appearance(scene: Scene, /) -> Appearance:
 
 
 def middle(position: str, /) -> tuple[float, float]:
-    """Where the middle of a figure stands without jitter, (x, y) in pixels."""
+    """Centre of a figure without jitter, (x, y) in pixels."""
     row, column = position_of(position)
     return _COLUMNS[column], _ROWS[row]
 
 
 def render(scene: Scene, jitter: Jitter, look: Appearance | None = None, /) -> NDArray[np.uint8]:
-    """Draw a scene.
+    """Render a scene.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def render(scene: Scene, jitter: Jitter, look: Appearance | None = None, /) -> N
         A value for every factor.
     jitter : Jitter
     look : Appearance, optional
-        A figure of its own looks, of which `scene` then tells only where it stands and how it is drawn.
+        A figure with its own appearance; `scene` then determines only its position, facing, background and style.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def _shadow(image: Image.Image, canvas: Canvas, share: float) -> None:
 
 @lru_cache(maxsize=512)  # 6 places, 4 styles, 11 shifts
 def _place(background: str, style: str, shift: float) -> Image.Image:
-    """A place in a style, before the figure is drawn on it."""
+    """A background in a style, without the figure."""
     from PIL import Image
 
     image = Image.new("RGB", (_LARGE, _LARGE))
@@ -185,7 +185,7 @@ class _WatercolorPainting:
 
 
 class _Style(Protocol):
-    """How the place looks (`ground`, kept), and how the figure is drawn on it and the sheet reduced (`figure`)."""
+    """Style: how the background is painted (`ground`, cached), and the figure on it (`figure`)."""
 
     @staticmethod
     def ground(image: Image.Image) -> Image.Image: ...

@@ -1,4 +1,4 @@
-"""Scenes: pictures, captions and the factors behind them."""
+"""Scenes: images, captions and their factors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipgeom.miniworld.render import Jitter, render
 
 __all__ = ["Scenes", "captions", "picture", "scenes"]
 
-_PICTURE, _WORDS = 0, 1  # each scene has two streams of random numbers, so that captions do not depend on the pictures
+_PICTURE, _WORDS = 0, 1  # each scene has two random streams, so that captions do not depend on the images
 
 
 @short_repr
@@ -34,7 +34,7 @@ class Scenes:
     pictures : ndarray of uint8, shape (n, 64, 64, 3)
     captions : tuple of str
     factors : tuple of Scene
-        For each scene, the value of every factor, said or not.
+        For each scene, the value of every factor, mentioned or not.
     """
 
     pictures: NDArray[np.uint8]
@@ -60,7 +60,7 @@ def scenes(
     character: str | NewCharacter | None = None,
     word: str | None = None,
 ) -> Scenes:
-    """Draw scenes.
+    """Generate scenes.
 
     The i-th scene depends on `seed` and i alone: a larger `n` adds scenes and changes none. Factors are uniform and
     independent of each other.
@@ -71,15 +71,15 @@ def scenes(
         How many.
     seed : int
     fixed : mapping, optional
-        Factors held at one value, or kept to several.
+        Factors restricted to one value or to several.
     said : collection of str, optional
         The factors that every caption mentions, in the plainest words if those are all of them. By default captions
         vary: half of them mention everything, the others a subset drawn anew.
     character : str or NewCharacter, optional
-        A new character, in place of those that captions can describe. Its captions call it `word` and say nothing
-        else about its looks; by default they say everything else, in the plainest words.
+        A new character, in place of those that captions can describe. Its captions contain `word` and nothing else
+        about its appearance; by default they mention all other factors, in the simplest words.
     word : str, optional
-        What captions call the character; with `character`, ``{token}`` by default.
+        The word for the character in captions; with `character`, ``{token}`` by default.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def scenes(
 
 
 def captions(n: int, /, seed: int = 0) -> Iterator[str]:
-    """The captions of `scenes(n, seed)` without drawing the pictures.
+    """Captions of `scenes(n, seed)`, without rendering the images.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def captions(n: int, /, seed: int = 0) -> Iterator[str]:
 
 
 def picture(index: int, /, seed: int = 0) -> NDArray[np.uint8]:
-    """The picture of one scene of `scenes(n, seed)`, shape (64, 64, 3)."""
+    """The image of one scene of `scenes(n, seed)`, shape (64, 64, 3)."""
     rng = np.random.default_rng((seed, index, _PICTURE))
     scene = draw_factors(rng)
     return render(scene, Jitter.draw(rng))

@@ -1,4 +1,4 @@
-"""The world's own tokenizer: CLIP's byte-level BPE, learnt from its few words, each of which becomes one token."""
+"""miniworld's tokenizer: CLIP's byte-level BPE, trained on its few words, each of which becomes one token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUFFIX = "</w>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A `CLIPTokenizer` over bytes, merges and the two special tokens, in CLIP's order; padded with the end of text."""
+    """Build a `CLIPTokenizer` with bytes, merges and the two special tokens, in CLIP's order; EOS is the pad token."""
     from transformers import CLIPTokenizer
 
     merges = learn_merges(vocabulary())

@@ -1,4 +1,4 @@
-"""The weights that come with the package: where they lie, that they are whole, and how to load them.
+"""The package's weights: locate, verify and load them.
 
 Nothing is written beside them, so a read-only package folder is fine.
 """
@@ -25,7 +25,7 @@ Part = Literal["clip", "pipeline", "readers"]
 
 
 def _restore() -> str:
-    """Name the command that brings the weights back."""
+    """Return the command that restores the weights."""
     folder = clone()
     if folder is not None:
         return f"Get them back: git -C {shlex.quote(str(folder))} checkout -- clipgeom/miniworld/weights"
@@ -33,24 +33,24 @@ def _restore() -> str:
 
 
 def weights_folder() -> Path:
-    """The folder of all weights, unchecked."""
+    """Return the folder of all weights, unchecked."""
     return Path(str(files("clipgeom.miniworld") / "weights"))
 
 
 def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
-    """The folder of one part, every file of it there and as it was made.
+    """Return the folder of one part after verifying all of its files.
 
     Parameters
     ----------
     part : {"clip", "pipeline", "readers"}
         A transformers `CLIPModel` directory; a diffusers `StableDiffusionPipeline` directory; the factor readers.
     root : Path, optional
-        Another folder of weights than the package's.
+        Folder of weights; by default the package's.
 
     Raises
     ------
     WeightsError
-        A file is missing or has changed; the message names it and says how to get it back.
+        A file is missing or has changed; the message names it and the command that restores it.
     """
     root = weights_folder() if root is None else root
     if not root.is_dir():
@@ -81,13 +81,13 @@ def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
 
 
 def digests(root: Path, /) -> dict[str, str]:
-    """SHA-256 of every file below a folder by its relative name, the list of checksums itself left out."""
+    """SHA-256 of every file in a folder by relative name, without the list of checksums."""
     paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def load_clip(*, root: Path | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
-    """The world's CLIP, both towers, in float32 and frozen, and its tokenizer.
+    """Load miniworld's CLIP, both towers, in float32 and frozen, and its tokenizer.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def load_clip(*, root: Path | None = None) -> tuple[CLIPModel, CLIPTokenizer]:
 
 
 def load_pipeline(*, root: Path | None = None) -> Any:
-    """The world's `StableDiffusionPipeline`, in float32; pictures are 64 × 64.
+    """Load miniworld's `StableDiffusionPipeline`, in float32; images are 64 × 64.
 
     Raises
     ------
@@ -122,4 +122,4 @@ def load_pipeline(*, root: Path | None = None) -> Any:
         from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return pipeline.to(torch.float32)  # the argument for it has changed its name between versions
+    return pipeline.to(torch.float32)  # the argument's name differs between versions

@@ -1,1 +1,1 @@
-"""From a caption set to a report folder: collect, measure, write."""
+"""Reports about caption sets: measure, write, compare."""

@@ -1,4 +1,4 @@
-"""Two reports side by side: which numbers differ by more than their intervals, and what else differs between them."""
+"""Comparison of two reports: statistics whose intervals do not overlap, and differences of provenance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Comparison", "Difference", "compare_reports", "read_report", "write_
 
 _GENERATOR = "clipgeom compare"
 _STATISTICS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    # name, where the number is, where its interval is
+    # name, path of the number, path of its interval
     ("raw mean norm", ("raw", "mean_norm"), ("raw", "ci95", "mean_norm")),
     ("raw variance", ("raw", "var_norm"), ("raw", "ci95", "var_norm")),
     ("raw CV", ("raw", "cv_norm"), ("raw", "ci95", "cv_norm")),
@@ -42,7 +42,7 @@ Interval = Sequence[float | None]
 class Difference:
     """One statistic of one row in both reports.
 
-    `difference` = second − first. `overlaps` says whether the 95 % intervals share a point; None where there are none.
+    `difference` = second − first. `overlaps` is whether the 95 % intervals share a point; None without intervals.
     """
 
     representation: str
@@ -58,10 +58,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two reports have in common and what not.
+    """Rows and provenance in which two reports agree or differ.
 
     `only_first` and `only_second` are rows, as (representation, position), that the other report lacks; `provenance`
-    holds (name, first, second) of all that differs; `warnings` are sentences about what makes numbers incomparable.
+    contains (name, first, second) of every difference; `warnings` are sentences about what makes numbers
+    incomparable.
     """
 
     differences: tuple[Difference, ...]
@@ -72,12 +73,12 @@ class Comparison:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The content of a report folder's report.json.
+    """Read report.json from a report folder.
 
     Raises
     ------
     ConfigError
-        There is no such folder, or it holds no report of this version.
+        There is no such folder, or it contains no report of this version.
     """
     path = folder / "report.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""A report's folder: its own files are replaced, those of the user stay.
+"""The folder of a report: its own files are replaced, the user's files stay.
 
 `report.json` lists under ``files`` what belongs to the report. In a folder that exists, the new files are written to a
 temporary folder inside it and then moved to their places one by one. Meanwhile `report.json` contains that list and no
@@ -96,7 +96,7 @@ def _publish(temporary: Path, target: Path) -> None:
         (target / name).parent.mkdir(exist_ok=True)
         (temporary / name).replace(target / name)
     with suppress(OSError):
-        (target / _FIGURES).rmdir()  # it has no figure any more
+        (target / _FIGURES).rmdir()  # the new report lacks this figure
 
 
 def _own_files(folder: Path) -> set[str] | None:

@@ -1,4 +1,4 @@
-"""A report on disk: the page, its numbers as JSON and CSV, the centres, the figures."""
+"""Write a report to disk: page, numbers as JSON and CSV, centres, figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def write_report(measured: ReportData, out: Path) -> None:
     """Write a report folder: report.html, report.json, statistics.csv, centers.safetensors and figures/.
 
-    The same `measured` gives the same bytes. Of an earlier report at `out`, its own files are replaced; others stay.
+    The same `measured` gives the same bytes. Files of an earlier report at `out` are replaced; other files stay.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def write_report(measured: ReportData, out: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    # half of a surrogate pair, which JSON captions may hold, has no UTF-8 form
+    # half of a surrogate pair, possible in JSON captions, has no UTF-8 form
     path.write_bytes(text.encode("utf-8", errors="replace"))
 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    # the escape that replaces a lone surrogate is JSON's own escape for it, so nothing is lost
+    # the escape of a lone surrogate is JSON's own, so that no information is lost
     path.write_bytes(text.encode("utf-8", errors="backslashreplace") + b"\n")
 
 
@@ -79,12 +79,12 @@ def _csv(report: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would compute as a formula gets an apostrophe before it; numbers stay numbers."""
+    """Prefix a text that a spreadsheet would compute as a formula with an apostrophe; numbers stay numbers."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _flat_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """One flat dictionary for each row of statistics; an interval is two columns, `…_low` and `…_high`."""
+    """A flat dictionary for each row of statistics; an interval becomes two columns, `…_low` and `…_high`."""
     conformity = {(entry["representation"], entry["position"]): entry for entry in report["conformity"]}
     rows = []
     for row in report["statistics"]:

@@ -37,14 +37,7 @@ __all__ = ["Task", "error_record", "invert_once", "run_once", "set_up", "visible
 
 _LOSSES = ("loss", "denoising", "locality", "prior")
 _LAST = 100  # steps over which a loss is averaged: that of a single step depends mostly on its timesteps
-_NOT_MEASURED = (
-    "schema",
-    "prompts",
-    "left_out",
-    "marks",
-    "class_word",
-    "seed",
-)  # keys of evaluation.json
+_NOT_MEASURED = ("schema", "prompts", "left_out", "marks", "class_word", "seed")  # keys of evaluation.json
 # files of stage 1, checkpoints last
 _BROUGHT = (
     "metrics.jsonl",

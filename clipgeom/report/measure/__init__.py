@@ -1,1 +1,1 @@
-"""What a report measures."""
+"""Measurements of a report."""

@@ -1,4 +1,4 @@
-"""One report from beginning to end: measure, then write the folder whole."""
+"""Measure a caption set or embeddings for a report."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageEmbedder", "ReportData", "measure_captions", "measure_embeddings"]
 
-PICTURES = 2000  # that are embedded at most, where captions have pictures
+PICTURES = 2000  # maximal number of images to embed, for captions with images
 _VERSIONS = ("clipgeom", "numpy", "scipy", "torch", "transformers", "tokenizers", "scikit-learn")
 
 
-ImageEmbedder = Callable[[Sequence[str]], NDArray[np.float64]]  # ids of captions to projected embeddings of pictures
+ImageEmbedder = Callable[[Sequence[str]], NDArray[np.float64]]  # from ids of captions to projected embeddings of images
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +78,20 @@ def measure_captions(
     check : bool
         Whether to run the centering check on each row.
     seed : int
-        Of every interval.
+        Seed of every interval.
     cache : EmbeddingCache, optional
-        Where vectors are looked for and kept; without one they are encoded, and deleted afterwards.
+        Cache of vectors; without one they are encoded, and deleted afterwards.
     pack_size : int, optional
-        Tokens run together; changes speed and memory only.
+        Tokens per forward pass; affects speed and memory only.
     workspace : Path
         Folder for the captions while they are needed, and for the vectors without a cache: about n·d·4 bytes a row.
     command : str, optional
         Recorded as the command that reproduces the report.
     progress : Progress, optional
-        Told what is done.
+        Receives the progress.
     images : ImageEmbedder, optional
-        Embeds the captions' own pictures, for a row of their own and a comparison with ``projected`` at EOS. Without
-        that row there is nothing to compare with, and no picture is embedded.
+        Embeds the captions' images, for an additional row and a comparison with ``projected`` at EOS. Without that
+        row no image is embedded.
 
     Raises
     ------
@@ -178,10 +178,10 @@ def measure_embeddings(
     seed: int = 0,
     command: str | None = None,
 ) -> ReportData:
-    """Measure vectors computed elsewhere, and against `images` of the same space where those are given.
+    """Measure vectors computed elsewhere, and compare them with `images` of the same space if given.
 
-    Vectors of one image belong together: by the image ids that `clipgeom encode` wrote beside them, or each `group_size`
-    consecutive ones; and so do their images where there is one for each.
+    Vectors of one image form a group, by the image ids from `clipgeom encode`, or as `group_size` consecutive ones.
+    If there is an image for each vector, the images have the same groups.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def measure_embeddings(
 def _pictured(
     images: ImageEmbedder, texts: Vectors, captions: CaptionSpool, seed: int, check: bool, progress: Progress
 ) -> tuple[Row, dict[str, Any]]:
-    """The row of the pictures of the first captions, and what compares them with these."""
+    """Measure the images of the first captions, and compare them with these captions."""
     from clipgeom.geometry.modality import compare_modalities
 
     n = min(texts.n, PICTURES)

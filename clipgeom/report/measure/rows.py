@@ -28,7 +28,7 @@ Describe = Callable[[Iterable[int]], list[dict[str, str]]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowArrays:
-    """What the figures of one row draw; at most `DRAWN` evenly spaced samples of each distribution.
+    """Data for the figures of one row; at most `DRAWN` evenly spaced samples of each distribution.
 
     `conformity` and `cosines` are None where no direction exists; `check` is None where no centering check was run.
     """
@@ -66,20 +66,20 @@ def measure_row(
     groups: NDArray[np.int64] | None = None,
     encoded: bool = True,
 ) -> Row:
-    """Everything about one set of vectors.
+    """Measure one set of vectors.
 
     Parameters
     ----------
     vectors : Vectors
         n vectors of dimension d.
     representation, position : str
-        What they are.
+        Representation and position of the vectors.
     n_excluded : int
         Captions that have no such position.
     describe : callable
         From row indices to {id, text} of their captions.
     seed : int
-        Of the bootstrap and of the check.
+        Seed of the bootstrap and of the check.
     check : bool
         Whether to run the centering check too.
     groups : ndarray, shape (n,), optional
@@ -90,7 +90,7 @@ def measure_row(
     Raises
     ------
     DomainError
-        Too few vectors or groups, naming the position.
+        There are too few vectors or groups; the message names the position.
     """
     require_samples(vectors.n, n_excluded, position, groups)
     shells = measure_shells(vectors, groups=groups, seed=seed)
@@ -137,7 +137,7 @@ def measure_row(
 
 
 def measure_profile(vectors: Vectors) -> dict[str, Any] | None:
-    """Mean norms and offset at one position, or None with fewer than three vectors. Two passes over the vectors."""
+    """Mean norms and offset at one position, or None with fewer than three vectors; reads the vectors twice."""
     if vectors.n < MIN_SAMPLES:
         return None
     moments = Moments.from_batches(vectors.blocks())
@@ -156,7 +156,7 @@ def measure_profile(vectors: Vectors) -> dict[str, Any] | None:
 
 
 def json_ready(value: Any) -> Any:
-    """Plain JSON types; numbers that JSON cannot write (NaN, infinity) become null."""
+    """Convert to plain JSON types; NaN and infinity become null."""
     if isinstance(value, dict):
         return {str(k): json_ready(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -223,7 +223,7 @@ def _conformity(common: Conformity, representation: str, position: str, describe
 
 
 def _extremes(keys: NDArray[np.float64], values: NDArray[np.float64], describe: Describe) -> list[dict[str, Any]]:
-    """The `EXTREMES` smallest keys, ties in the order of the captions, with the value beside the caption."""
+    """The `EXTREMES` smallest keys with values and captions; ties in the order of the captions."""
     order = np.argsort(keys, kind="stable")[:EXTREMES]
     return [{**caption, "value": float(values[i])} for caption, i in zip(describe(order), order, strict=True)]
 

@@ -1,1 +1,1 @@
-"""How a report is drawn: page, tables, figures."""
+"""Rendering of a report: page, tables, figures."""

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three to five significant digits, as many as the interval supports."""
+"""Number formatting: three to five significant digits, as many as the interval supports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 class Cell:
     """One cell of a table.
 
-    `text` is the main entry, `detail` the smaller line below it (an interval, most often), `sort` what the column is
-    ordered by (None: missing, always last), `mark` a CSS class.
+    `text` is the main entry, `detail` the smaller line below it (usually an interval), `sort` the sort key (None:
+    missing, always last), `mark` a CSS class.
     """
 
     text: str
@@ -27,17 +27,17 @@ class Cell:
 
 
 def text(value: object, *, detail: str = "", mark: str = "") -> Cell:
-    """A cell of words, ordered by its letters."""
+    """Create a cell of words, sorted alphabetically."""
     return Cell(MISSING) if value is None else Cell(str(value), detail, str(value), mark)
 
 
 def count(value: int | None, *, detail: str = "") -> Cell:
-    """A cell with a whole number, thousands set apart."""
+    """Create a cell with a whole number, with separated thousands."""
     return Cell(MISSING, detail) if value is None else Cell(f"{value:,}", detail, float(value))
 
 
 def number(value: float | None, ci95: Sequence[float | None] | None = None, *, mark: str = "") -> Cell:
-    """A cell with a measured number and its 95 % interval.
+    """Create a cell with a measured number and its 95 % interval.
 
     The interval decides the digits: two of its half-width, within three to five significant ones of the value.
     Without an interval there are four. Very small and very large numbers are written with a power of ten.
@@ -59,7 +59,7 @@ def number(value: float | None, ci95: Sequence[float | None] | None = None, *, m
 
 
 def correlation(value: float | None, ci95: Sequence[float | None] | None = None) -> Cell:
-    """A cell with a correlation or cosine: four decimals, near ±1 as many as 1 − |r| needs, never rounded to 1."""
+    """Create a cell with a correlation or cosine: four decimals, more near ±1, never rounded to 1."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     low, high = _ends(ci95)
@@ -70,7 +70,7 @@ def correlation(value: float | None, ci95: Sequence[float | None] | None = None)
 
 
 def power_of_ten(power: int) -> str:
-    """As in 10⁻³."""
+    """Format a power of ten, as in 10⁻³."""
     return f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
@@ -95,12 +95,12 @@ def _decimals(value: float, half: float | None) -> int:
 def _fixed(value: float, decimals: int) -> str:
     written = f"{value:,.{decimals}f}" if abs(value) >= 10_000 else f"{value:.{decimals}f}"
     if not written.strip("-0.,"):
-        written = written.removeprefix("-")  # no negative zero
+        written = written.removeprefix("-")  # avoid negative zero
     return written.replace("-", "−")
 
 
 def _cut(value: float, decimals: int) -> str:
-    """Rounded, unless that makes a full correlation of one that is not."""
+    """Round, but not a correlation below one to one."""
     if abs(value) < 1 <= abs(round(value, decimals)):
         value = math.copysign(1 - 10.0**-decimals, value)
     return _fixed(value, decimals)

@@ -1,4 +1,4 @@
-"""The page: one HTML file that carries its figures, style and script, and asks the network for nothing."""
+"""The HTML page of a report: one file with figures, style and script, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _CAPTION_COUNTS = {
     "n_used": "captions measured",
     "n_truncated": "cut at the encoder's last position",
 }
-_ABOUT_SPHERE = "the best sphere"  # notes that begin like this stand beside the table of spheres
+_ABOUT_SPHERE = "the best sphere"  # notes with these beginnings are shown beside the table of spheres
 
 
 def render_report(report: dict[str, Any], figures: Figures) -> str:
-    """The text of report.html.
+    """Render report.html.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def render_report(report: dict[str, Any], figures: Figures) -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from one of the package's templates: everything escaped, scripts and styles inlined, a strict policy."""
+    """Render a page from a template of the package: values escaped, scripts and styles inlined, with a strict policy."""
     environment = Environment(
         loader=PackageLoader("clipgeom.report.render", "templates"),
         autoescape=True,
@@ -89,22 +89,22 @@ def render(template: str, **context: Any) -> str:
 
 def _asset(name: str) -> str:
     text = resources.files("clipgeom.report.render").joinpath("templates", name).read_text(encoding="utf-8")
-    return text.replace("\r\n", "\n")  # the browser hashes the script with its line ends normalised
+    return text.replace("\r\n", "\n")  # the browser hashes the script with normalised line ends
 
 
 def report_title(provenance: dict[str, Any]) -> str:
-    """Name of what was measured: the model or the file of embeddings, without the folders above it."""
+    """Name of the measured model or file of embeddings, without the folders above it."""
     return _short(provenance.get("model") or provenance.get("embeddings") or "embeddings")
 
 
 def _short(source: str) -> str:
-    """A hub id as it is, the last part of a path."""
+    """Shorten a path to its last part; a hub id stays unchanged."""
     is_path = re.match(r"^([./~\\]|[A-Za-z]:[\\/])", source) is not None or source.count("/") > 1
     return re.split(r"[\\/]", source.rstrip("\\/"))[-1] or source if is_path else source
 
 
 def report_subtitle(report: dict[str, Any]) -> list[str]:
-    """How much of what was measured, and when."""
+    """Subtitle: number of captions or vectors, source, and date."""
     captions, rows, provenance = report["captions"], report["statistics"], report["provenance"]
     parts = []
     modality = report.get("modality")
@@ -123,7 +123,7 @@ def report_subtitle(report: dict[str, Any]) -> list[str]:
 
 
 def report_grouping(report: dict[str, Any]) -> str:
-    """Sentence on what the intervals of a report assume, or nothing; see `grouping_note`."""
+    """Sentence about the assumptions of the intervals, or an empty text; see `grouping_note`."""
     captions, provenance = report["captions"], report["provenance"]
     if captions is not None:
         source = str(provenance["captions"])
@@ -141,7 +141,7 @@ def _day(created: str) -> str:
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each note once, with the rows it belongs to."""
+    """Distinct notes, each with its rows."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for note in row["notes"]:
@@ -155,7 +155,7 @@ def _conformity_blocks(report: dict[str, Any], figures: Figures) -> list[dict[st
 
 
 def _centering_blocks(report: dict[str, Any], figures: Figures) -> list[dict[str, Any]]:
-    """Each check with its figure and table; those without a verdict have neither."""
+    """The checks with their figures and tables; those without a verdict have neither."""
     pictures = iter(figures["centering"])
     return [
         {
@@ -179,13 +179,13 @@ def _caption_counts(report: dict[str, Any]) -> list[tuple[Cell, str]]:
     for position, left_out in captions["excluded"].items():
         if position.startswith("padded"):
             counts.append((count(left_out), f"left out at {position}: no padding there"))
-        elif position != "eos":  # every caption has one
+        elif position != "eos":  # every caption has its own image
             counts.append((count(left_out), f"left out at position {position}: too short to have content there"))
     return counts
 
 
 def _modality_facts(modality: dict[str, Any] | None) -> list[tuple[Cell, str, str]]:
-    """(number, name, what it means) of each single number about the two modalities."""
+    """(number, name, meaning) of each single number about the two modalities."""
     if modality is None:
         return []
     facts = [
@@ -230,7 +230,7 @@ def _modality_facts(modality: dict[str, Any] | None) -> list[tuple[Cell, str, st
 
 
 def _provenance(provenance: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of all that is known, in the order of report.json; the command is shown apart."""
+    """(name, value) of known provenance, in the order of report.json; the command is shown separately."""
     entries: list[tuple[str, str]] = []
     for key, value in provenance.items():
         if value is None or key == "command":

@@ -1,4 +1,4 @@
-"""What the numbers of a report say, in plain sentences that claim no more than the intervals allow."""
+"""Summary of a report in plain sentences that claim no more than the intervals support."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SHAPES: dict[Shape, str] = {
     "unknown": "–",
 }
 
-CANCELLED = 0.9  # share of A + B that C must take away before we speak of a sphere about the origin
+CANCELLED = 0.9  # share of A + B that C must cancel for a sphere about the origin
 _CANCEL = "C\u00a0≈\u00a0−\u2060(A\u00a0+\u00a0B)"  # kept on one line
 FEW = FEW_DISTINCT  # rows with fewer samples, or fewer distinct ones, get no verdict on their shape
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One row as words: which norms are tighter (None: the intervals overlap), and which shape the radial terms show.
+    """Summary of one row: which norms are tighter (None: the intervals overlap), and the shape by the radial terms.
 
-    `cancellation` = −C/(A + B): 1 for a sphere about the origin, near 0 for an off-centre shell. `discrete`: a few
-    distinct vectors again and again.
+    `cancellation` = −C/(A + B): 1 for a sphere about the origin, near 0 for an off-centre shell. `discrete`: few
+    distinct vectors, repeated.
     """
 
     representation: str
@@ -57,14 +57,14 @@ def has_spread(entry: dict[str, Any]) -> bool:
 
 
 def overlap(first: Sequence[float | None] | None, second: Sequence[float | None] | None) -> bool | None:
-    """Whether two intervals share a point; None where one of them is unknown."""
+    """Whether two intervals share a point; None if one of them is unknown."""
     if first is None or second is None or None in first or None in second:
         return None
     return bool(first[0] <= second[1] and second[0] <= first[1])  # type: ignore[operator]
 
 
 def read_row(row: dict[str, Any]) -> Reading:
-    """Read one entry of ``report["statistics"]``."""
+    """Summarise one entry of ``report["statistics"]``."""
     constant = row["total_variance"] <= (CONSTANT * row["center_norm"]) ** 2
     terms = row["radial_terms"]
     total = terms["A"] + terms["B"]
@@ -85,15 +85,15 @@ def read_row(row: dict[str, Any]) -> Reading:
 
 
 def headline(rows: Iterable[dict[str, Any]], *, encoded: bool = True) -> list[str]:
-    """Two to five sentences: which norms are tighter where, by which statistic, and the shape by the radial terms.
+    """Two to five sentences: which norms are tighter, by which statistic, and the shape by the radial terms.
 
     Parameters
     ----------
     rows : iterable of dict
         Entries of ``report["statistics"]``.
     encoded : bool
-        Whether an encoder computed the vectors, so that ``hidden`` is known to come out of its final LayerNorm. Of
-        vectors from a file only what was measured is described.
+        Whether an encoder computed the vectors, so that ``hidden`` is the output of its final LayerNorm. For vectors
+        from a file the text describes only measurements.
     """
     readings = [read_row(row) for row in rows]
     moving = [reading for reading in readings if not reading.constant]
@@ -111,7 +111,7 @@ def headline(rows: Iterable[dict[str, Any]], *, encoded: bool = True) -> list[st
 
 
 def recommendation(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence that says which interpolation the centering check allows where; none without a check."""
+    """Sentence about the interpolation modes that the centering check validates; empty without a check."""
     if not entries:
         return []
     groups: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ def _shape(row: dict[str, Any], cancellation: float | None) -> Shape:
         return "unknown"
     if cancellation >= CANCELLED and None not in correlation and correlation[1] <= -CANCELLED:
         return "sphere"
-    if cancellation <= 0.5 and a[1] < b[0]:  # thin about the mean, and what varies is the part along it
+    if cancellation <= 0.5 and a[1] < b[0]:  # thin about the mean, with most variation along it
         return "shell"
     return "neither"
 
@@ -155,7 +155,7 @@ def _comparison(readings: list[Reading]) -> list[str]:
         else:
             where = f"In {'both' if len(readings) == 2 else f'all {len(readings)}'} rows"
         return [f"{where}, {_claim(*next(iter(groups)))}."]
-    # what is decided comes first, the larger group before the smaller
+    # decided rows come first, the larger group before the smaller
     ordered = sorted(groups.items(), key=lambda item: (item[0] == (None, None), -len(item[1])))
     return [f"In {_names(group)}, {_claim(*outcome)}." for outcome, group in ordered]
 
@@ -215,7 +215,7 @@ def _shapes(readings: list[Reading], *, encoded: bool) -> list[str]:
 
 
 def _names(readings: list[Reading]) -> str:
-    """As in ``hidden (eos, 5) and projected (eos)``."""
+    """Join row names, as in ``hidden (eos, 5) and projected (eos)``."""
     groups: dict[str, list[str]] = {}
     for reading in readings:
         groups.setdefault(reading.representation, []).append(reading.position)

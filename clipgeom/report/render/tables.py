@@ -1,4 +1,4 @@
-"""The tables of a report: from report.json to columns and cells."""
+"""Tables of a report: columns and cells from report.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Head of a column: its title, what it means in full, and whether it orders as numbers or as words."""
+    """Head of a column: its title, its full meaning, and whether it is sorted as numbers or words."""
 
     title: str
     meaning: str = ""
@@ -50,7 +50,7 @@ _WORD = {"raw": "raw", "centered": "centred"}
 
 
 def main_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Representation × position against raw and centred norms: what the report is about."""
+    """Main table: raw and centred norms by representation and position."""
     norms = (
         Column("Mean", "mean norm"),
         Column("Variance", "population variance of the norm"),
@@ -97,7 +97,7 @@ def main_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def centering_table(entry: dict[str, Any]) -> Table:
-    """Both judges' word on each mode of interpolation, beside real points."""
+    """Results of both judges for each mode of interpolation, beside real points."""
     cells = []
     for mode, on in entry["on_shell"].items():
         auc, over = entry["auc"][mode], entry["minus_slerp"].get(mode)
@@ -130,7 +130,7 @@ def centering_table(entry: dict[str, Any]) -> Table:
 
 
 def radial_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The exact account of the difference between raw and centred: Var‖x‖² = A + B + C."""
+    """Radial terms, the exact difference between raw and centred: Var‖x‖² = A + B + C."""
     cells = []
     for row in rows:
         reading, terms = read_row(row), row["radial_terms"]
@@ -195,7 +195,7 @@ def sphere_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def spectrum_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """How the variance is spread over directions and features."""
+    """Spectrum: spread of the variance over directions and features."""
     cells = []
     for row in rows:
         share = row["top_share"]
@@ -237,7 +237,7 @@ def spectrum_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def center_features(rows: Sequence[dict[str, Any]]) -> Table:
-    """The features that carry the centre, and those that vary most."""
+    """Features with the largest share of the centre, and those with the largest variance."""
     cells = []
     for row in rows:
         seen = set()
@@ -298,10 +298,10 @@ def conformity_table(entries: Sequence[dict[str, Any]]) -> Table:
 
 
 def row_cells(row: dict[str, Any]) -> list[Cell]:
-    """The first two cells of every table: representation and position."""
+    """First two cells of every table: representation and position."""
     position = str(row["position"])
     index = position.rpartition(":")[2]
-    # eos and other words first, then content by index, then padding by index
+    # words such as eos first, then content by index, then padding by index
     order = "0" if not index.isdigit() else f"{2 if ':' in position else 1}{int(index):06d}"
     return [text(row["representation"], detail=position), Cell(position, sort=order + position)]
 

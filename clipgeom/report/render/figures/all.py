@@ -1,4 +1,4 @@
-"""Every figure of a report, each a small drawing of its own so that the page can lay them out for any width."""
+"""All figures of a report, as small images that the page can arrange for any width."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Figures = dict[str, list[Picture]]
 
 
 def draw_report(report: dict[str, Any], rows: Sequence[RowArrays]) -> Figures:
-    """The figures by the section of the page that shows them; a section without any has an empty list.
+    """Draw the figures of each section of the page; a section without figures has an empty list.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The centering check drawn: three shells of real points, and where each mode's interpolated points lie."""
+"""Figures of the centering check: the three shells of real points, and each mode's interpolated points."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["centering"]
 
 _TITLES = ("Norm ‖x‖", "Distance to the centre ‖x − m‖", "Mahalanobis distance")
 _WIDTH, _HEIGHT = 7.6, 2.5  # inches
-_REACH = 0.45  # radii further than this share of the mean from it are drawn at the edge
+_REACH = 0.45  # relative radii further from 1 are drawn at the edge
 
 
 def centering(rows: Sequence[RowArrays]) -> list[Picture]:
-    """One figure for each row whose check came to a verdict, in the order of the rows."""
+    """Draw a figure for each row whose check has a verdict, in the order of the rows."""
     checked = [(row, row.check) for row in rows if row.check is not None and row.check.decided]
     names = unique([file_name("centering", row.representation, row.position) for row, _ in checked])
     return [
@@ -68,7 +68,7 @@ def _strip(axis: Axes, check: CenteringCheck, lines: Sequence[str], shell: int) 
     axis.axvspan(low, high, color=GRID, alpha=0.55, linewidth=0)
     axis.axvline(1.0, color=MUTED, linewidth=0.6)
     limits = _limits(check, shell)
-    rng = np.random.default_rng(0)  # jitter of the drawing only
+    rng = np.random.default_rng(0)  # jitter for visibility only
     for line, mode in enumerate(lines):
         values = np.clip(check.radii[mode][:, shell], *limits)
         height = line + rng.uniform(-0.28, 0.28, len(values))
@@ -95,7 +95,7 @@ def _strip(axis: Axes, check: CenteringCheck, lines: Sequence[str], shell: int) 
 
 
 def _limits(check: CenteringCheck, shell: int) -> tuple[float, float]:
-    """A window for the shell and nearly all points but LERP's, which lie far inside and would flatten the rest."""
+    """Axis limits that show the shell and nearly all points but LERP's, which lie far inside."""
     values: NDArray[np.float64] = np.concatenate(
         [radii[:, shell] for mode, radii in check.radii.items() if mode != "lerp"]
     )

@@ -41,12 +41,12 @@ from clipgeom.report.render.summary import FEW, read_row, row_label
 __all__ = ["norms", "profiles", "radial", "side_by_side", "tightness"]
 
 Estimate = tuple[float, Sequence[float | None] | None]  # a number and its interval
-FLOOR = 1e-8  # of the largest value: what is smaller is rounding noise, drawn as a triangle at the edge
+FLOOR = 1e-8  # relative to the largest value: smaller ones are rounding noise, drawn as a triangle at the edge
 _SIDES = (("raw", RAW), ("centered", CENTERED))
 
 
 def tightness(rows: list[dict[str, Any]]) -> list[Picture]:
-    """Variance and coefficient of variation of the norms, raw against centred, a line for each row."""
+    """Variance and coefficient of variation of raw and centred norms, by row."""
     pictures = []
     for statistic, title in (("var_norm", "Variance of the norm"), ("cv_norm", "Coefficient of variation of the norm")):
         moving = [row for row in rows if not read_row(row).constant and row["raw"][statistic] is not None]
@@ -68,7 +68,7 @@ def tightness(rows: list[dict[str, Any]]) -> list[Picture]:
 
 
 def side_by_side(title: str, labels: list[str], pairs: Sequence[Sequence[Estimate]]) -> Picture:
-    """One statistic of two reports, A and B, a line for each row that they share."""
+    """One statistic of two reports, A and B, for each row in both."""
     return _pairs(
         title,
         labels,
@@ -88,7 +88,7 @@ def _pairs(
     name: str,
     caption: str,
 ) -> Picture:
-    """Two estimates a line, with their intervals, joined by a bar; logarithmic where they are far apart."""
+    """Pairs of estimates with intervals, joined by a bar; on a logarithmic axis if they are far apart."""
     values = [value for pair in pairs for value, _ in pair]
     largest = max(values)
     logarithmic = largest > 20 * max(min(values), 0.0) > 0
@@ -141,7 +141,7 @@ def _pairs(
 
 
 def norms(rows: Sequence[RowArrays]) -> list[Picture]:
-    """Histograms of the norms, one picture for each row; rows of one representation share their limits."""
+    """Histograms of the norms, one image for each row; rows of one representation share their limits."""
     limits: dict[str, tuple[float, float]] = {}
     for row in rows:
         both = np.concatenate([row.raw_norms, row.centered_norms])
@@ -176,7 +176,7 @@ def norms(rows: Sequence[RowArrays]) -> list[Picture]:
 
 
 def _histogram(axis: Axes, values: NDArray[np.float64], colour: str, marker: str) -> None:
-    """A histogram scaled to its own peak, so that a shell as thin as a line can be seen beside a broad one."""
+    """Draw a histogram scaled to its own peak, so that thin and broad shells are both visible."""
     if np.ptp(values) <= 1e-9 * float(np.abs(values).max()):
         axis.axvline(float(values.mean()), color=colour)
         return
@@ -226,7 +226,7 @@ def radial(rows: list[dict[str, Any]]) -> list[Picture]:
 
 
 def profiles(profile: list[dict[str, Any]]) -> list[Picture]:
-    """Norms, offset and number of captions over the positions, one picture for each representation and population."""
+    """Norms, offset and number of captions over the positions, one image for each representation and population."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for point in profile:
         groups.setdefault((point["representation"], point["population"]), []).append(point)

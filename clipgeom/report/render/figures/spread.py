@@ -1,4 +1,4 @@
-"""Figures beyond the shells: spectra, conformity, the two modalities, token lengths."""
+"""Figures of spectra, conformity, the two modalities, and token lengths."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def spectra(rows: Sequence[RowArrays]) -> list[Picture]:
 
 
 def conformities(entries: list[dict[str, Any]], rows: Sequence[RowArrays]) -> list[Picture]:
-    """Conformity against the cosine with the mean, one picture for each entry that has a spread."""
+    """Conformity against the cosine with the mean, one image for each entry that has a spread."""
     found = [row for row in rows if row.conformity is not None and row.cosines is not None]
     drawn = [(entry, row) for entry, row in zip(entries, found, strict=True) if has_spread(entry)]
     names = unique([file_name("conformity", row.representation, row.position) for _, row in drawn])
@@ -146,7 +146,7 @@ def conformities(entries: list[dict[str, Any]], rows: Sequence[RowArrays]) -> li
 
 
 def modality(modality: dict[str, Any] | None) -> list[Picture]:
-    """The offset sweep: divergence of the conformities, and the contrastive loss where samples are paired."""
+    """Offset sweep: divergence of the conformities, and the contrastive loss for paired samples."""
     offsets = (modality or {}).get("offsets") or []
     pictures = []
     for key, title in (
@@ -181,7 +181,7 @@ def modality(modality: dict[str, Any] | None) -> list[Picture]:
 
 
 def tokens(captions: dict[str, Any] | None) -> list[Picture]:
-    """How many tokens the captions have."""
+    """Numbers of tokens of the captions."""
     if captions is None:
         return []
     counts = captions["token_length"]["counts"]

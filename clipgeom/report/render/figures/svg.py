@@ -1,4 +1,4 @@
-"""The drawing board of every figure: one style, files that do not change between runs, and an inline copy for the page.
+"""Figure files: one style, the same bytes in every run, and an inline copy for the page.
 
 Figures are drawn for paper in a small set of colours. The copy inside the page has each of those colours replaced by
 a CSS variable, so that one drawing serves light and dark.
@@ -52,9 +52,9 @@ __all__ = [
 ]
 
 INK, MUTED, GRID, PAPER, EDGE = "#1f2328", "#656d76", "#d5dae0", "#ffffff", "#fffffe"
-RAW, CENTERED = "#c2571a", "#1f6fb5"  # vermilion and blue stay apart for every kind of colour blindness
+RAW, CENTERED = "#c2571a", "#1f6fb5"  # vermilion and blue can be told apart with every kind of colour blindness
 ALONG, CROSS = "#2a9d7c", "#a8589e"
-DOTS = "#4a90c9"  # of rasterised points, which CSS cannot recolour: readable on white and on near-black
+DOTS = "#4a90c9"  # colours of rasterised points, which CSS cannot change: readable on white and on near-black
 SERIES = ("#1f6fb5", "#c2571a", "#2a9d7c", "#a8589e", "#b08900", "#656d76")
 
 _VARIABLES = {
@@ -69,13 +69,13 @@ _VARIABLES = {
     CROSS: "var(--cross)",
     "#b08900": "var(--gold)",
 }
-WIDE, NARROW = 4.8, 3.5  # inches; a page pixel is 1/96 of one
+WIDE, NARROW = 4.8, 3.5  # inches; a CSS pixel is 1/96 inch
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A finished figure: the bytes of its two files, what it shows in words, its caption, and its copy for the page."""
+    """A finished figure: the bytes of its two files, its description, its caption, and its copy for the page."""
 
     name: str
     alt: str
@@ -87,7 +87,7 @@ class Picture:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's settings inside the block; those of the caller are left as they were."""
+    """Apply matplotlib settings within the block; the caller's settings are restored."""
     rc = {
         **sns.axes_style("ticks"),
         "font.family": "DejaVu Sans",  # ships with matplotlib: the same layout on every machine
@@ -124,7 +124,7 @@ def style() -> Iterator[None]:
         "savefig.facecolor": PAPER,
         "axes.facecolor": "none",
         "axes.unicode_minus": True,
-        "text.parse_math": False,  # a name may hold a dollar sign
+        "text.parse_math": False,  # a name may contain a dollar sign
         "svg.fonttype": "none",
         "svg.hashsalt": "clipgeom",
         "path.simplify": True,
@@ -134,17 +134,17 @@ def style() -> Iterator[None]:
 
 
 def board(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, outside pyplot's registry."""
+    """Create an empty figure of a size in inches, outside pyplot's registry."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def finish(figure: Figure, *, name: str, alt: str, caption: str) -> Picture:
-    """A figure as PNG (two pixels a CSS pixel), SVG and inline copy; the same drawing gives the same bytes."""
+    """Render a figure as PNG (two pixels a CSS pixel), SVG and inline copy, with reproducible bytes."""
     png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=192)
-    figure.set_layout_engine("none")  # laid out once; both files keep the places
+    figure.set_layout_engine("none")  # laid out once, so that both files agree
     figure.savefig(svg, format="svg", dpi=192, metadata={"Date": None})
     markup = svg.getvalue().decode("utf-8")
     return Picture(
@@ -158,17 +158,17 @@ def finish(figure: Figure, *, name: str, alt: str, caption: str) -> Picture:
 
 
 def ticks(count: int) -> MaxNLocator:
-    """At most so many intervals, at steps of 1, 2 or 5."""
+    """Tick locator with at most `count` intervals, at steps of 1, 2 or 5."""
     return MaxNLocator(count, steps=[1, 2, 5, 10])
 
 
 def file_name(*parts: object) -> str:
-    """A name for files and ids, from words that may hold anything."""
+    """Convert arbitrary words to a name for files and ids."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", str(part).lower()).strip("-") or "x" for part in parts)
 
 
 def unique(names: list[str]) -> list[str]:
-    """The same names, a number added to those that came before."""
+    """Make names unique by appending numbers to repeated ones."""
     seen: dict[str, int] = {}
     result = []
     for name in names:
@@ -178,7 +178,7 @@ def unique(names: list[str]) -> list[str]:
 
 
 def label_rows(axis: Axes, labels: list[str]) -> None:
-    """One line of the axis for each label, from the top."""
+    """Label the rows of the axis, from the top."""
     axis.set_yticks(range(len(labels)), [shorten(label) for label in labels])
     axis.set_ylim(len(labels) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -188,7 +188,7 @@ def label_rows(axis: Axes, labels: list[str]) -> None:
 
 
 def legend(axis: Axes, handles: list[Line2D]) -> None:
-    """A legend above the axes, at the right, where no data can be."""
+    """Add a legend above the axes, at the right, where it covers no data."""
     axis.legend(
         handles=handles,
         loc="lower right",
@@ -202,22 +202,22 @@ def legend(axis: Axes, handles: list[Line2D]) -> None:
 
 
 def mark(colour: str, label: str, marker: str) -> Line2D:
-    """Entry of a legend: a marker."""
+    """Legend entry: a marker."""
     return Line2D([], [], color=colour, marker=marker, markersize=5, linestyle="", label=label)
 
 
 def swatch(colour: str, label: str) -> Line2D:
-    """Entry of a legend: a block of colour."""
+    """Legend entry: a block of colour."""
     return Line2D([], [], color=colour, linewidth=5, solid_capstyle="butt", label=label)
 
 
 def shorten(label: str, longest: int = 26) -> str:
-    """A label that fits beside its axis."""
+    """Shorten a label to fit beside its axis."""
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def decades(axis: Axes, which: str) -> None:
-    """Label an axis without math text, whatever the size of its numbers: 0.01, 1, 2.5×10⁻⁶."""
+    """Label an axis without math text for numbers of any size: 0.01, 1, 2.5×10⁻⁶."""
 
     def label(value: float, _position: int) -> str:
         if value == 0 or 1e-3 <= abs(value) < 1e5:
@@ -232,7 +232,7 @@ def decades(axis: Axes, which: str) -> None:
 
 
 def _inline(markup: str, *, prefix: str, alt: str) -> str:
-    """The same drawing as an element of a page: own ids, colours and fonts of the page, a description."""
+    """Convert the figure to an inline SVG element with its own ids, the page's colours and fonts, and a description."""
     for space, uri in (("", _SVG), ("xlink", _XLINK)):
         ElementTree.register_namespace(space, uri)
     root = ElementTree.fromstring(markup)
@@ -243,7 +243,7 @@ def _inline(markup: str, *, prefix: str, alt: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', markup))
     for parent in root.iter():
         for child in list(parent):
-            if child.tag == f"{{{_SVG}}}style":  # a rule for every element would reach the whole page
+            if child.tag == f"{{{_SVG}}}style":  # a global style rule would affect the whole page
                 parent.remove(child)
         identity = parent.attrib.pop("id", None)
         if identity in used:

@@ -160,6 +160,8 @@ def load_pipeline(
     folder = _folder(name, revision, variant, root)
     kind = _kind(folder)
     _require_safetensors(folder, kind)
+    if variant:
+        _require_variant(folder, kind, variant)
     with needs_extra("pti", "loading a pipeline"):  # its classes are imported lazily
         pipeline = _assemble(folder, kind, variant)
     pipeline.set_progress_bar_config(disable=True)
@@ -272,6 +274,15 @@ def _require_safetensors(folder: Path, kind: str) -> None:
         raise EncoderError(
             f"{folder / part} holds {found}; a pipeline in safetensors is needed. Convert it where you trust its source: "
             "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+        )
+
+
+def _require_variant(folder: Path, kind: str, variant: str) -> None:
+    """Refuse a variant that no part has; of the parts that lack it, the plain weights are read, as diffusers does."""
+    ends = (f".{variant}.safetensors", f".safetensors.index.{variant}.json")
+    if not any(path.name.endswith(ends) for part in _WEIGHTS[kind] for path in (folder / part).iterdir()):
+        raise ConfigError(
+            f"{folder} has no weights of the variant {variant!r}; leave model.variant out or name another one"
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
-from clipgeom.errors import ClipGeomError, EncoderError
+from clipgeom.errors import ClipGeomError, ConfigError, EncoderError
 from pti.models.pipeline import load_pipeline
 
 
@@ -107,3 +107,17 @@ def test_a_list_as_the_class_of_a_pipeline(copied):
     index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": ["StableDiffusionPipeline"]}))
     with pytest.raises(ClipGeomError, match="and XL can be trained"):
         load_pipeline(str(folder))
+
+
+def test_a_variant_is_read_where_a_part_has_it(copied):
+    folder = copied("sd")
+    plain = load_pipeline(str(folder))
+    with pytest.raises(ConfigError, match="has no weights of the variant 'half'"):
+        load_pipeline(str(folder), variant="half")
+    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    tensors = {name: tensor / 2 for name, tensor in tensors.items()}
+    save_file(tensors, folder / "unet" / "diffusion_pytorch_model.half.safetensors", metadata={"format": "pt"})
+    varied = load_pipeline(str(folder), variant="half")
+    for ours, theirs in zip(varied.unet.parameters(), plain.unet.parameters(), strict=True):
+        assert torch.equal(ours, theirs / 2)
+    assert all(map(torch.equal, varied.vae.parameters(), plain.vae.parameters()))

@@ -1,8 +1,8 @@
-"""Everything random about a step, as a function of the seed and the step's number alone.
+"""Plans of micro-batches: images, timesteps and noise as functions of the seed and the step alone.
 
-So a checkpoint needs no random state and no sampler's place: a resumed run draws what it would have drawn. What is
-drawn belongs to the batch of all processes together, of which each takes its own rows: two processes with half the
-batch see what one sees with all of it.
+A checkpoint therefore needs no random state and no sampler state: a resumed run repeats the same plans. Random numbers
+belong to the batch of all processes, and each process takes its slice. Two processes with half the batch size train on
+the same batch as one process.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from pti._random import STREAMS, rng_for
 from pti.data.views import ImageView
+from pti.models.prompt_embeds import PromptEmbeds
 
-__all__ = ["BatchPlan", "BatchSlice", "plan_micro_batch", "sample_order", "sample_timesteps"]
+__all__ = ["BatchPlan", "BatchSlice", "DenoisingBatch", "plan_micro_batch", "sample_order", "sample_timesteps"]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSlice:
-    """The share of one process: its rank among how many, and its batch."""
+    """The part of the batch that one process trains on: rank, number of processes, batch size of each."""
 
     rank: int
     processes: int
@@ -29,33 +30,34 @@ class BatchSlice:
 
     @property
     def total(self) -> int:
-        """Batch of all processes together."""
+        """Batch size of all processes together."""
         return self.processes * self.batch
 
     @property
     def rows(self) -> slice:
-        """Its rows in the batch of all."""
+        """Indices of this process in the batch of all processes."""
         return slice(self.rank * self.batch, (self.rank + 1) * self.batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
-    """What one process draws for one part of one step.
+    """Random choices of one process for one micro-batch.
 
     Attributes
     ----------
     rows : ndarray of int, shape (b,)
-        Which rows of the batch of all processes these are.
+        Indices in the batch of all processes.
     views : list of ImageView
+        Image, crop, flip and caption variant of each element.
     timesteps : Tensor of int64, shape (b,)
-        Noise levels.
     noise, latent_noise : Tensor, shape (b, channels, side, side)
+        Noise of the diffusion process, and of sampling from the VAE's distribution.
     offset : Tensor, shape (b, channels, 1, 1)
         Standard normal, for the noise offset.
     interpolation_t : Tensor, shape (b,)
         Uniform on [0, 1).
     wordings : ndarray of int, shape (b,)
-        Wordings that no noise level forbids.
+        Caption variants, ignoring the timestep limit of tag dropout.
     """
 
     rows: NDArray[np.int64]
@@ -68,21 +70,40 @@ class BatchPlan:
     wordings: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DenoisingBatch:
+    """Inputs of the UNet and the target of its prediction.
+
+    Attributes
+    ----------
+    noisy_latents : Tensor, shape (n, channels, side, side)
+    timesteps : Tensor of int, shape (n,)
+    prompt_embeds : PromptEmbeds
+    target : Tensor, shape (n, channels, side, side)
+        Noise or velocity; for the locality loss the base model's prediction.
+    """
+
+    noisy_latents: torch.Tensor
+    timesteps: torch.Tensor
+    prompt_embeds: PromptEmbeds
+    target: torch.Tensor
+
+
 def sample_order(seed: int, stream: str, n: int, start: int, count: int) -> NDArray[np.int64]:
-    """Places `start` … `start + count` of an endless sequence in which every n rows hold each sample once."""
-    places = np.arange(start, start + count)
+    """Return elements `start` … `start + count` of an endless sequence of shuffled epochs of n samples."""
+    positions = np.arange(start, start + count)
     epochs = {
-        int(epoch): rng_for(seed, "order", STREAMS[stream], int(epoch)).permutation(n) for epoch in set(places // n)
+        int(epoch): rng_for(seed, "order", STREAMS[stream], int(epoch)).permutation(n) for epoch in set(positions // n)
     }
-    return np.array([epochs[int(place // n)][place % n] for place in places], dtype=np.int64)
+    return np.array([epochs[int(position // n)][position % n] for position in positions], dtype=np.int64)
 
 
 def sample_timesteps(rng: np.random.Generator, n: int, levels: range, kind: str) -> NDArray[np.int64]:
-    """Noise levels of a range: one from each of n equal stretches in a random order, or each on its own."""
+    """Sample n timesteps of a range: independently (uniform), or one from each of n equal parts, shuffled (stratified)."""
     if kind == "uniform":
         return levels.start + rng.integers(len(levels), size=n)
-    stretched = ((np.arange(n) + rng.random(n)) * (len(levels) / n)).astype(np.int64)
-    return levels.start + np.minimum(stretched, len(levels) - 1)[rng.permutation(n)]
+    strata = ((np.arange(n) + rng.random(n)) * (len(levels) / n)).astype(np.int64)
+    return levels.start + np.minimum(strata, len(levels) - 1)[rng.permutation(n)]
 
 
 def plan_micro_batch(
@@ -102,32 +123,56 @@ def plan_micro_batch(
     levels: range,
     timesteps: str,
 ) -> BatchPlan:
-    """Draw one part (of `parts` accumulated ones) of a step for one process.
+    """Plan micro-batch `part` (of `parts` accumulated ones) of a step for one process.
 
-    From the noise level `whole_from` on, samples come in their first wording.
+    Parameters
+    ----------
+    seed : int
+    stream : str
+        Name of the random stream (`pti._random.STREAMS`).
+    step, part, parts : int
+        Optimizer step, micro-batch, and micro-batches of a step.
+    share : BatchSlice
+        Of this process.
+    samples, crops, wordings : int
+        Number of images, crops of each, and caption variants of each.
+    flips : bool
+        Mirror half the images.
+    whole_from : int, optional
+        From this timestep on, captions are in their first variant, which is complete.
+    shape : tuple of int
+        Shape of one image's latents.
+    levels : range
+        Timesteps.
+    timesteps : {"stratified", "uniform"}
     """
     rng = rng_for(seed, stream, step, part)
     total = share.total
-    which = sample_order(seed, stream, samples, (step * parts + part) * total, total)
+
+    # The order of these calls determines all random numbers of a run: keep it.
+    images = sample_order(seed, stream, samples, (step * parts + part) * total, total)
     crop, mirror = rng.integers(crops, size=total), rng.random(total) < (0.5 if flips else 0.0)
-    times = sample_timesteps(rng, total, levels, timesteps)
-    between = rng.random(total, dtype=np.float32)
+    sampled_timesteps = sample_timesteps(rng, total, levels, timesteps)
+    interpolation_t = rng.random(total, dtype=np.float32)
     noise = rng.standard_normal((total, *shape), dtype=np.float32)
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
     offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
-    drawn = rng.integers(wordings, size=total)
-    wording = drawn if whole_from is None else np.where(times >= whole_from, 0, drawn)
-    mine = share.rows
+    variants = rng.integers(wordings, size=total)
+
+    # No tag dropout at high noise levels, where the image layout is decided.
+    wording = variants if whole_from is None else np.where(sampled_timesteps >= whole_from, 0, variants)
+
+    rows = share.rows
     return BatchPlan(
-        rows=np.arange(total)[mine],
+        rows=np.arange(total)[rows],
         views=[
             ImageView(int(s), int(c), bool(m), int(w))
-            for s, c, m, w in zip(which[mine], crop[mine], mirror[mine], wording[mine], strict=True)
+            for s, c, m, w in zip(images[rows], crop[rows], mirror[rows], wording[rows], strict=True)
         ],
-        timesteps=torch.from_numpy(times[mine].copy()),
-        noise=torch.from_numpy(noise[mine].copy()),
-        latent_noise=torch.from_numpy(latent_noise[mine].copy()),
-        offset=torch.from_numpy(offset[mine].copy()),
-        interpolation_t=torch.from_numpy(between[mine].copy()),
-        wordings=drawn[mine],
+        timesteps=torch.from_numpy(sampled_timesteps[rows].copy()),
+        noise=torch.from_numpy(noise[rows].copy()),
+        latent_noise=torch.from_numpy(latent_noise[rows].copy()),
+        offset=torch.from_numpy(offset[rows].copy()),
+        interpolation_t=torch.from_numpy(interpolation_t[rows].copy()),
+        wordings=variants[rows],
     )

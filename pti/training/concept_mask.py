@@ -1,9 +1,8 @@
-"""Where in its pictures the concept is, told by the frozen model: masked training without masks.
+"""Concept masks from the base model, for masked training without given masks.
 
-Six pictures say as much about their backgrounds as about what is to be learnt, and most of a picture is background. What
-the frozen model predicts for a noisy picture with the class word in its caption, and without it, differs where the class
-is seen (the mask of DiffEdit, Couairon et al., arXiv 2210.11427, there of two prompts). Errors beside it weigh less, as
-they do in trainers that are given masks.
+A few training images show as much background as concept. The base model's prediction for a noisy image changes where
+the class is visible when the class word is removed from the caption. (DiffEdit computes its mask in this way from two
+prompts: Couairon et al., arXiv 2210.11427.) The loss has less weight outside that mask.
 """
 
 from __future__ import annotations
@@ -23,65 +22,88 @@ from pti.training.accelerator import Runtime
 
 __all__ = ["class_word_saliency", "loss_weights", "overlay"]
 
-_DRAWS, _TOGETHER = 16, 4  # noisy copies of a picture, and how many in a pass: no more room than training takes
-_FROM, _TO = 0.2, 0.7  # their noise levels, as shares of the schedule
-_DARKEST = 0.2  # what is left of a picture's brightness where nothing weighs
-_FULL = 0.25  # of the strongest contrast: from here on a cell weighs fully
+_NOISE_SAMPLES, _BATCH_SIZE = 16, 4  # noisy copies of an image; the batch takes no more memory than training
+_MIN_TIMESTEP, _MAX_TIMESTEP = 0.2, 0.7  # fractions of the schedule
+_MIN_BRIGHTNESS = 0.2  # of the overlay, where the weight is 0
+_FULL_WEIGHT_FROM = 0.25  # fraction of the largest saliency from which the weight is 1
 
 
 @torch.no_grad()
 def class_word_saliency(
     engine: Runtime, model: DiffusionModel, latents: LatentCache, view: ImageView, *, seed: int
 ) -> torch.Tensor:
-    """How far the class word changes what the frozen model predicts, cell by cell of a latent.
+    """Measure how much the class word changes the base model's prediction at each latent pixel.
 
-    The root of the mean square over noise and channels, shape (side, side). Not negative.
+    Returns
+    -------
+    Tensor, shape (side, side)
+        Root mean square of the change over noise samples and channels.
     """
     assert model.placeholder is not None
     rng = rng_for(seed, "focus", view.sample, view.crop)
-    clean, sizes = latents.of([view], torch.zeros(1, *latents.shape))
-    n_times = len(model.alphas_cumprod)
-    times = torch.linspace(_FROM * n_times, _TO * n_times, _DRAWS, device=engine.device).long().clamp(max=n_times - 1)
-    noise = torch.from_numpy(rng.standard_normal((_DRAWS, *latents.shape), dtype=np.float32)).to(engine.device)
-    noisy = add_noise(model.alphas_cumprod, clean.expand(_DRAWS, -1, -1, -1), noise, times)
+    image_latents, time_ids = latents.of([view], torch.zeros(1, *latents.shape))
+
+    # Add noise at timesteps that decide shapes.
+    n_timesteps = len(model.alphas_cumprod)
+    timesteps = torch.linspace(
+        _MIN_TIMESTEP * n_timesteps, _MAX_TIMESTEP * n_timesteps, _NOISE_SAMPLES, device=engine.device
+    )
+    timesteps = timesteps.long().clamp(max=n_timesteps - 1)
+    noise = torch.from_numpy(rng.standard_normal((_NOISE_SAMPLES, *latents.shape), dtype=np.float32)).to(engine.device)
+    noisy_latents = add_noise(model.alphas_cumprod, image_latents.expand(_NOISE_SAMPLES, -1, -1, -1), noise, timesteps)
+
+    # Compare predictions for the caption with the class word and without it.
     caption = latents.caption(view)
     squares = []
     with engine.autocast():
-        texts = (model.placeholder.in_class_prompt(caption), caption.replace(PLACEHOLDER, "").strip())
-        sides = [
-            encode_prompts(model, [text])[[0] * _TOGETHER].with_time_ids(sizes.expand(_TOGETHER, -1)) for text in texts
+        prompts = (model.placeholder.in_class_prompt(caption), caption.replace(PLACEHOLDER, "").strip())
+        prompt_embeds = [
+            encode_prompts(model, [prompt])[[0] * _BATCH_SIZE].with_time_ids(time_ids.expand(_BATCH_SIZE, -1))
+            for prompt in prompts
         ]
-        for z, t in zip(torch.split(noisy, _TOGETHER), torch.split(times, _TOGETHER), strict=True):
-            word, without = (predict_noise(model, z, t, conditions).float() for conditions in sides)
-            squares.append((word - without).square().mean(dim=(0, 1)))
+        for z, t in zip(torch.split(noisy_latents, _BATCH_SIZE), torch.split(timesteps, _BATCH_SIZE), strict=True):
+            with_word, without_word = (predict_noise(model, z, t, embeds).float() for embeds in prompt_embeds)
+            squares.append((with_word - without_word).square().mean(dim=(0, 1)))
     return torch.stack(squares).mean(dim=0).sqrt()
 
 
-def loss_weights(found: torch.Tensor, unmasked: float) -> torch.Tensor:
-    """Weights of the squared errors: 1 on the concept, `unmasked` beside it, then divided by their mean.
+def loss_weights(saliency: torch.Tensor, unmasked: float) -> torch.Tensor:
+    """Compute loss weights: 1 on the concept, `unmasked` outside it, then divided by their mean.
 
     Parameters
     ----------
-    found : Tensor, shape (side, side)
-        As `class_word_saliency` gives it.
+    saliency : Tensor, shape (side, side)
+        Result of `class_word_saliency`.
     unmasked : float
+        Weight outside the concept, 0 to 1.
 
     Returns
     -------
     Tensor, shape (1, side, side)
-        With a mean of 1; all 1 where the class word changes nothing.
+        Weights with a mean of 1; all 1 if the class word has no effect.
     """
-    strongest = found.max()
-    if not strongest > 0:
-        return torch.ones_like(found)[None]
-    mask = (found / (_FULL * strongest)).clamp(max=1.0)
+    largest = saliency.max()
+    if not largest > 0:
+        return torch.ones_like(saliency)[None]
+    mask = (saliency / (_FULL_WEIGHT_FROM * largest)).clamp(max=1.0)
     weights = unmasked + (1 - unmasked) * mask
     return (weights / weights.mean())[None]
 
 
 def overlay(pixels: torch.Tensor, weights: torch.Tensor) -> NDArray[np.uint8]:
-    """A picture, shape (3, size, size) in −1 … 1, the darker the less its places weigh; (size, size, 3)."""
-    share = (weights / weights.max()).cpu()
-    light = torch.nn.functional.interpolate(share[None], size=pixels.shape[1:], mode="nearest")[0]
-    shown = (pixels + 1) * 127.5 * (_DARKEST + (1 - _DARKEST) * light)
-    return shown.round().to(torch.uint8).permute(1, 2, 0).numpy()
+    """Darken an image where its loss weights are low, for a preview.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (3, size, size)
+        From −1 to 1.
+    weights : Tensor, shape (1, side, side)
+
+    Returns
+    -------
+    ndarray of uint8, shape (size, size, 3)
+    """
+    relative = (weights / weights.max()).cpu()
+    brightness = torch.nn.functional.interpolate(relative[None], size=pixels.shape[1:], mode="nearest")[0]
+    shaded = (pixels + 1) * 127.5 * (_MIN_BRIGHTNESS + (1 - _MIN_BRIGHTNESS) * brightness)
+    return shaded.round().to(torch.uint8).permute(1, 2, 0).numpy()

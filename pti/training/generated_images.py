@@ -1,4 +1,4 @@
-"""Pictures that the frozen model draws to train on: its own midpoints for the regulariser, its class for the prior."""
+"""Latents of images that the base model generates for training: interpolated prompts and class images."""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ from typing import ClassVar
 import torch
 
 from pti.config.schema import SamplingSection
+from pti.data.views import ImageView
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds
-from pti.models.sampling import sample_latents, starting_noise
+from pti.models.sampling import sample_latents, starting_noise, whole_sizes
 
 __all__ = ["GeneratedLatents", "generate_latents"]
 
-_AT_ONCE = 8
+_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedLatents:
-    """Latents that the frozen model drew, shape (n, channels, side, side), and the caption of each."""
+    """Generated latents, shape (n, channels, side, side), and the caption of each."""
 
     latents: torch.Tensor
     captions: tuple[str, ...]
-    crops: ClassVar[int] = 1  # they are whole, upright, and said in one way
+    crops: ClassVar[int] = 1  # generated images are neither cropped nor mirrored, and have one caption each
     flips: ClassVar[bool] = False
     wordings: ClassVar[int] = 1
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def of(
+        self, views: Sequence[ImageView], factor: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Return latents, time ids and captions of some images; `factor` is pixels per latent pixel."""
+        indices = [view.sample for view in views]
+        latents = self.latents[indices].to(device)
+        time_ids = whole_sizes(len(indices), latents.shape[-1] * factor).to(device)
+        return latents, time_ids, [self.captions[index] for index in indices]
 
 
 @torch.no_grad()
@@ -43,35 +53,36 @@ def generate_latents(
     stream: str,
     side: int,
 ) -> GeneratedLatents:
-    """Latents of pictures that show some texts, as the model draws them now.
+    """Generate one image for each text, and return the latents.
 
     Parameters
     ----------
     model : DiffusionModel
+        Used with its present weights.
     texts : sequence of str
-        The i-th picture depends on the i-th text, the seed, the stream and i.
+        The i-th image depends on the i-th text, the seed, the stream and i.
     conditions : callable
-        Makes the conditions of some of the texts.
+        Encodes a batch of the texts.
     sampling : SamplingSection
-        How many steps, and how much guidance.
+        Sampling steps and guidance scale.
     seed : int
     stream : str
-        Of the random numbers (`pti._random.STREAMS`).
+        Name of the random stream (`pti._random.STREAMS`).
     side : int
-        In pixels.
+        Image size in pixels.
     """
-    parts = []
-    for start in range(0, len(texts), _AT_ONCE):
-        some = texts[start : start + _AT_ONCE]
-        noise = starting_noise(model, seed, len(some), size=side, first=start, stream=stream)
+    batches = []
+    for start in range(0, len(texts), _BATCH_SIZE):
+        batch = texts[start : start + _BATCH_SIZE]
+        noise = starting_noise(model, seed, len(batch), size=side, first=start, stream=stream)
         latents = sample_latents(
             model,
-            conditions(some),
+            conditions(batch),
             noise,
             seed=seed,
             first=start,
             steps=sampling.num_inference_steps,
             guidance=sampling.guidance_scale,
         )
-        parts.append(latents.cpu())
-    return GeneratedLatents(torch.cat(parts), tuple(texts))
+        batches.append(latents.cpu())
+    return GeneratedLatents(torch.cat(batches), tuple(texts))

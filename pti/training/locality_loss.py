@@ -1,14 +1,14 @@
-"""The rows of a step on which stage 2 is held to the frozen model: which pictures, at which noise levels, said how.
+"""Locality loss: images, timesteps and prompts on which the tuned UNet must match the base UNet.
 
-Where training learns, prompts midway between the token and the class word are held (`pti.locality.midpoint`). At noise levels
-that training leaves out, low-rank changes tell all the same when pictures are drawn: there the token itself is held, to what
-the frozen model says of the class word or of the token.
+At the timesteps of training, prompts between the placeholder token and the class word are regularized
+(`pti.locality.midpoint`). Adapters also act at timesteps that training leaves out. There the prediction for the placeholder
+token is regularized towards the base model's prediction for the class word, or for the untuned token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,46 +21,25 @@ from pti.locality.prompt_cache import PromptEmbedCache
 from pti.losses import add_noise, predict_noise, timestep_range
 from pti.models.lora import Lora
 from pti.models.pipeline import DiffusionModel
-from pti.models.prompt_embeds import PromptEmbeds
 from pti.training.accelerator import Runtime
-from pti.training.batches import BatchPlan, sample_timesteps
+from pti.training.batches import BatchPlan, DenoisingBatch, sample_timesteps
 
-__all__ = ["LocalityBatch", "LocalityLoss"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LocalityBatch:
-    """Rows that are held.
-
-    Attributes
-    ----------
-    noisy : Tensor, shape (n, channels, side, side)
-    times : Tensor of int, shape (n,)
-    conditions : PromptEmbeds
-        Of what the tuned model is asked.
-    frozen : Tensor, shape (n, channels, side, side)
-        What the frozen model says, for it to say as well.
-    """
-
-    noisy: torch.Tensor
-    times: torch.Tensor
-    conditions: PromptEmbeds
-    frozen: torch.Tensor
+__all__ = ["LocalityLoss"]
 
 
 class LocalityLoss:
-    """The regulariser of a run's stage 2.
+    """The locality loss of stage 2.
 
     Parameters
     ----------
     engine : Runtime
     model : DiffusionModel
     latents : LatentCache
-        Of the training pictures, for their captions.
+        Of the training images, for their captions.
     config : Config
     lora : Lora
     conditions : PromptEmbedCache
-        With a gate's decision.
+        With an interpolation plan.
     """
 
     def __init__(
@@ -78,90 +57,103 @@ class LocalityLoss:
 
     @property
     def count(self) -> int:
-        """How many pictures of a batch of all processes are regularised on."""
+        """Number of regularized images in a batch of all processes."""
         return len(range(0, self.engine.batch_slice(self._config.lora.batch_size).total, self.settings.every_nth_image))
 
     def applies_at(self, step: int) -> bool:
-        """Whether a step is regularised."""
+        """Return whether a step has this loss."""
         return step % self.settings.every_n_steps == 0
 
     def make_batch(
         self,
         step: int,
         part: int,
-        draw: BatchPlan,
-        clean: torch.Tensor,
+        plan: BatchPlan,
+        latents: torch.Tensor,
         noise: torch.Tensor,
-        sizes: torch.Tensor,
+        time_ids: torch.Tensor,
         captions: Sequence[str] | None = None,
-    ) -> LocalityBatch | None:
-        """What is held of a part of a step; None where no picture of this process is regularised on.
+    ) -> DenoisingBatch | None:
+        """Make the regularized batch of a micro-batch, with the base model's predictions as targets.
 
         Parameters
         ----------
         step, part : int
-        draw : BatchPlan
-        clean, noise : Tensor, shape (b, channels, side, side)
-            Latents of what was drawn, and their noise.
-        sizes : Tensor, shape (b, 6)
+            Optimizer step and micro-batch.
+        plan : BatchPlan
+        latents, noise : Tensor, shape (b, channels, side, side)
+            Of the images of the plan.
+        time_ids : Tensor, shape (b, 6)
         captions : sequence of b str, optional
-            Of pictures that are not those of training.
+            Captions of the images; by default those of the training images.
+
+        Returns
+        -------
+        DenoisingBatch or None
+            None if this process has no regularized image.
         """
-        chosen = (torch.from_numpy(draw.rows) % self.settings.every_nth_image == 0).nonzero().flatten()
+        chosen = (torch.from_numpy(plan.rows) % self.settings.every_nth_image == 0).nonzero().flatten()
         if not len(chosen):
             return None
-        device = self.engine.device
-        levels = self.levels(step, part, draw)[chosen]
-        said = [
-            self.caption(draw, i, int(level)) if captions is None else captions[i]
-            for i, level in zip(chosen.tolist(), levels, strict=True)
+
+        # Prompts: captions, each encoded as a midpoint, the placeholder token, the class word or the empty prompt.
+        sampled = self.sample_timesteps(step, part, plan)[chosen]
+        prompts = [
+            self.caption(plan, i, int(timestep)) if captions is None else captions[i]
+            for i, timestep in zip(chosen.tolist(), sampled, strict=True)
         ]
-        tuned_to, frozen_to = self.prompt_kinds(step, part, draw, levels, chosen)
-        between = draw.interpolation_t[chosen].to(device) if self.settings.time_drawn else None
-        times, sizes = levels.to(device), sizes[chosen]
-        noisy = add_noise(self.model.alphas_cumprod, clean[chosen], noise[chosen], times)
+        tuned_kinds, base_kinds = self.prompt_kinds(step, part, plan, sampled, chosen)
+
+        device = self.engine.device
+        interpolation_t = plan.interpolation_t[chosen].to(device) if self.settings.time_drawn else None
+        timesteps, time_ids = sampled.to(device), time_ids[chosen]
+        noisy_latents = add_noise(self.model.alphas_cumprod, latents[chosen], noise[chosen], timesteps)
+
+        # Target: the base model's prediction, without gradients.
         with torch.no_grad(), self.lora.disabled():
-            asked = self.conditions.encode_mixed(said, frozen_to, between).with_time_ids(sizes)
-            frozen = predict_noise(self.model, noisy, times, asked)
-        if self.lora.in_text or tuned_to != frozen_to:
-            asked = self.conditions.encode_mixed(said, tuned_to, between).with_time_ids(sizes)
-        return LocalityBatch(noisy, times, asked, frozen)
+            prompt_embeds = self.conditions.encode_mixed(prompts, base_kinds, interpolation_t).with_time_ids(time_ids)
+            target = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds)
 
-    def loss(self, said: torch.Tensor, held: LocalityBatch) -> torch.Tensor:
-        """The mean over the rows of all processes, of which this one may hold more or fewer than the others."""
-        return difference(said, held.frozen).sum() * (self.engine.processes / self.count)
+        # The tuned model needs its own prompt embeddings if its text encoder is tuned or its prompts differ.
+        if self.lora.in_text or tuned_kinds != base_kinds:
+            prompt_embeds = self.conditions.encode_mixed(prompts, tuned_kinds, interpolation_t).with_time_ids(time_ids)
+        return DenoisingBatch(noisy_latents, timesteps, prompt_embeds, target)
 
-    def levels(self, step: int, part: int, draw: BatchPlan) -> torch.Tensor:
-        """Noise levels of a batch: those of training or, where more is held than is trained on, of the whole schedule."""
-        whole = range(len(self.model.alphas_cumprod))
-        if self.settings.outside_timesteps == "nothing" or self._trained == whole:
-            return draw.timesteps
+    def loss(self, model_pred: torch.Tensor, batch: DenoisingBatch) -> torch.Tensor:
+        """Return the loss whose mean over processes is the mean over the regularized images of all processes."""
+        return difference(model_pred, batch.target).sum() * (self.engine.processes / self.count)
+
+    def sample_timesteps(self, step: int, part: int, plan: BatchPlan) -> torch.Tensor:
+        """Return the plan's timesteps, or sample the whole schedule if untrained timesteps are regularized as well."""
+        schedule = range(len(self.model.alphas_cumprod))
+        if self.settings.outside_timesteps == "nothing" or self._trained == schedule:
+            return plan.timesteps
         rng = rng_for(self._config.runtime.seed, "held", step, part)
-        drawn = sample_timesteps(rng, self.count, whole, self._config.loss.timestep_sampling)
-        return torch.from_numpy(drawn[draw.rows // self.settings.every_nth_image])
+        sampled = sample_timesteps(rng, self.count, schedule, self._config.loss.timestep_sampling)
+        return torch.from_numpy(sampled[plan.rows // self.settings.every_nth_image])
 
-    def caption(self, draw: BatchPlan, row: int, level: int) -> str:
-        """The caption that is held for a picture: what it does not say has to stay open at that noise level."""
-        whole = self.settings.keep_captions_whole and level >= self._config.lora.tag_dropout_max_timestep
-        view = replace(draw.views[row], wording=0 if whole else int(draw.wordings[row]))
+    def caption(self, plan: BatchPlan, row: int, timestep: int) -> str:
+        """Return the caption for an image of the plan, with tag dropout and mixed tags as set."""
+        complete = self.settings.keep_captions_whole and timestep >= self._config.lora.tag_dropout_max_timestep
+        view = replace(plan.views[row], wording=0 if complete else int(plan.wordings[row]))
         return self.latents.exchanged(view) if self.settings.mix_captions else self.latents.caption(view)
 
     def prompt_kinds(
-        self, step: int, part: int, draw: BatchPlan, levels: torch.Tensor, chosen: torch.Tensor
+        self, step: int, part: int, plan: BatchPlan, timesteps: torch.Tensor, chosen: torch.Tensor
     ) -> tuple[list[str], list[str]]:
-        """How the prompts of some rows are said to the tuned model, and to the frozen one."""
-        silent = self.is_empty_prompt(step, part, draw, chosen)
-        untrained = [int(level) not in self._trained for level in levels]
-        frozen = [
-            "empty" if quiet else self.settings.outside_timesteps if far else "midpoint"
-            for quiet, far in zip(silent, untrained, strict=True)
+        """Return the kinds of prompts of the chosen images, for the tuned model and for the base model."""
+        empty = self.is_empty_prompt(step, part, plan, chosen)
+        untrained = [int(timestep) not in self._trained for timestep in timesteps]
+        base_kinds = [
+            "empty" if is_empty else self.settings.outside_timesteps if outside else "midpoint"
+            for is_empty, outside in zip(empty, untrained, strict=True)
         ]
-        return ["token" if way == "class" else way for way in frozen], frozen
+        return ["token" if kind == "class" else kind for kind in base_kinds], base_kinds
 
-    def is_empty_prompt(self, step: int, part: int, draw: BatchPlan, chosen: torch.Tensor) -> list[bool]:
-        """On which of some rows the empty prompt is held: `locality.empty_prompt_fraction` of all, spread evenly over them."""
-        passed = (step // self.settings.every_n_steps) * self._config.runtime.gradient_accumulation_steps + part
-        counts = passed * self.count + draw.rows[chosen.numpy()] // self.settings.every_nth_image
-        share = self.settings.empty_prompt_fraction
-        held: list[bool] = (np.floor((counts + 1) * share) > np.floor(counts * share)).tolist()
-        return held
+    def is_empty_prompt(self, step: int, part: int, plan: BatchPlan, chosen: torch.Tensor) -> list[bool]:
+        """Return which chosen images have the empty prompt: `locality.empty_prompt_fraction` of all, evenly spaced."""
+        micro_batch = (step // self.settings.every_n_steps) * self._config.runtime.gradient_accumulation_steps + part
+        counts = micro_batch * self.count + plan.rows[chosen.numpy()] // self.settings.every_nth_image
+        fraction = self.settings.empty_prompt_fraction
+        empty: list[bool] = (np.floor((counts + 1) * fraction) > np.floor(counts * fraction)).tolist()
+        return empty

@@ -1,8 +1,7 @@
-"""Stage 2: low-rank changes of the generator around the new word, whose vectors are frozen.
+"""Stage 2: LoRA tuning of the UNet and the text encoder; the placeholder token's embeddings are frozen.
 
-What costs a pass of the UNet is put together: training pictures, class pictures and the regulariser's pictures are one
-batch. The frozen model's predictions need no gradient, and with the text encoder frozen every condition is computed
-once: those of captions, and those of the midpoints.
+Training images, class images and the images of the locality loss share one pass of the UNet. The base model's
+predictions need no gradient. If the text encoder is not trained, all prompt embeddings are computed once.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ from pti.losses import (
 from pti.models.lora import add_lora, base_weights_sha256
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds, concatenate, encode_prompts
-from pti.models.sampling import whole_sizes
 from pti.training.accelerator import Runtime
-from pti.training.batches import BatchPlan, BatchSlice, plan_micro_batch
+from pti.training.batches import BatchPlan, BatchSlice, DenoisingBatch, plan_micro_batch
 from pti.training.ema import PowerEMA
 from pti.training.generated_images import GeneratedLatents, generate_latents
-from pti.training.locality_loss import LocalityBatch, LocalityLoss
+from pti.training.locality_loss import LocalityLoss
 from pti.training.optimizer import OptimizationLoop, ParamGroup
 
 __all__ = ["LoraTuning", "TuningStep"]
@@ -45,21 +43,22 @@ __all__ = ["LoraTuning", "TuningStep"]
 
 @dataclass(frozen=True, slots=True)
 class TuningStep:
-    """What one step of stage 2 did.
+    """Metrics of one step of stage 2.
 
     Attributes
     ----------
     step : int
-        From 1.
+        Starts at 1.
     loss, denoising : float
-        Everything that was walked, and its part on the training pictures.
+        Total loss, and the denoising loss on the training images.
     rate : float
+        Learning rate of the step.
     locality, prior : float or None
-        The regulariser and the loss on class pictures, before their weights; None where they took no part.
+        Locality loss and prior-preservation loss, before their weights; None at steps without them.
     weight_distance, function_distance : float or None
-        ‖ΔW‖_F, and the mean ‖ε_θ − ε_base‖₂ on the probes; where they were measured.
+        ‖ΔW‖_F, and the mean ‖ε_θ − ε_base‖₂ on the probe images; None at steps without a measurement.
     stopped : str
-        Why this step is the last; empty if it is not.
+        Reason to stop after this step; empty if training continues.
     """
 
     step: int
@@ -73,7 +72,7 @@ class TuningStep:
     stopped: str = ""
 
     def values(self) -> dict[str, float]:
-        """All numbers by name, without those that were not measured."""
+        """Return the metrics by name, without those that are None."""
         names = ("step", "loss", "denoising", "rate", "locality", "prior", "weight_distance", "function_distance")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -87,19 +86,19 @@ class LoraTuning:
     model : DiffusionModel
         With an inverted placeholder token.
     latents : LatentCache
-        Of the training pictures.
+        Of the training images.
     config : Config
     decision : InterpolationPlan or None
-        The gate's; None leaves the regulariser out.
+        How to interpolate at each token position; None turns the locality loss off.
     digest : str, optional
-        `base_weights_sha256` of the model, where it is known already.
+        `base_weights_sha256` of the model, if known.
 
     Attributes
     ----------
     own : GeneratedLatents or None
-        The frozen model's own pictures of midpoints (`draw_own`), for ``locality.inputs = "own"``.
+        Images that the base model generated for interpolated prompts (`generate_own`), for ``locality.inputs = "own"``.
     prior : LatentCache, GeneratedLatents or None
-        Pictures of the class, for a positive ``prior_preservation.weight``.
+        Class images, for a positive ``prior_preservation.weight``.
     """
 
     stage = "tune"
@@ -121,23 +120,19 @@ class LoraTuning:
         self.prior: LatentCache | GeneratedLatents | None = None
         self.decision = decision if config.locality.interpolation != "none" and config.locality.weight > 0 else None
         self._digest = digest or base_weights_sha256(model)
-        self._frozen_rows = [row.clone() for row in model.placeholder.embeddings]
+        self._initial_rows = [row.clone() for row in model.placeholder.embeddings]
         self.lora = add_lora(model, config.lora, seed=config.runtime.seed)
         self.conditions = PromptEmbedCache(model, self.lora, config.locality, self.decision)
-        self.regulariser = (
+        self.locality_loss = (
             LocalityLoss(engine, model, latents, config, self.lora, self.conditions) if self.decision else None
         )
-        text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
-        rest = {n: p for n, p in self.lora.parameters.items() if n not in text}
         settings = self.settings
+        text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
+        unet = {n: p for n, p in self.lora.parameters.items() if n not in text}
+        text_rate = settings.text_encoder_learning_rate or settings.text_rate_share * settings.learning_rate
         self.descent = OptimizationLoop(
             engine,
-            [
-                ParamGroup(rest, settings.learning_rate),
-                ParamGroup(
-                    text, settings.text_encoder_learning_rate or settings.text_rate_share * settings.learning_rate
-                ),
-            ],
+            [ParamGroup(unet, settings.learning_rate), ParamGroup(text, text_rate)],
             steps=settings.steps,
             warmup=settings.lr_warmup_steps,
             schedule=settings.lr_scheduler,
@@ -149,11 +144,11 @@ class LoraTuning:
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of completed steps."""
         return self.descent.step
 
     def run(self) -> Iterator[TuningStep]:
-        """Train until a limit is reached, then make sure that nothing else has moved.
+        """Train until a limit is reached, then check that no frozen weight has changed.
 
         Raises
         ------
@@ -161,41 +156,44 @@ class LoraTuning:
             The loss is no number; the placeholder's embeddings or a frozen weight have changed.
         """
         while not self.stopped:
-            record = self._one()
+            record = self._train_step()
             if record.stopped:
                 self.check_frozen()
             yield record
 
     def check_frozen(self) -> None:
-        """Make sure, bit for bit, that the placeholder's embeddings and every base weight are what they were (trap 1 and 2)."""
-        if not all(torch.equal(a, b) for a, b in zip(self.pivot.embeddings, self._frozen_rows, strict=True)):
+        """Check that the placeholder embeddings and all base weights are unchanged, bit for bit."""
+        if not all(torch.equal(a, b) for a, b in zip(self.pivot.embeddings, self._initial_rows, strict=True)):
             raise TrainingError("the new word's vectors have moved in stage 2, where they are frozen")
         if base_weights_sha256(self.model) != self._digest:
             raise TrainingError("a base weight has moved in stage 2; only the low-rank changes may")
 
-    def _one(self) -> TuningStep:
+    def _train_step(self) -> TuningStep:
         rate = self.descent.rate
-        terms = self.descent.take_step(self._terms)
+        losses = self.descent.take_step(self._compute_losses)
         if self.averages is not None:
             self.averages.update(self.step)
+
+        # Measure the distances from the base model, and stop at their limits.
         measured: dict[str, float] = {}
         if self.step % self.settings.distance_every == 0 or self.step >= self.settings.steps:
-            with self.outcome():
-                found = [self.lora.weight_distance(), self.function_distance()]
-            distances = torch.tensor(found, device=self.engine.device)
-            # every process stops for the same number
-            weights, function = (float(value) for value in self.engine.all_reduce_mean(distances))
-            measured = {"weight_distance": weights, "function_distance": function}
+            with self.evaluation_weights():
+                local = [self.lora.weight_distance(), self.function_distance()]
+            distances = torch.tensor(local, device=self.engine.device)
+            # all processes must stop at the same step, so they compare the same numbers
+            weight_distance, function_distance = (float(value) for value in self.engine.all_reduce_mean(distances))
+            measured = {"weight_distance": weight_distance, "function_distance": function_distance}
             self._stop_at(measured)
+
         if not self.stopped and self.step >= self.settings.steps:
             self.stopped = f"{self.settings.steps} steps made"
         return TuningStep(
             step=self.step,
-            loss=terms["loss"],
-            denoising=terms["denoising"],
+            loss=losses["loss"],
+            denoising=losses["denoising"],
             rate=rate,
-            locality=terms.get("locality"),
-            prior=terms.get("prior"),
+            locality=losses.get("locality"),
+            prior=losses.get("prior"),
             stopped=self.stopped,
             **measured,
         )
@@ -209,103 +207,112 @@ class LoraTuning:
             if limit is not None and measured[name] >= limit:
                 self.stopped = f"{name.replace('_', ' ')} {measured[name]:.4g} reached {limit}"
 
-    def _terms(self, part: int) -> dict[str, torch.Tensor]:
-        device, alphas, objective = self.engine.device, self.model.alphas_cumprod, self.config.loss
-        draw = self.draw(self.stage, self.latents, part)
-        clean, sizes = self.latents.of(draw.views, draw.latent_noise)
-        captions = [self.latents.caption(view) for view in draw.views]
-        times, noise = (
-            draw.timesteps.to(device),
-            offset_noise(draw.noise, draw.offset, objective.noise_offset).to(device),
-        )
-        noisy = add_noise(alphas, clean, noise, times)
-        batches = [(noisy, times, self.conditions.encode(captions, "token").with_time_ids(sizes))]
-        targets = [prediction_target(self.model.prediction, alphas, clean, noise, times)]
+    def _compute_losses(self, part: int) -> dict[str, torch.Tensor]:
+        plan = self.plan_batch(self.stage, self.latents, part)
 
+        # Latents and prompt embeddings of the training images.
+        latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
+        captions = [self.latents.caption(view) for view in plan.views]
+        noise = offset_noise(plan.noise, plan.offset, self.config.loss.noise_offset).to(self.engine.device)
+        prompt_embeds = self.conditions.encode(captions, "token").with_time_ids(time_ids)
+        batches = {"denoising": self._denoising_batch(plan, latents, noise, prompt_embeds)}
+
+        # Prior preservation (DreamBooth) and locality loss.
         if self.prior is not None:
-            prior_noisy, prior_times, conditions, target = self._prior(part)
-            batches.append((prior_noisy, prior_times, conditions))
-            targets.append(target)
+            batches["prior"] = self._prior_batch(part)
+        has_locality = self.locality_loss is not None and self.locality_loss.applies_at(self.step)
+        locality_batch = self._locality_batch(part, plan, latents, noise, time_ids) if has_locality else None
+        if locality_batch is not None:
+            batches["locality"] = locality_batch
 
-        regularised = self.regulariser is not None and self.regulariser.applies_at(self.step)
-        held = self._held(part, draw, clean, noise, sizes) if regularised else None
-        if held is not None:
-            batches.append((held.noisy, held.times, held.conditions))
-
-        together = predict_noise(
+        # One UNet pass for all losses: launching three small batches costs more than one large one.
+        model_pred = predict_noise(
             self.model,
-            torch.cat([b[0] for b in batches]),
-            torch.cat([b[1] for b in batches]),
-            concatenate([b[2] for b in batches]),
+            torch.cat([batch.noisy_latents for batch in batches.values()]),
+            torch.cat([batch.timesteps for batch in batches.values()]),
+            concatenate([batch.prompt_embeds for batch in batches.values()]),
         )
-        said = torch.split(together, [len(b[0]) for b in batches])
+        sizes = [len(batch.timesteps) for batch in batches.values()]
+        predictions = dict(zip(batches, torch.split(model_pred, sizes), strict=True))
 
-        weights = [self._weights(b[1]) for b in batches[: len(targets)]]
-        loss = denoising = denoising_loss(said[0], targets[0], weights[0], self.latents.loss_weights(draw.views))
-        terms = {"denoising": denoising}
+        # Weighted sum of the losses.
+        mask = self.latents.loss_weights(plan.views)
+        loss = denoising = self._denoising_loss(predictions["denoising"], batches["denoising"], mask)
+        losses = {"denoising": denoising}
         if self.prior is not None:
-            terms["prior"] = denoising_loss(said[1], targets[1], weights[1])
-            loss = loss + self.config.prior_preservation.weight * terms["prior"]
-        if regularised:
-            assert self.regulariser is not None
-            terms["locality"] = denoising.new_zeros(()) if held is None else self.regulariser.loss(said[-1], held)
-            loss = loss + self.config.locality.weight * terms["locality"]
-        return {"loss": loss, **terms}
+            losses["prior"] = self._denoising_loss(predictions["prior"], batches["prior"])
+            loss = loss + self.config.prior_preservation.weight * losses["prior"]
+        if has_locality:
+            assert self.locality_loss is not None
+            losses["locality"] = (
+                denoising.new_zeros(())  # no regularized image in this process
+                if locality_batch is None
+                else self.locality_loss.loss(predictions["locality"], locality_batch)
+            )
+            loss = loss + self.config.locality.weight * losses["locality"]
+        return {"loss": loss, **losses}
 
-    def _weights(self, times: torch.Tensor) -> torch.Tensor | None:
-        gamma = self.config.loss.min_snr_gamma
-        return (
-            None if gamma is None else min_snr_weights(self.model.prediction, self.model.alphas_cumprod, times, gamma)
-        )
+    def _denoising_batch(
+        self, plan: BatchPlan, latents: torch.Tensor, noise: torch.Tensor, prompt_embeds: PromptEmbeds
+    ) -> DenoisingBatch:
+        """Add noise to latents, and compute the target of the UNet's prediction."""
+        alphas_cumprod, timesteps = self.model.alphas_cumprod, plan.timesteps.to(self.engine.device)
+        noisy_latents = add_noise(alphas_cumprod, latents, noise, timesteps)
+        target = prediction_target(self.model.prediction, alphas_cumprod, latents, noise, timesteps)
+        return DenoisingBatch(noisy_latents, timesteps, prompt_embeds, target)
 
-    def _held(
-        self, part: int, draw: BatchPlan, clean: torch.Tensor, noise: torch.Tensor, sizes: torch.Tensor
-    ) -> LocalityBatch | None:
-        """What is held of a part of the next step: the training pictures, or the frozen model's own."""
-        assert self.regulariser is not None
-        if self.config.locality.inputs != "own":
-            return self.regulariser.make_batch(self.step, part, draw, clean, noise, sizes)
-        assert self.own is not None
-        draw = self.draw("own", self.own, part)
-        rows = [view.sample for view in draw.views]
-        clean, noise = self.own.latents[rows].to(self.engine.device), draw.noise.to(self.engine.device)
-        sizes = whole_sizes(len(rows), clean.shape[-1] * self.model.factor).to(self.engine.device)
-        return self.regulariser.make_batch(
-            self.step, part, draw, clean, noise, sizes, [self.own.captions[row] for row in rows]
-        )
+    def _denoising_loss(
+        self, model_pred: torch.Tensor, batch: DenoisingBatch, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the denoising loss, weighted by SNR and by the concept mask."""
+        gamma, weights = self.config.loss.min_snr_gamma, None
+        if gamma is not None:
+            weights = min_snr_weights(self.model.prediction, self.model.alphas_cumprod, batch.timesteps, gamma)
+        return denoising_loss(model_pred, batch.target, weights, mask)
 
-    def _prior(self, part: int) -> tuple[torch.Tensor, torch.Tensor, PromptEmbeds, torch.Tensor]:
+    def _prior_batch(self, part: int) -> DenoisingBatch:
+        """Make a batch of class images."""
         assert self.prior is not None
-        device, alphas = self.engine.device, self.model.alphas_cumprod
-        draw = self.draw("prior", self.prior, part)
+        device = self.engine.device
+        plan = self.plan_batch("prior", self.prior, part)
         if isinstance(self.prior, GeneratedLatents):
-            rows = [view.sample for view in draw.views]
-            clean, captions = self.prior.latents[rows].to(device), [self.prior.captions[row] for row in rows]
-            sizes = whole_sizes(len(rows), clean.shape[-1] * self.model.factor).to(device)
+            latents, time_ids, captions = self.prior.of(plan.views, self.model.factor, device)
         else:
-            clean, sizes = self.prior.of(draw.views, draw.latent_noise)
-            captions = [self.prior.caption(view) for view in draw.views]
-        times = draw.timesteps.to(device)
-        noise = offset_noise(draw.noise, draw.offset, self.config.loss.noise_offset).to(device)
-        conditions = self.conditions.encode(captions, "class").with_time_ids(sizes)
-        target = prediction_target(self.model.prediction, alphas, clean, noise, times)
-        return add_noise(alphas, clean, noise, times), times, conditions, target
+            latents, time_ids = self.prior.of(plan.views, plan.latent_noise)
+            captions = [self.prior.caption(view) for view in plan.views]
+        noise = offset_noise(plan.noise, plan.offset, self.config.loss.noise_offset).to(device)
+        prompt_embeds = self.conditions.encode(captions, "class").with_time_ids(time_ids)
+        return self._denoising_batch(plan, latents, noise, prompt_embeds)
 
-    def draw_own(self) -> GeneratedLatents:
-        """Let the frozen model draw the midpoints of the captions that are held, in turn."""
-        n, some = len(self.latents), range(self.config.locality.num_generated)
+    def _locality_batch(
+        self, part: int, plan: BatchPlan, latents: torch.Tensor, noise: torch.Tensor, time_ids: torch.Tensor
+    ) -> DenoisingBatch | None:
+        """Make a batch for the locality loss from the training images, or from images that the base model generated."""
+        assert self.locality_loss is not None
+        if self.config.locality.inputs != "own":
+            return self.locality_loss.make_batch(self.step, part, plan, latents, noise, time_ids)
+        assert self.own is not None
+        plan = self.plan_batch("own", self.own, part)
+        latents, time_ids, captions = self.own.of(plan.views, self.model.factor, self.engine.device)
+        noise = plan.noise.to(self.engine.device)
+        return self.locality_loss.make_batch(self.step, part, plan, latents, noise, time_ids, captions)
+
+    def generate_own(self) -> GeneratedLatents:
+        """Generate images of interpolated prompts with the base model, for the captions of the locality loss in turn."""
+        n, wordings = len(self.latents), self.latents.wordings
+        numbers = range(self.config.locality.num_generated)
         if self.config.locality.mix_captions:
-            texts = [self.latents.exchanged(ImageView(i % n, wording=i // n % self.latents.wordings)) for i in some]
+            texts = [self.latents.exchanged(ImageView(i % n, wording=i // n % wordings)) for i in numbers]
         else:
-            texts = [self.latents.caption(ImageView(i % n)) for i in some]
-        return self._drawn(texts, "own", self.conditions.midpoints)
+            texts = [self.latents.caption(ImageView(i % n)) for i in numbers]
+        return self._generate(texts, "own", self.conditions.midpoints)
 
-    def draw_prior(self) -> GeneratedLatents:
-        """Let the frozen model draw the class."""
+    def generate_prior(self) -> GeneratedLatents:
+        """Generate class images with the base model."""
         texts = [self.config.prior_preservation.class_prompt] * self.config.prior_preservation.num_class_images
-        return self._drawn(texts, "prior", lambda some: self.conditions.encode(some, "class"))
+        return self._generate(texts, "prior", lambda batch: self.conditions.encode(batch, "class"))
 
-    def _drawn(
+    def _generate(
         self, texts: Sequence[str], stream: str, conditions: Callable[[Sequence[str]], PromptEmbeds]
     ) -> GeneratedLatents:
         with self.engine.autocast(), self.lora.disabled():
@@ -319,11 +326,11 @@ class LoraTuning:
                 side=self.latents.shape[-1] * self.model.factor,
             )
 
-    def draw(self, stream: str, source: LatentCache | GeneratedLatents, part: int) -> BatchPlan:
-        """What this process draws from a source for a part of the next step."""
-        return self._draw(stream, source, self.step, part, self.engine.batch_slice(self.settings.batch_size))
+    def plan_batch(self, stream: str, source: LatentCache | GeneratedLatents, part: int) -> BatchPlan:
+        """Plan a micro-batch of the next step for this process, from a source of images."""
+        return self._plan(stream, source, self.step, part, self.engine.batch_slice(self.settings.batch_size))
 
-    def _draw(
+    def _plan(
         self, stream: str, source: LatentCache | GeneratedLatents, step: int, part: int, share: BatchSlice
     ) -> BatchPlan:
         return plan_micro_batch(
@@ -345,52 +352,53 @@ class LoraTuning:
 
     @torch.no_grad()
     def function_distance(self) -> float:
-        """Mean ‖ε_θ − ε_base‖₂ over noisy training pictures that are the same at every measurement."""
+        """Mean ‖ε_θ − ε_base‖₂ over fixed noisy training images, the probes."""
+        device = self.engine.device
         if self._probes is None:
-            draw = self._draw("probe", self.latents, 0, 0, BatchSlice(0, 1, self.settings.probes))
-            clean, sizes = self.latents.of(draw.views, draw.latent_noise)
-            times = draw.timesteps.to(self.engine.device)
-            noisy = add_noise(self.model.alphas_cumprod, clean, draw.noise.to(self.engine.device), times)
-            captions = [self.latents.caption(view) for view in draw.views]
+            plan = self._plan("probe", self.latents, 0, 0, BatchSlice(0, 1, self.settings.probes))
+            latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
+            timesteps = plan.timesteps.to(device)
+            noisy_latents = add_noise(self.model.alphas_cumprod, latents, plan.noise.to(device), timesteps)
+            captions = [self.latents.caption(view) for view in plan.views]
             with self.engine.autocast(), self.lora.disabled():
-                base = predict_noise(
-                    self.model, noisy, times, self.conditions.encode(captions, "token").with_time_ids(sizes)
-                )
-            self._probes = (noisy, times, captions, sizes, base)
-        noisy, times, captions, sizes, base = self._probes
+                prompt_embeds = self.conditions.encode(captions, "token").with_time_ids(time_ids)
+                base_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds)
+            self._probes = (noisy_latents, timesteps, captions, time_ids, base_pred)
+
+        noisy_latents, timesteps, captions, time_ids, base_pred = self._probes
         with self.engine.autocast():
             if self.lora.in_text:
-                conditions = encode_prompts(self.model, [self.pivot.in_prompt(caption) for caption in captions])
+                prompt_embeds = encode_prompts(self.model, [self.pivot.in_prompt(caption) for caption in captions])
             else:
-                conditions = self.conditions.encode(captions, "token")
-            said = predict_noise(self.model, noisy, times, conditions.with_time_ids(sizes))
-        return float((said.float() - base.float()).flatten(1).norm(dim=1).mean())
+                prompt_embeds = self.conditions.encode(captions, "token")
+            model_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds.with_time_ids(time_ids))
+        return float((model_pred.float() - base_pred.float()).flatten(1).norm(dim=1).mean())
 
     @contextmanager
-    def outcome(self) -> Iterator[DiffusionModel]:
-        """While this lasts, the model as it would be if training ended here."""
+    def evaluation_weights(self) -> Iterator[DiffusionModel]:
+        """Give the model with the averaged weights for the duration of a `with` block."""
         with nullcontext() if self.averages is None else self.averages.applied():
             yield self.model
 
     def result(self) -> DiffusionModel:
-        """The model with the changes in its networks, averaged if they are to be; for after the last step."""
+        """Return the trained model, with the averaged weights for good; call it after the last step."""
         if self.averages is not None:
             self.averages.copy_to_model()
         return self.model
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds, the placeholder's embeddings included (trap 7)."""
-        kept = self.descent.tensors() | ({} if self.averages is None else self.averages.tensors())
-        kept |= {f"rows.{i}": row for i, row in enumerate(self.pivot.embeddings)}
-        kept |= {f"start.{i}": row for i, row in enumerate(self.pivot.initial_embeddings)}
-        return kept
+        """Return the tensors of a checkpoint, including the placeholder embeddings."""
+        tensors = self.descent.tensors() | ({} if self.averages is None else self.averages.tensors())
+        tensors |= {f"rows.{i}": row for i, row in enumerate(self.pivot.embeddings)}
+        tensors |= {f"start.{i}": row for i, row in enumerate(self.pivot.initial_embeddings)}
+        return tensors
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint says beside them."""
+        """Return the state of a checkpoint that is not tensors."""
         return {"step": self.step, "stopped": self.stopped}
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         for i, row in enumerate(self.pivot.embeddings):
             if not torch.equal(tensors[f"rows.{i}"].to(row), row):
                 raise TrainingError("this checkpoint of stage 2 was made around another pivot")

@@ -1,6 +1,6 @@
-"""Stage 1: move the new word's vectors until the frozen generator draws its pictures from it.
+"""Stage 1: textual inversion, which trains the placeholder token's embeddings with everything else frozen.
 
-The loop is a generator that yields a record after every step; checkpoints, previews and logs are its caller's.
+The training loop is a generator that yields a record after every step. The caller writes checkpoints, previews and logs.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ from pti.training.optimizer import OptimizationLoop, ParamGroup
 
 __all__ = ["InversionStep", "TextualInversion", "cut_to_distance", "distance", "project_out", "retract"]
 
-_BISECTIONS = 60  # halvings of a step: beyond the digits of float64
+_BISECTIONS = 60  # halvings of a step, more than the precision of float64
 
 
 @dataclass(frozen=True, slots=True)
 class InversionStep:
-    """What one step of stage 1 did.
+    """Metrics of one step of stage 1.
 
     Attributes
     ----------
     step : int
-        From 1.
+        Starts at 1.
     loss : float
     rate : float
         Learning rate of the step.
     distance : float
         ‖e − e₀‖₂ over all vectors and encoders.
     distance_per_rate : float
-        The same in units of steps × learning rate (their sum where the rate changes).
+        Distance divided by the sum of the learning rates of all steps.
     path : float
-        Length of the way so far, Σ‖e_s − e_{s−1}‖₂.
+        Path length, Σ‖e_s − e_{s−1}‖₂.
     norm : float
-        Mean norm of the vectors.
+        Mean norm of the embeddings.
     distances : tuple of float
         ‖e − e₀‖₂ in each encoder.
     stopped : str
-        Why this step is the last; empty if it is not.
+        Reason to stop after this step; empty if training continues.
     """
 
     step: int
@@ -72,7 +72,7 @@ class InversionStep:
     stopped: str = ""
 
     def values(self) -> dict[str, float]:
-        """All numbers by name, those of single encoders with an index."""
+        """Return the metrics by name; those of several encoders have an index."""
         row = asdict(self)
         del row["stopped"], row["distances"]
         if len(self.distances) > 1:
@@ -122,7 +122,7 @@ class TextualInversion:
 
     @property
     def step(self) -> int:
-        """Steps made."""
+        """Number of completed steps."""
         return self.descent.step
 
     def run(self) -> Iterator[InversionStep]:
@@ -135,59 +135,72 @@ class TextualInversion:
         """
         tables = [encoder.table.weight.detach().clone() for encoder in self.model.encoders]
         while not self.stopped:
-            record = self._one()
+            record = self._train_step()
             if record.stopped:
                 for encoder, before in zip(self.model.encoders, tables, strict=True):
                     if not torch.equal(encoder.table.weight, before):
                         raise TrainingError(f"the embedding table of {encoder.name} has moved; only the new rows may")
             yield record
 
-    def _one(self) -> InversionStep:
-        before = [row.detach().clone() for row in self.rows]
+    def _train_step(self) -> InversionStep:
+        previous = [row.detach().clone() for row in self.rows]
         rate = self.descent.rate
+
+        # Optimizer step, with a fixed norm on the gradient that is tangent to the sphere.
         fixed = self.settings.embedding_norm == "fixed"
-        terms = self.descent.take_step(self._terms, before=self._to_directions if fixed else None)
+        losses = self.descent.take_step(self._compute_losses, before=self._project_gradients if fixed else None)
         self._control_norms()
+
+        # Shorten the step that passes the maximum distance.
         limit = self.settings.max_distance
         if limit is not None and distance(self.rows, self.start) >= limit:
-            cut_to_distance(self.rows, before, self.start, limit, self._norms if fixed else None)
+            cut_to_distance(self.rows, previous, self.start, limit, self._norms if fixed else None)
             self.stopped = f"distance {limit} reached"
-        self.path += distance(self.rows, before)
+
+        # Metrics and early stopping.
+        self.path += distance(self.rows, previous)
         self.rates += rate
-        self._remember(terms["loss"])
+        self._check_plateau(losses["loss"])
         if not self.stopped and self.step >= self.settings.steps:
             self.stopped = f"{self.settings.steps} steps made"
-        apart = [distance([row], [start]) for row, start in zip(self.rows, self.start, strict=True)]
-        total = math.hypot(*apart)
+        distances = [distance([row], [start]) for row, start in zip(self.rows, self.start, strict=True)]
+        total = math.hypot(*distances)
         return InversionStep(
             step=self.step,
-            loss=terms["loss"],
+            loss=losses["loss"],
             rate=rate,
             distance=total,
             distance_per_rate=total / self.rates if self.rates else 0.0,
             path=self.path,
             norm=float(torch.cat([row.detach().norm(dim=-1) for row in self.rows]).mean()),
-            distances=tuple(apart),
+            distances=tuple(distances),
             stopped=self.stopped,
         )
 
-    def _terms(self, part: int) -> dict[str, torch.Tensor]:
-        draw = self.draw(part)
-        clean, sizes = self.latents.of(draw.views, draw.latent_noise)
-        texts = [self.pivot.in_prompt(self.latents.caption(view)) for view in draw.views]
-        conditions = encode_prompts(self.model, texts, rows=self.rows).with_time_ids(sizes)
-        objective, alphas, device = self.config.loss, self.model.alphas_cumprod, self.engine.device
-        times = draw.timesteps.to(device)
-        noise = offset_noise(draw.noise, draw.offset, objective.noise_offset).to(device)
-        said = predict_noise(self.model, add_noise(alphas, clean, noise, times), times, conditions)
-        target = prediction_target(self.model.prediction, alphas, clean, noise, times)
-        weights = None
-        if objective.min_snr_gamma is not None:
-            weights = min_snr_weights(self.model.prediction, alphas, times, objective.min_snr_gamma)
-        return {"loss": denoising_loss(said, target, weights, self.latents.loss_weights(draw.views))}
+    def _compute_losses(self, part: int) -> dict[str, torch.Tensor]:
+        settings, alphas_cumprod, device = self.config.loss, self.model.alphas_cumprod, self.engine.device
+        plan = self.plan_batch(part)
 
-    def draw(self, part: int) -> BatchPlan:
-        """What this process draws for a part of the next step."""
+        # Latents, noise and timesteps.
+        latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
+        noise = offset_noise(plan.noise, plan.offset, settings.noise_offset).to(device)
+        timesteps = plan.timesteps.to(device)
+        noisy_latents = add_noise(alphas_cumprod, latents, noise, timesteps)
+
+        # Prompt embeddings, with gradients to the placeholder embeddings.
+        prompts = [self.pivot.in_prompt(self.latents.caption(view)) for view in plan.views]
+        prompt_embeds = encode_prompts(self.model, prompts, rows=self.rows).with_time_ids(time_ids)
+
+        # Predict, and compare with the target.
+        model_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds)
+        target = prediction_target(self.model.prediction, alphas_cumprod, latents, noise, timesteps)
+        weights = None
+        if settings.min_snr_gamma is not None:
+            weights = min_snr_weights(self.model.prediction, alphas_cumprod, timesteps, settings.min_snr_gamma)
+        return {"loss": denoising_loss(model_pred, target, weights, self.latents.loss_weights(plan.views))}
+
+    def plan_batch(self, part: int) -> BatchPlan:
+        """Plan a micro-batch of the next step for this process."""
         return plan_micro_batch(
             self.config.runtime.seed,
             self.stage,
@@ -205,7 +218,7 @@ class TextualInversion:
         )
 
     @torch.no_grad()
-    def _to_directions(self) -> None:
+    def _project_gradients(self) -> None:
         for row in self.rows:
             if row.grad is not None:
                 row.grad.copy_(project_out(row.grad, row))
@@ -214,11 +227,11 @@ class TextualInversion:
     def _control_norms(self) -> None:
         if self.settings.embedding_norm == "off":
             return
-        share = 1.0 if self.settings.embedding_norm == "fixed" else self.settings.embedding_norm_decay
+        fraction = 1.0 if self.settings.embedding_norm == "fixed" else self.settings.embedding_norm_decay
         for row, target in zip(self.rows, self._norms, strict=True):
-            row.copy_(retract(row, target, share))
+            row.copy_(retract(row, target, fraction))
 
-    def _remember(self, loss: float) -> None:
+    def _check_plateau(self, loss: float) -> None:
         window = self.settings.early_stopping_patience
         if not window:
             return
@@ -229,29 +242,29 @@ class TextualInversion:
                 self.stopped = f"the mean loss of {window} steps went from {earlier:.4g} to {later:.4g}: a plateau"
 
     @contextmanager
-    def outcome(self) -> Iterator[DiffusionModel]:
-        """While this lasts, the model as it would be if training ended here."""
+    def evaluation_weights(self) -> Iterator[DiffusionModel]:
+        """Give the model with the present embeddings for the duration of a `with` block."""
         yield self.result()
 
     def result(self) -> DiffusionModel:
-        """The model with the vectors as they are now."""
+        """Return the model with the present embeddings."""
         from dataclasses import replace
 
         return replace(self.model, placeholder=self.pivot.with_embeddings([row.detach().clone() for row in self.rows]))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds."""
-        kept = self.descent.tensors()
-        kept |= {f"start.{i}": start for i, start in enumerate(self.start)}
-        kept["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        return kept
+        """Return the tensors of a checkpoint."""
+        tensors = self.descent.tensors()
+        tensors |= {f"start.{i}": start for i, start in enumerate(self.start)}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        return tensors
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint says beside them."""
+        """Return the state of a checkpoint that is not tensors."""
         return {"step": self.step, "path": self.path, "rates": self.rates, "stopped": self.stopped}
 
     def restore(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.descent.restore(tensors, int(state["step"]))
         self.path, self.rates, self.stopped = float(state["path"]), float(state["rates"]), str(state["stopped"])
         self.losses = [float(value) for value in tensors["losses"]]
@@ -264,35 +277,35 @@ def distance(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], /) -> float:
 
 
 def project_out(gradient: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The part of a gradient across each row: what turns it and leaves its norm, shape (vectors, width)."""
+    """Project out the radial part of a gradient: the rest turns each row and keeps its norm, shape (vectors, width)."""
     unit = rows / rows.norm(dim=-1, keepdim=True)
     return gradient - (gradient * unit).sum(dim=-1, keepdim=True) * unit
 
 
-def retract(rows: torch.Tensor, norms: torch.Tensor, share: float) -> torch.Tensor:
-    """Rows whose norms have gone a share of the way to `norms`, shape (vectors, 1)."""
-    now = rows.norm(dim=-1, keepdim=True)
-    return rows * ((now + share * (norms - now)) / now)
+def retract(rows: torch.Tensor, norms: torch.Tensor, fraction: float) -> torch.Tensor:
+    """Scale rows so that their norms close a fraction of the gap to `norms`, shape (vectors, 1)."""
+    present = rows.norm(dim=-1, keepdim=True)
+    return rows * ((present + fraction * (norms - present)) / present)
 
 
 @torch.no_grad()
 def cut_to_distance(
     rows: Sequence[torch.Tensor],
-    before: Sequence[torch.Tensor],
+    previous: Sequence[torch.Tensor],
     start: Sequence[torch.Tensor],
     limit: float,
     norms: Sequence[torch.Tensor] | None = None,
 ) -> None:
-    """Shorten the step from `before` to `rows` so that it ends at ‖rows − start‖ = limit; in place.
+    """Shorten the step from `previous` to `rows` so that it ends at ‖rows − start‖ = limit; in place.
 
-    With `norms` the shortened step is brought back to them, as the step itself was.
+    With `norms`, the shortened step is scaled to these norms, like the step itself.
     """
     ends = [row.clone() for row in rows]
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         for i, row in enumerate(rows):
-            row.copy_(before[i] + middle * (ends[i] - before[i]))
+            row.copy_(previous[i] + middle * (ends[i] - previous[i]))
             if norms is not None:
                 row.copy_(retract(row, norms[i], 1.0))
         if distance(rows, start) < limit:

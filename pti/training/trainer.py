@@ -172,9 +172,9 @@ class Trainer:
     def _own_pictures(self, tuning: LoraTuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""
         if tuning.decision is not None and self.config.locality.inputs == "own":
-            tuning.own = self._kept("own", tuning.draw_own, tuning)
+            tuning.own = self._kept("own", tuning.generate_own, tuning)
         if self.config.prior_preservation.weight > 0:
-            tuning.prior = self.prior or self._kept("prior", tuning.draw_prior, tuning)
+            tuning.prior = self.prior or self._kept("prior", tuning.generate_prior, tuning)
 
     def _kept(self, name: str, make: Callable[[], GeneratedLatents], tuning: LoraTuning) -> GeneratedLatents:
         def tensors() -> dict[str, torch.Tensor]:
@@ -261,7 +261,7 @@ class Trainer:
             settings = self.config.sampling
             prompts = [p for p in settings.prompts for _ in range(settings.images_per_prompt)]
             if prompts:
-                with self.engine.autocast(), stage.outcome() as model:
+                with self.engine.autocast(), stage.evaluation_weights() as model:
                     drawn = sample_images(
                         model,
                         prompts,

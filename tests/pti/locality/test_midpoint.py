@@ -117,7 +117,7 @@ def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     list(tuning.run())
     model = tuning.model
     model.unet.double()
-    captions = [tuning.latents.caption(view) for view in tuning.draw("tune", tuning.latents, 0).views]
+    captions = [tuning.latents.caption(view) for view in tuning.plan_batch("tune", tuning.latents, 0).views]
     noisy, times = torch.randn(2, 4, 4, 4, dtype=torch.float64), torch.tensor([20, 70])
     conditions = tuning.conditions.midpoints(captions)
     with torch.no_grad(), tuning.lora.disabled():
@@ -157,10 +157,10 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
     tuning = tuning_of(configuration(sd, tmp_path / "run", *changes))
     list(tuning.run())
     tuning.descent.step = 2
-    terms = tuning._terms(0)
+    terms = tuning._compute_losses(0)
     parameters = list(tuning.lora.parameters.values())
     whole = torch.autograd.grad(terms["loss"], parameters)
-    draw = tuning.draw("tune", tuning.latents, 0)
+    draw = tuning.plan_batch("tune", tuning.latents, 0)
     clean, _ = tuning.latents.of(draw.views, draw.latent_noise)
     noisy = tuning.model.alphas_cumprod[draw.timesteps].sqrt().view(-1, 1, 1, 1) * clean
     noisy = noisy + (1 - tuning.model.alphas_cumprod[draw.timesteps]).sqrt().view(-1, 1, 1, 1) * draw.noise
@@ -232,7 +232,7 @@ def test_every_so_many_steps_and_pictures(sd, tmp_path):
 
     tuning.model.unet.forward = counting
     tuning.settings = replace(tuning.settings, distance_every=100, steps=5)
-    records = [tuning._one() for _ in range(4)]
+    records = [tuning._train_step() for _ in range(4)]
     assert [record.locality is not None for record in records] == [True, False, True, False]
     # rows 0 and 2 of three: one pass without gradient, and one for everything that is trained
     assert sizes == [(2, False), (5, True), (3, True)] * 2
@@ -250,9 +250,9 @@ def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
         every, found = tuning.config.locality.every_n_steps, []
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
-            draw = tuning.draw("tune", tuning.latents, 0)
+            draw = tuning.plan_batch("tune", tuning.latents, 0)
             chosen = torch.arange(0, tuning.settings.batch_size, tuning.config.locality.every_nth_image)
-            found += tuning.regulariser.is_empty_prompt(step, 0, draw, chosen)
+            found += tuning.locality_loss.is_empty_prompt(step, 0, draw, chosen)
         assert np.mean(found) == share
 
 
@@ -299,9 +299,9 @@ def test_levels_that_are_held(sd, tmp_path):
                 *changes,
             )
         )
-        draw = tuning.draw("tune", tuning.latents, 0)
-        levels = tuning.regulariser.levels(0, 0, draw)
-        return draw.timesteps, levels, *tuning.regulariser.prompt_kinds(0, 0, draw, levels, torch.arange(8))
+        draw = tuning.plan_batch("tune", tuning.latents, 0)
+        levels = tuning.locality_loss.sample_timesteps(0, 0, draw)
+        return draw.timesteps, levels, *tuning.locality_loss.prompt_kinds(0, 0, draw, levels, torch.arange(8))
 
     times, levels, tuned, frozen = drawn("loss.max_timestep=30", "locality.outside_timesteps=nothing")
     assert torch.equal(times, levels)
@@ -325,11 +325,11 @@ def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypat
 
     def held(share):
         monkeypatch.setattr(type(tuning.engine), "batch_slice", lambda self, batch: share)
-        draw = tuning.draw("tune", tuning.latents, 1)
+        draw = tuning.plan_batch("tune", tuning.latents, 1)
         chosen = torch.tensor([i for i, row in enumerate(draw.rows) if row % 2 == 0])
-        levels = tuning.regulariser.levels(5, 1, draw)[chosen]
-        said = [tuning.regulariser.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
-        return levels.tolist(), said, *tuning.regulariser.prompt_kinds(5, 1, draw, levels, chosen)
+        levels = tuning.locality_loss.sample_timesteps(5, 1, draw)[chosen]
+        said = [tuning.locality_loss.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
+        return levels.tolist(), said, *tuning.locality_loss.prompt_kinds(5, 1, draw, levels, chosen)
 
     whole, *halves = (held(share) for share in (BatchSlice(0, 1, 6), BatchSlice(0, 2, 3), BatchSlice(1, 2, 3)))
     assert len(whole[0]) == 3
@@ -383,7 +383,7 @@ def test_a_tuned_text_encoder_is_held_as_well(sdxl, tmp_path):
     """Trap 11: the frozen pass is without the changes of the text encoders, the tuned one with them."""
     tuning = tuning_of(configuration(sdxl, tmp_path / "run", "lora.train_text_encoder=true", "lora.learning_rate=0.05"))
     list(tuning.run())
-    caption = [tuning.latents.caption(tuning.draw("tune", tuning.latents, 0).views[0])]
+    caption = [tuning.latents.caption(tuning.plan_batch("tune", tuning.latents, 0).views[0])]
     tuned = tuning.conditions.midpoints(caption)
     with torch.no_grad(), tuning.lora.disabled():
         base = tuning.conditions.midpoints(caption)

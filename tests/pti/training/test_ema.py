@@ -86,7 +86,7 @@ def test_training_itself_is_the_same_and_what_comes_of_it_is_the_average(sd, tmp
     assert averaged[-1].weight_distance < at_steps[-1].weight_distance  # the walk goes outwards
     weights = np.diff(np.arange(len(steps) + 1.0) ** 2) / len(steps) ** 2
     expected = {name: sum(float(w) * step[name] for w, step in zip(weights, steps, strict=True)) for name in steps[0]}
-    with tuning.outcome() as model:
+    with tuning.evaluation_weights() as model:
         assert model is tuning.model
         for name, p in tuning.lora.parameters.items():
             torch.testing.assert_close(p.detach(), expected[name], rtol=1e-4, atol=1e-6)

@@ -31,7 +31,7 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
     tuning, records = tune("lora.train_text_encoder=true", pipeline=any_pipeline)
     fresh = add_placeholder_token(load_pipeline(str(any_pipeline)), "<tok>", "dragon")
     assert base_weights_sha256(fresh) == base_weights_sha256(tuning.model)
-    assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.embeddings, tuning._frozen_rows, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tuning.pivot.embeddings, tuning._initial_rows, strict=True))
     assert not any(row.requires_grad for row in tuning.pivot.embeddings)
     assert records[-1].weight_distance > 0
     assert records[-1].function_distance > 0
@@ -163,7 +163,7 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
             *changes,
             steps=False,
         )
-        draw, said = tuning.draw("tune", tuning.latents, 0), tuning.regulariser.caption
+        draw, said = tuning.plan_batch("tune", tuning.latents, 0), tuning.locality_loss.caption
         return [tuning.latents.caption(view) for view in draw.views], [said(draw, i, 0) for i in range(6)]
 
     whole, loose = held()

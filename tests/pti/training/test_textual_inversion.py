@@ -58,7 +58,7 @@ def test_a_table_that_moves_is_noticed(invert):
     made, _ = invert("inversion.steps=1")
     again = TextualInversion(made.engine, made.model, made.latents, made.config)
     steps = again.run()
-    again._remember = lambda loss: again.model.encoders[0].table.weight.data[5].add_(1e-6)
+    again._check_plateau = lambda loss: again.model.encoders[0].table.weight.data[5].add_(1e-6)
     with pytest.raises(TrainingError, match="the embedding table of text_encoder has moved"):
         list(steps)
 
@@ -132,7 +132,7 @@ def test_accumulated_parts_are_one_step_on_all_of_them(invert):
     for part in range(3):
         inversion.rows[0].data.copy_(inversion.start[0])
         inversion.rows[0].grad = None
-        inversion._terms(part)["loss"].backward()
+        inversion._compute_losses(part)["loss"].backward()
         parts.append(inversion.rows[0].grad.clone())
     mean = torch.stack(parts).mean(0)
     mean *= min(1.0, 1.0 / float(mean.norm()))

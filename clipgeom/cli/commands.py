@@ -1,4 +1,4 @@
-"""The commands and their options. Each checks what it was given, then calls the library; nothing is computed here."""
+"""The commands of clipgeom and their options. A command checks its options and calls the library."""
 
 from __future__ import annotations
 
@@ -39,26 +39,28 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="clipgeom",
-    help="The geometry of CLIP embeddings: reports on caption sets.",
+    help="Measure the geometry of CLIP text embeddings: norms, centring and interpolation.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_cache = typer.Typer(help="Encoded caption sets that are kept.", no_args_is_help=True)
+_cache = typer.Typer(help="List or delete cached embeddings.", no_args_is_help=True)
 app.add_typer(_cache, name="cache")
 
 Padded = Annotated[
     bool,
     typer.Option(
         "--padded",
-        help="Also profile the padding after EOS, as Stable Diffusion sees it.",
+        help="Also measure the padding positions after EOS, which Stable Diffusion uses as well.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 Check = Annotated[
     bool,
     typer.Option(
-        "--check/--no-check", help="Whether to run the centering check on each row.", rich_help_panel=OUTPUT_PANEL
+        "--check/--no-check",
+        help="Run the centring check on each representation and position.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 
@@ -79,9 +81,13 @@ def _report(
     image_embeddings: ImageEmbeddings = None,
     padded: Padded = False,
     check: Check = True,
-    out: Annotated[Path, typer.Option(help="Folder to write.", rich_help_panel=OUTPUT_PANEL)] = Path("report"),
+    out: Annotated[Path, typer.Option(help="Report folder to write.", rich_help_panel=OUTPUT_PANEL)] = Path("report"),
 ) -> None:
-    """Measure a caption set, or vectors computed elsewhere, and write a report folder."""
+    """Measure the embeddings of a caption set, or a file of vectors, and write a report.
+
+    The report folder contains report.html, the figures,
+    and all numbers in report.json and statistics.csv.
+    """
     from clipgeom.report.folder import check_output_folder
     from clipgeom.report.measure.build import measure_captions, measure_embeddings
     from clipgeom.report.render.page import report_grouping
@@ -138,13 +144,14 @@ def _check(
     context: typer.Context,
     options: EncodingOptions,
     embeddings: Embeddings = None,
-    out: Annotated[Path, typer.Option(help="Certificate to write.", rich_help_panel=OUTPUT_PANEL)] = Path(
+    out: Annotated[Path, typer.Option(help="Certificate file to write.", rich_help_panel=OUTPUT_PANEL)] = Path(
         "certificate.safetensors"
     ),
 ) -> None:
-    """Check whether these embeddings may be interpolated about their centre.
+    """Check whether centred interpolation is valid for these embeddings.
 
-    Prints the verdict and writes the certificate that a trainer asks; exits with 0 whatever the verdict is.
+    Prints the verdict, and writes a certificate for the locality loss of pti.
+    The exit code is 0 for every verdict.
     """
     from clipgeom.centering import Certificate, check_centering
 
@@ -212,21 +219,22 @@ def _encode(
     context: typer.Context,
     options: EncodingOptions,
     out: Annotated[
-        Path, typer.Option(help="File: .npz, .safetensors, .parquet or .npy.", rich_help_panel=OUTPUT_PANEL)
+        Path, typer.Option(help="File to write: .npz, .safetensors, .parquet or .npy.", rich_help_panel=OUTPUT_PANEL)
     ],
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Replace a file at --out that clipgeom encode did not write, and any .npy file.",
+            help="Replace a file that clipgeom encode did not write, or any .npy file.",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,
 ) -> None:
-    """Encode a caption set and write the vectors to one file.
+    """Encode a caption set, and write the vectors to one file.
 
-    Arrays are named REPRESENTATION.POSITION, such as hidden.eos; POSITION.captions contains the indices of the captions
-    that have the position, and POSITION.images the number of the image of each, where images are known.
+    Arrays are named REPRESENTATION.POSITION, such as hidden.eos.
+    POSITION.captions contains the indices of the captions with that position.
+    POSITION.images contains their image numbers, if known.
     """
     from clipgeom.encoder.encode_captions import collect
 
@@ -270,11 +278,11 @@ def _encode(
 
 @app.command("compare")
 def _compare(
-    first: Annotated[Path, typer.Argument(help="A report folder.")],
-    second: Annotated[Path, typer.Argument(help="Another one.")],
-    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("comparison.html"),
+    first: Annotated[Path, typer.Argument(help="First report folder.")],
+    second: Annotated[Path, typer.Argument(help="Second report folder.")],
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("comparison.html"),
 ) -> None:
-    """Put two reports side by side on one page."""
+    """Compare two reports side by side on one HTML page."""
     from clipgeom.report.compare import write_comparison
 
     provenances = write_comparison(first, second, out)
@@ -284,7 +292,7 @@ def _compare(
 
 @_cache.command("list")
 def _list() -> None:
-    """Show which encoded caption sets are kept, and how much room they take."""
+    """List the cached caption sets and their sizes."""
     from clipgeom.encoder.cache import EmbeddingCache
 
     cache = EmbeddingCache()
@@ -302,7 +310,7 @@ def _list() -> None:
 
 @_cache.command("clear")
 def _clear() -> None:
-    """Delete every encoded caption set that no process is using; downloaded captions stay."""
+    """Delete all cached caption sets that no process uses. Downloaded captions are not deleted."""
     from clipgeom.encoder.cache import EmbeddingCache
 
     cache = EmbeddingCache()

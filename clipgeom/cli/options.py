@@ -1,4 +1,4 @@
-"""The options that several commands share: what is encoded, with what, and what is read off it."""
+"""Options of several commands: captions, encoder, representations and positions."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ OUTPUT_PANEL = "Measurement and output"
 Model = Annotated[
     str,
     typer.Option(
-        help="Encoder: miniworld (embedded), a directory or hub id, a Stable Diffusion repository too.",
+        help="Text encoder: miniworld (bundled), a directory or a hub id; also a Stable Diffusion repository.",
         rich_help_panel=_INPUT,
     ),
 ]
 Subfolder = Annotated[
     str | None,
-    typer.Option(help="Folder of the text encoder inside it, such as text_encoder_2.", rich_help_panel=_INPUT),
+    typer.Option(help="Subfolder of the text encoder in --model, such as text_encoder_2.", rich_help_panel=_INPUT),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", rich_help_panel=_INPUT)]
 Captions = Annotated[
     str,
     typer.Option(
-        help="miniworld (embedded), coco2014:val, a COCO captions .json or its .zip, .txt, .csv, .tsv, .jsonl, .parquet, "
+        help="Captions: miniworld (bundled), coco2014:val, a COCO .json or .zip, a .txt, .csv, .tsv, .jsonl or .parquet file, "
         "or a hub data set.",
         rich_help_panel=_INPUT,
     ),
@@ -57,46 +57,53 @@ Captions = Annotated[
 Embeddings = Annotated[
     str | None,
     typer.Option(
-        help="Vectors computed elsewhere: .npy, .npz, .safetensors, .parquet; FILE::KEY where a file holds several.",
+        help="File of vectors: .npy, .npz, .safetensors or .parquet. FILE::KEY chooses one of several arrays.",
         rich_help_panel=_INPUT,
     ),
 ]
 ImageEmbeddings = Annotated[
     str | None,
-    typer.Option(help="Image vectors of the same space, to compare --embeddings with.", rich_help_panel=_INPUT),
+    typer.Option(
+        help="File of image vectors in the same space, for comparison with --embeddings.", rich_help_panel=_INPUT
+    ),
 ]
-Column = Annotated[str | None, typer.Option(help="Column of the captions in a table.", rich_help_panel=_CAPTIONS)]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the image ids.", rich_help_panel=_CAPTIONS)]
+Column = Annotated[str | None, typer.Option(help="Caption column of a table.", rich_help_panel=_CAPTIONS)]
+ImageColumn = Annotated[str | None, typer.Option(help="Image id column of a table.", rich_help_panel=_CAPTIONS)]
 GroupSize = Annotated[
     int | None,
     typer.Option(
-        help="For captions or vectors without image ids: each N consecutive ones belong to one image.",
+        help="Captions or vectors of each image, if there are no image ids: N consecutive ones belong together.",
         metavar="N",
         rich_help_panel=_CAPTIONS,
     ),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of a hub data set.", rich_help_panel=_CAPTIONS)]
-Limit = Annotated[int, typer.Option(help="Use at most this many captions.", rich_help_panel=_CAPTIONS)]
-Sample = Annotated[str, typer.Option(help="Which of them: first, or random (see --seed).", rich_help_panel=_CAPTIONS)]
-PerImage = Annotated[str, typer.Option(help="Captions of each image: all, or first.", rich_help_panel=_CAPTIONS)]
-Unique = Annotated[bool, typer.Option("--unique", help="Leave out repeated texts.", rich_help_panel=_CAPTIONS)]
+Limit = Annotated[int, typer.Option(help="Maximum number of captions.", rich_help_panel=_CAPTIONS)]
+Sample = Annotated[
+    str,
+    typer.Option(help="Choice of captions under --limit: first, or random (see --seed).", rich_help_panel=_CAPTIONS),
+]
+PerImage = Annotated[str, typer.Option(help="Captions of each image to use: all, or first.", rich_help_panel=_CAPTIONS)]
+Unique = Annotated[bool, typer.Option("--unique", help="Drop repeated captions.", rich_help_panel=_CAPTIONS)]
 Dtype = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16, float16, or auto: bfloat16 where the device computes it natively. "
+        help="Precision of the encoder: float32, bfloat16, float16, or auto (bfloat16 if the device computes it natively). "
         "Statistics are float64.",
         rich_help_panel=_ENCODER,
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_ENCODER)]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.", rich_help_panel=_ENCODER)]
 PackSize = Annotated[
     int | None,
-    typer.Option(help="Tokens run together; changes speed and memory only.", rich_help_panel=_ENCODER),
+    typer.Option(help="Number of tokens in one pass; changes speed and memory only.", rich_help_panel=_ENCODER),
 ]
 Cache = Annotated[
     bool,
     typer.Option(
-        "--cache/--no-cache", help="Keep the vectors, so that they are encoded once.", rich_help_panel=_ENCODER
+        "--cache/--no-cache",
+        help="Cache the vectors on disk, so that a caption set is encoded once.",
+        rich_help_panel=_ENCODER,
     ),
 ]
 Positions = Annotated[
@@ -104,7 +111,7 @@ Positions = Annotated[
     typer.Option(
         "--positions",
         "--position",
-        help="Token positions: eos, an index, padded:INDEX; with commas.",
+        help="Token positions, separated by commas: eos, an index, or padded:INDEX.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
@@ -113,17 +120,19 @@ Representation = Annotated[
     typer.Option(
         "--representation",
         "--representations",
-        help="Of token, penultimate, prenorm, hidden, projected, normalized; with commas. "
-        "Default: hidden and, where the encoder has it, projected.",
+        help="Representations, separated by commas: token, penultimate, prenorm, hidden, projected, normalized. "
+        "Default: hidden, and projected if the encoder has it.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Of the sample and of every interval.", rich_help_panel=OUTPUT_PANEL)]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the random sample and of the bootstrap intervals.", rich_help_panel=OUTPUT_PANEL)
+]
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingOptions:
-    """Every option that says which captions are encoded, how, and what is read off."""
+    """Options of captions, encoder, representations and positions."""
 
     model: Model = "miniworld"
     subfolder: Subfolder = None
@@ -151,7 +160,7 @@ class EncodingOptions:
         Raises
         ------
         ClipGeomError
-            Whatever is wrong with one of them.
+            An option is invalid.
         """
         from clipgeom.encoder import load_text_encoder, parse_positions, parse_representations
         from clipgeom.encoder.cache import EmbeddingCache
@@ -186,7 +195,7 @@ class EncodingOptions:
         return Inputs(encoder, stream, names, positions, cache, self._images())
 
     def _require_both(self, context: typer.Context) -> None:
-        """Refuse a model without captions and the reverse: the defaults of both belong together."""
+        """Refuse a model without captions, or captions without a model: the two defaults belong together."""
         for name, value, other, example in (
             (
                 "model",
@@ -200,7 +209,7 @@ class EncodingOptions:
                 raise ConfigError(f"--{name} {value} needs --{other}: add --{other} {example}")
 
     def _images(self) -> ImageEmbedder | None:
-        """The pictures of the captions, where both are the embedded world's."""
+        """Return the embedder of the captions' images, if model and captions are those of miniworld."""
         if (self.model, self.captions) != ("miniworld", "miniworld") or Path(self.model).exists():
             return None
         from clipgeom.miniworld.default import image_embeddings
@@ -210,7 +219,7 @@ class EncodingOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """Captions and the encoder for them, what is to be read off it, and where vectors are kept."""
+    """Captions, their encoder, the representations and positions to read, and the cache."""
 
     encoder: TextEncoder
     captions: CaptionStream
@@ -221,7 +230,7 @@ class Inputs:
 
 
 def takes_encoding_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `EncodingOptions`, which it receives gathered in its argument `options`."""
+    """Add the options of `EncodingOptions` to a command, which receives them as its argument `options`."""
     hints = get_type_hints(command, include_extras=True)
     shared_hints = get_type_hints(EncodingOptions, include_extras=True)
     own = [
@@ -250,8 +259,7 @@ def labels(context: typer.Context, options: EncodingOptions, embeddings: str) ->
     Raises
     ------
     ConfigError
-        Neither gives them, they contradict each other, the options name several, or an option is given that applies to
-        captions.
+        Name and options give none, contradict each other or give several; or an option applies to captions only.
     """
     from clipgeom.encoder import parse_positions, parse_representations
     from clipgeom.geometry.embedding_files import embeddings_label
@@ -290,7 +298,7 @@ def labels(context: typer.Context, options: EncodingOptions, embeddings: str) ->
 
 
 def refuse(context: typer.Context, options: tuple[str, ...], reason: str) -> None:
-    """Refuse options that were given but have nothing to act on."""
+    """Refuse options that have no effect."""
     for name in options:
         if _given(context, name):
             raise ConfigError(f"--{name.replace('_', '-')} {reason}")

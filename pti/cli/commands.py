@@ -1,4 +1,4 @@
-"""The commands and their options. Each reads the settings, then calls the library; nothing is computed here."""
+"""The commands of pti and their options. A command reads its settings and calls the library."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="pti",
-    help="Pivotal tuning: a new word for a few pictures, and a generator lightly tuned around it.",
+    help="Pivotal tuning of Stable Diffusion: textual inversion of a concept from a few images, then a LoRA around it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 Source = Annotated[
-    Path | None, typer.Argument(help="Configuration, or a run folder. Left out: the defaults.", show_default=False)
+    Path | None,
+    typer.Argument(help="Configuration file or run folder. Default: the default settings.", show_default=False),
 ]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value in place of the configuration's; repeatable.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder, in place of output.dir.")]
-Folder = Annotated[Path, typer.Argument(help="A run folder.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value. Repeatable.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; replaces output.dir.")]
+Folder = Annotated[Path, typer.Argument(help="Run folder.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -50,7 +49,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def _init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("pti.toml"),
 ) -> None:
-    """Write a configuration in which every setting is explained."""
+    """Write a configuration file with all settings, their defaults and comments."""
     if path.exists():
         raise ConfigError(f"{path} is there already; give another name, or delete it")
     write_whole(check_output_file(path, lambda _: False, maker="pti init"), commented().encode())
@@ -62,33 +61,52 @@ def _run(
     config: Source = None,
     settings: Settings = None,
     out: Out = None,
-    until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "export",
+    until: Annotated[str, typer.Option(help="Last stage to run: invert, tune, evaluate or export.")] = "export",
 ) -> None:
-    """Invert, tune, evaluate, export; goes on where it stopped."""
+    """Train a concept: invert, tune, evaluate and export.
+
+    Continues an interrupted run.
+    Writes a run folder: settings, metrics, previews, checkpoints, evaluation,
+    and export/ with the files for other tools.
+    """
     _execute(_read(config, settings, out), _until(until))
 
 
 @app.command("invert")
 def _invert(config: Source = None, settings: Settings = None, out: Out = None) -> None:
-    """Stage 1 alone: the new word's vectors."""
+    """Run stage 1 only: textual inversion.
+
+    Writes checkpoints, metrics and previews into the run folder.
+    """
     _execute(_read(config, settings, out), ("invert",))
 
 
 @app.command("tune")
 def _tune(config: Source = None, settings: Settings = None, out: Out = None) -> None:
-    """Stage 2 alone: low-rank changes around an inverted word."""
+    """Run stage 2 only: LoRA tuning.
+
+    The run folder must contain a finished stage 1.
+    Writes checkpoints, metrics and previews into it.
+    """
     _execute(_read(config, settings, out), ("tune",))
 
 
 @app.command("evaluate")
 def _evaluate(folder: Folder) -> None:
-    """Measure a run."""
+    """Evaluate a trained run.
+
+    Writes evaluation.json (metrics with 95 % intervals)
+    and previews/evaluation.png into the run folder.
+    """
     _finish("evaluate", folder)
 
 
 @app.command("export")
 def _export(folder: Folder) -> None:
-    """Write the files that other tools load."""
+    """Export a trained run to files for other tools.
+
+    Writes the embedding, the LoRA and a model card into the run's export folder.
+    """
     _finish("export", folder)
 
 
@@ -96,19 +114,25 @@ def _export(folder: Folder) -> None:
 def _sweep(
     config: Source = None,
     vary: Annotated[
-        list[str] | None, typer.Option(help="section.key=value,value: each with all others; 0..4 counts. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Vary a setting: section.key=value,value, or section.key=0..4 for 0 to 4. Repeatable."),
     ] = None,
     together: Annotated[
-        list[str] | None, typer.Option(help="key=a,b;key=c,d: a with c, b with d. One group of the grid; repeatable.")
+        list[str] | None,
+        typer.Option(help="Vary settings in pairs: key=a,b;key=c,d gives a with c and b with d. Repeatable."),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="So many seeds: --vary runtime.seed=0..N-1.", min=1)] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds, as --vary runtime.seed=0..N-1.", min=1)] = None,
     settings: Settings = None,
-    until: Annotated[str, typer.Option(help="Last stage: invert, tune, evaluate or export.")] = "tune",
-    jobs: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 1,
-    retry: Annotated[bool, typer.Option("--retry", help="Also do runs again that have failed.")] = False,
+    until: Annotated[str, typer.Option(help="Last stage to run: invert, tune, evaluate or export.")] = "tune",
+    jobs: Annotated[int, typer.Option(help="Number of parallel runs.", min=1)] = 1,
+    retry: Annotated[bool, typer.Option("--retry", help="Repeat failed runs.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the sweep.")] = Path("sweep"),
 ) -> None:
-    """Run a grid of settings, and write a table; goes on where it stopped."""
+    """Run a grid of settings, and write one table of all results.
+
+    Continues an interrupted sweep.
+    Writes a folder with one run for each point of the grid, and the table.
+    """
     import json
 
     from pti.sweeps.plan import read_together, read_vary
@@ -122,13 +146,13 @@ def _sweep(
     if not grid and not together:
         raise ConfigError("nothing varies; say what does, such as --vary lora.rank=4,8 or --seeds 5")
     plan = Sweep(config, settings or (), dict(grid), [read_together(text) for text in together or ()])
-    plan.points()  # what is wrong is told before anything is loaded
+    plan.points()  # refuses wrong settings before anything is loaded
     stages = _until(until)
     silence()
     with Progress("finished", "runs", speaker="pti") as progress:
         table = sweep(plan, out, stages=stages, jobs=jobs, retry=retry, progress=progress)
-    told = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
-    n, failed = len(told["runs"]), told["failed"]
+    summary = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    n, failed = len(summary["runs"]), summary["failed"]
     print(f"table: {table} ({n} runs, {failed} failed)")
     if failed:
         raise TrainingError(
@@ -140,17 +164,20 @@ def _sweep(
 def _sample(
     folder: Folder,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="With {token} for the new word; repeatable. Default: the run's previews'.")
+        list[str] | None,
+        typer.Option(help="Prompt with {token} for the concept. Repeatable. Default: sampling.prompts of the run."),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="Pictures of each prompt.", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of their noise.", min=0)] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Scale of classifier-free guidance.", min=1.0)] = None,
-    lora_scale: Annotated[float, typer.Option(help="How much stage 2 counts; 0 is the frozen generator.")] = 1.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    out: Annotated[Path, typer.Option(help="PNG to write, a row for each prompt.")] = Path("sample.png"),
+    count: Annotated[int | None, typer.Option(help="Number of images for each prompt.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the images.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Number of sampling steps.", min=1)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance; 1 turns it off.", min=1.0)
+    ] = None,
+    lora_scale: Annotated[float, typer.Option(help="Scale of the LoRA; 0 turns it off.")] = 1.0,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path, typer.Option(help="PNG file to write, with one row for each prompt.")] = Path("sample.png"),
 ) -> None:
-    """Draw pictures with what a run has learnt."""
+    """Generate images from a trained run, and write them as one PNG."""
     from pti.models.sampling import sample_images
     from pti.runs.image_grid import is_grid, save_image_grid
     from pti.runs.run import load_run
@@ -165,7 +192,7 @@ def _sample(
     defaults = run.config.sampling
     count = defaults.images_per_prompt if count is None else count
     prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
-    pictures = sample_images(
+    images = sample_images(
         run.model,
         prompts,
         seed=defaults.seed if seed is None else seed,
@@ -174,7 +201,7 @@ def _sample(
         lora_scale=lora_scale,
         size=run.config.data.resolution,
     )
-    save_image_grid(target, pictures, count, run.marks)
+    save_image_grid(target, images, count, run.marks)
     print(f"pictures: {out}")
 
 
@@ -217,9 +244,9 @@ def _finish(stage: str, folder: Path) -> None:
 def _device(name: str) -> str:
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return next(kind for kind, found in there.items() if found)
-    if not there.get(name.partition(":")[0], False):
+        return next(kind for kind, usable in available.items() if usable)
+    if not available.get(name.partition(":")[0], False):
         raise ConfigError(f"device {name!r} is not available here; use --device auto")
     return name

@@ -244,11 +244,9 @@ class LoraTuning:
             loss = loss + self.config.prior_preservation.weight * losses["prior"]
         if has_locality:
             assert self.locality_loss is not None
-            losses["locality"] = (
-                denoising.new_zeros(())  # no regularized image in this process
-                if locality_batch is None
-                else self.locality_loss.loss(predictions["locality"], locality_batch)
-            )
+            losses["locality"] = denoising.new_zeros(())  # if this process has no regularized image
+            if locality_batch is not None:
+                losses["locality"] = self.locality_loss.loss(predictions["locality"], locality_batch)
             loss = loss + self.config.locality.weight * losses["locality"]
         return {"loss": loss, **losses}
 
@@ -273,8 +271,7 @@ class LoraTuning:
     def _prior_batch(self, part: int) -> DenoisingBatch:
         """Make a batch of class images."""
         assert self.prior is not None
-        device = self.engine.device
-        plan = self.plan_batch("prior", self.prior, part)
+        plan, device = self.plan_batch("prior", self.prior, part), self.engine.device
         if isinstance(self.prior, GeneratedLatents):
             latents, time_ids, captions = self.prior.of(plan.views, self.model.factor, device)
         else:
@@ -299,8 +296,7 @@ class LoraTuning:
 
     def generate_own(self) -> GeneratedLatents:
         """Generate images of interpolated prompts with the base model, for the captions of the locality loss in turn."""
-        n, wordings = len(self.latents), self.latents.wordings
-        numbers = range(self.config.locality.num_generated)
+        n, wordings, numbers = len(self.latents), self.latents.wordings, range(self.config.locality.num_generated)
         if self.config.locality.mix_captions:
             texts = [self.latents.exchanged(ImageView(i % n, wording=i // n % wordings)) for i in numbers]
         else:
@@ -326,20 +322,17 @@ class LoraTuning:
                 side=self.latents.shape[-1] * self.model.factor,
             )
 
-    def plan_batch(self, stream: str, source: LatentCache | GeneratedLatents, part: int) -> BatchPlan:
-        """Plan a micro-batch of the next step for this process, from a source of images."""
-        return self._plan(stream, source, self.step, part, self.engine.batch_slice(self.settings.batch_size))
-
-    def _plan(
-        self, stream: str, source: LatentCache | GeneratedLatents, step: int, part: int, share: BatchSlice
+    def plan_batch(
+        self, stream: str, source: LatentCache | GeneratedLatents, part: int, *, probe: BatchSlice | None = None
     ) -> BatchPlan:
+        """Plan a micro-batch of the next step for this process; with `probe`, one that is the same at every step."""
         return plan_micro_batch(
             self.config.runtime.seed,
             stream,
-            step,
+            self.step if probe is None else 0,
             part,
             parts=self.config.runtime.gradient_accumulation_steps,
-            share=share,
+            share=probe or self.engine.batch_slice(self.settings.batch_size),
             samples=len(source),
             crops=source.crops,
             flips=source.flips,
@@ -355,7 +348,7 @@ class LoraTuning:
         """Mean ‖ε_θ − ε_base‖₂ over fixed noisy training images, the probes."""
         device = self.engine.device
         if self._probes is None:
-            plan = self._plan("probe", self.latents, 0, 0, BatchSlice(0, 1, self.settings.probes))
+            plan = self.plan_batch("probe", self.latents, 0, probe=BatchSlice(0, 1, self.settings.probes))
             latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
             timesteps = plan.timesteps.to(device)
             noisy_latents = add_noise(self.model.alphas_cumprod, latents, plan.noise.to(device), timesteps)

@@ -298,7 +298,7 @@ def _list() -> None:
     cache = EmbeddingCache()
     sets = cache.sets()
     for entry in sets:
-        state = "" if entry.complete else "  cut off; goes on when asked again"
+        state = "" if entry.complete else "  incomplete; continues at the next use"
         n = "?" if entry.n is None else f"{entry.n:,}"
         line = (
             f"{entry.used:%Y-%m-%d %H:%M}  {entry.size / 1e6:>8,.1f} MB  {n:>9} captions  {entry.dtype:<8}  "

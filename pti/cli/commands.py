@@ -144,7 +144,7 @@ def _sweep(
     if twice:
         raise ConfigError(f"{twice[0]} varies twice; give --vary once for it (--seeds varies runtime.seed)")
     if not grid and not together:
-        raise ConfigError("nothing varies; say what does, such as --vary lora.rank=4,8 or --seeds 5")
+        raise ConfigError("nothing varies; name a setting, such as --vary lora.rank=4,8 or --seeds 5")
     plan = Sweep(config, settings or (), dict(grid), [read_together(text) for text in together or ()])
     plan.points()  # refuses wrong settings before anything is loaded
     stages = _until(until)
@@ -156,7 +156,7 @@ def _sweep(
     print(f"table: {table} ({n} runs, {failed} failed)")
     if failed:
         raise TrainingError(
-            f"{failed} of {n} runs failed; the column error of {table} says why. Try them again with --retry"
+            f"{failed} of {n} runs failed; see the column error of {table}. Try them again with --retry"
         )
 
 

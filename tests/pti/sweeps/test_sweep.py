@@ -342,7 +342,7 @@ def test_the_command(pti, base, tmp_path):
     assert code == 2
     assert out == "table: grid/sweep.parquet (2 runs, 1 failed)\n"
     assert err.splitlines()[-1] == (
-        "pti: 1 of 2 runs failed; the column error of grid/sweep.parquet says why. Try them again with --retry"
+        "pti: 1 of 2 runs failed; see the column error of grid/sweep.parquet. Try them again with --retry"
     )
     code, out, err = pti("sweep", "base.toml", "--set", "lora.steps=1", "--together", "runtime.seed=0,1;lora.rank=2,3")
     assert (code, out) == (0, "table: sweep/sweep.parquet (2 runs, 0 failed)\n"), err
@@ -353,7 +353,7 @@ def test_the_command(pti, base, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "nothing varies; say what does"),
+        ((), "nothing varies; name a setting"),
         (("--vary", "lora.rnak=1"), "did you mean 'rank'?"),
         (("--vary", "lora.rank=1,"), "lora.rank is a whole number; got None"),
         (("--seeds", "2", "--vary", "runtime.seed=1"), "runtime.seed varies twice"),

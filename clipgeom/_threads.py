@@ -2,9 +2,9 @@
 
 Threads of a library (OpenMP in torch, OpenBLAS in numpy and scipy) synchronise after every small operation and spin
 while they wait. On a busy machine each synchronisation costs a time slice of the scheduler, and a command takes ten
-times as long as with one thread. Two rules follow: the commands let libraries use no more threads than there are free
-CPUs, and independent parts (packs of the encoder, halves of the check) run in threads of their own, with one library
-thread each.
+times as long as with one thread. Two rules follow: the commands limit libraries to as many threads as there are free
+CPUs. Independent parts (packs of the encoder, halves of the check) run in their own threads, with one library thread
+each.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def check_output_file(
     Raises
     ------
     ConfigError
-        A folder, a device, a write-protected file, a file of something else, a name that is too long, or a folder that
+        The path is a folder, a device, or a write-protected or foreign file; its name is too long; or its folder
         cannot be written.
     """
     target = resolved(path)

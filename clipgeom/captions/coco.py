@@ -159,7 +159,7 @@ def captions_member(path: Path, asked: str | None, /) -> str:
     Raises
     ------
     ConfigError
-        There are several, or the one asked for is not there.
+        There are several, or the named one is missing.
     CaptionError
         There is none, or the file is not a zip archive.
     """

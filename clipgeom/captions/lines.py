@@ -52,13 +52,13 @@ def open_binary(path: Path) -> BinaryIO:
 def decoded_lines(file: BinaryIO, where: str) -> Iterator[str]:
     r"""Decode UTF-8 text line by line, without a byte order mark, line ends kept.
 
-    Bytes are split before they are decoded: only so can an error name its line, and only so does ``\n`` alone end a
-    line (`str.splitlines` also breaks at ``\x0b``, ``\x85`` and U+2028, which captions scraped from the web contain).
+    Bytes are split before they are decoded, so that an error can name its line and only ``\n`` ends a line.
+    `str.splitlines` also breaks at ``\x0b``, ``\x85`` and U+2028, which captions scraped from the web contain.
 
     Raises
     ------
     CaptionError
-        A line is not UTF-8, or holds NUL characters (a binary file, or UTF-16).
+        A line is not UTF-8, or contains NUL characters (a binary file, or UTF-16).
     """
     for number, line in enumerate(file, 1):
         if number == 1:

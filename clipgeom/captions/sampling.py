@@ -16,9 +16,9 @@ _BLOCK = 4096  # keys drawn at a time: a call of numpy costs more than a key
 def sample_uniformly(items: Iterable[T], size: int, /, *, seed: int) -> list[T]:
     """Take `size` items of a stream, every subset of that size being equally likely, and keep their order.
 
-    Each item draws a key from U(0, 1), and the `size` smallest keys win ("bottom-k" sampling; E. Cohen and H. Kaplan,
-    Summarizing data using bottom-k sketches, PODC 2007). The result depends on the seed and the position of the items
-    only, and for one seed a smaller sample is part of every larger one. Memory: O(size).
+    Each item gets a random key from U(0, 1), and the `size` smallest keys win ("bottom-k" sampling; E. Cohen and H.
+    Kaplan, Summarizing data using bottom-k sketches, PODC 2007). The result depends only on the seed and the
+    positions of the items. For one seed, a smaller sample is part of every larger one. Memory: O(size).
 
     Parameters
     ----------

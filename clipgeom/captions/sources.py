@@ -45,8 +45,8 @@ def open_captions(
 ) -> CaptionStream:
     """Open a caption source.
 
-    The first caption is read at once, so that a wrong path, column or file format shows here and not after a model has
-    been loaded. For ``coco2014:…`` this is also when the archive is fetched.
+    The first caption is read at once, so that a wrong path, column or file format is an error before a model is
+    loaded. For ``coco2014:…`` this is also when the archive is fetched.
 
     Parameters
     ----------

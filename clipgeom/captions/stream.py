@@ -28,7 +28,7 @@ class Caption:
         The caption as the source has it, without white space (and line ends) before and after: COCO's own annotations
         carry such. Nothing inside is touched.
     image_id : str or None
-        The image that it describes, where the source says so.
+        The image that it describes, if the source has image ids.
     """
 
     id: str
@@ -110,8 +110,8 @@ class CaptionStream:
     The order of events is: read, drop blank captions, keep the first of each image (``per_image="first"``), drop
     repeated texts (``unique``), limit or sample. The order of the source is kept.
 
-    Memory does not hold the captions: repeated texts and images are recognised by 16-byte digests (about 100 bytes a
-    caption with Python's overhead, 40 MB for 400,000), and only a random sample is kept, of `limit` captions.
+    Captions are not kept in memory, except a random sample of `limit` captions. Repeated texts and images are
+    recognised by 16-byte digests: about 100 bytes a caption with Python's overhead, or 40 MB for 400,000.
     """
 
     def __init__(self, source: Source, selection: Selection, groups_by: str | None = None) -> None:

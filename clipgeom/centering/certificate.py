@@ -114,7 +114,7 @@ class Certificate:
             raise ConfigError("a certificate needs at least one check")
         keys = [(e.representation, e.position) for e in entries]
         if len(set(keys)) != len(keys):
-            raise ConfigError("a certificate holds each representation and position once")
+            raise ConfigError("a certificate contains each representation and position once")
         return cls(encoder_fingerprint, captions_sha256, entries, __version__, seed, model, captions, groups)
 
     def entry(self, representation: str, position: str | int) -> Entry:
@@ -239,7 +239,7 @@ class Certificate:
                 groups=content.get("groups"),
             )
         except (KeyError, TypeError) as error:
-            raise CertificateError(f"{path} lacks what a certificate holds: {error}") from error
+            raise CertificateError(f"{path} lacks entries of a certificate: {error}") from error
 
 
 def summarize(check: CenteringCheck, representation: str | None = None) -> dict[str, Any]:

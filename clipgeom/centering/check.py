@@ -279,8 +279,8 @@ def _verdict(
     auc = {mode: aucs.estimate(m) for m, mode in enumerate(("real", *MODES))}
     difference = _Differences(rates, aucs)
     minus_slerp = {mode: difference.of(m, column["slerp"]) for mode, m in column.items() if mode != "slerp"}
-    # A classifier that does not find SLERP's points has nothing to prefer: two AUCs at ½ differ by chance alone, and
-    # differ surely in one case of forty.
+    # A classifier that does not detect SLERP's points gives no preference: two AUCs at ½ differ by chance alone, and
+    # significantly in one case of forty.
     found = auc["slerp"].ci95[0] > 0.5
     validated = {mode: found and minus_slerp[mode].certain for mode in CENTERED_MODES}
     return CenteringCheck(

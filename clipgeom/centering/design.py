@@ -126,8 +126,8 @@ class PairedRates:
     def interval(self, column: int) -> Interval:
         """95 % interval of one rate, within [0, 1].
 
-        A rate of exactly 0 or 1 has no spread to resample: there the exact bound for that many captions' worth of pairs is
-        taken, 1 − 0.025^(1/m) with m the number of pairs that share no caption, or no group.
+        A rate of exactly 0 or 1 has no spread to resample. The exact bound 1 − 0.025^(1/m) is used then, with m the
+        number of pairs that share no caption or group.
         """
         rate = float(self.rates[column])
         if rate in (0.0, 1.0):
@@ -144,9 +144,10 @@ def paired_replicates(residuals: NDArray[np.float64], pairs: NDArray[np.int64], 
 
     Notes
     -----
-    Member i moves the mean by ψᵢ = Σ_{pairs with i} r. Resampling the ψᵢ counts what is peculiar to a pair twice, once
-    for either member. The variance robust to shared members, (Σᵢψᵢ² − Σr²)/p² with r summed over the pairs of the same
-    two (Aronow, Samii & Assenova, Political Analysis 23, 2015), does not; the replicates are scaled to it.
+    Member i moves the mean by ψᵢ = Σ_{pairs with i} r. Resampling the ψᵢ counts the variation of a single pair twice,
+    once for each member. The replicates are therefore scaled to the variance robust to shared members, (Σᵢψᵢ² −
+    Σr²)/p² with r summed over the pairs of the same two. Source: Aronow, Samii & Assenova, Political Analysis 23,
+    2015.
     """
     p = len(pairs)
     _, members = np.unique(pairs, return_inverse=True)

@@ -74,7 +74,7 @@ def find_files(model: str | Path, *, subfolder: str | None = None, revision: str
             raise EncoderError(f"--revision applies to a hub id; {local} is a directory")
         return _within(local, subfolder, None)
     if local.exists():
-        raise EncoderError(f"{local} is a file; give the directory that holds config.json and model.safetensors")
+        raise EncoderError(f"{local} is a file; give the directory with config.json and model.safetensors")
     name = str(model)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise EncoderError(

@@ -105,9 +105,9 @@ class Tokens:
     def digest(self) -> str:
         """SHA-256 of everything that determines the ids.
 
-        That is the serialised tokenizer (normalizer, splitting, model, table of added tokens, post-processing) apart
-        from what only concerns decoding, with vocabulary and merges in a form that both file layouts share. The ids of
-        a few probe captions stand for the version of the tokenizers library.
+        It covers the serialised tokenizer (normalizer, splitting, model, table of added tokens, post-processing)
+        without the parts for decoding. Vocabulary and merges are in a form that both file layouts share. The ids of a
+        few probe captions stand for the version of the tokenizers library.
         """
         content = json.loads(self._backend.to_str())
         described = {key: value for key, value in content.items() if key not in _IRRELEVANT}

@@ -1,7 +1,8 @@
 """Text tower for the packs of a prefix tree, with its weights arranged for flat batches of nodes.
 
-Everything but attention works on single nodes, in matrix products as large as the pack. Attention is computed block by
-block, each against the keys it can see. Of the last layer, what follows attention is run for the nodes asked for only.
+Everything but attention works on single nodes, in matrix products as large as the pack. Attention is computed block
+by block, each against the keys it can see. In the last layer, the operations after attention are run only for the
+wanted nodes.
 
 The residual stream, embeddings and LayerNorms are float32; the linear maps and attention have the dtype of the
 computation. On a CPU the linear maps are oneDNN's with their weights packed beforehand, which is what
@@ -47,8 +48,8 @@ class Tower:
     Raises
     ------
     EncoderError
-        Its modules are not those of CLIP's text tower, or its states for packs and whole sequences differ, as in a
-        tower that is not causal.
+        Its modules are not those of CLIP's text tower, or its states for packs and whole sequences differ because it
+        is not causal.
     """
 
     def __init__(self, core: torch.nn.Module, projection: Tensor | None, *, dtype: str) -> None:

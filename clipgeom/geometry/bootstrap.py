@@ -57,11 +57,11 @@ def bootstrap_means(
     features : ndarray, shape (n, k)
         One row an observation, one column a feature.
     seed : int
-        Seed of the resampling; the same seed and n draw the same rows, so that differences are paired.
+        Seed of the resampling; the same seed and n select the same rows, so that differences are paired.
     resamples : int
         Number b of resamples.
     codes : ndarray, shape (n,), optional
-        Number of each row's group, from `group_codes`: groups are drawn as a whole.
+        Number of each row's group, from `group_codes`: groups are resampled as a whole.
 
     Returns
     -------
@@ -184,7 +184,7 @@ def jackknife_interval(
 def quantile_interval(ordered: Float[NDArray[np.float64], " n"], quantile: float, *, level: float = LEVEL) -> Interval:
     """Distribution-free interval of a population quantile, from order statistics.
 
-    This is what resampling without end converges to: the rank of the quantile among n draws is binomial
+    Resampling converges to this interval: the rank of the quantile among n samples is binomial
     (Conover, *Practical Nonparametric Statistics*, §3.2). At the ends of a small sample it is one-sided.
 
     Parameters
@@ -207,9 +207,10 @@ def grouped_quantile_interval(
 ) -> Interval:
     """Interval of a population quantile from rows in groups.
 
-    The share of the rows below the sample's quantile gets an interval, and its ends are read off the sample (Woodruff,
-    J. Am. Stat. Assoc. 47, 1952). The interval of the share is the exact binomial one for as many independent rows as
-    have the variance between groups (Korn & Graubard, *Survey Methodology* 24, 1998), never more than there are.
+    The share of the rows below the sample's quantile gets an interval, and its ends are read off the sample
+    (Woodruff, J. Am. Stat. Assoc. 47, 1952). The interval of the share is the exact binomial one. Its number of
+    independent rows follows from the variance between groups and is at most the number of rows (Korn & Graubard,
+    *Survey Methodology* 24, 1998).
 
     Parameters
     ----------

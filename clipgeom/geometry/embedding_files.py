@@ -361,7 +361,7 @@ def _save_parquet(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[st
 
     if len({len(a) for a in arrays.values()}) != 1:
         raise ConfigError(
-            "a .parquet file holds one position, for positions leave out different captions; use .npz or .safetensors"
+            "a .parquet file contains one position, for positions leave out different captions; use .npz or .safetensors"
         )
     columns = {
         name: pa.FixedSizeListArray.from_arrays(pa.array(a.ravel()), a.shape[1]) if a.ndim == 2 else pa.array(a)
@@ -386,7 +386,7 @@ def _choose(path: Path, key: str | None, there: list[str]) -> str:
 
 def _matrix(array: NDArray[Any], path: Path) -> ArrayVectors:
     if array.dtype.kind == "O":
-        raise DomainError(f"{path} holds objects, not numbers; save it with a float dtype")
+        raise DomainError(f"{path} contains objects, not numbers; save it with a float dtype")
     if array.ndim != 2:
         raise ShapeError(f"{path}: expected vectors as a matrix (n, d), got shape {array.shape}")
     if array.dtype.kind != "f":

@@ -133,7 +133,7 @@ def compare_modalities(
         if len(array) < 8:
             raise DomainError(f"expected at least 8 {name} to compare the modalities, got {len(array)}")
         if not np.isfinite(array).all():
-            raise DomainError(f"the {name} hold NaN or infinity")
+            raise DomainError(f"the {name} contain NaN or infinity")
     if images.shape[1] != texts.shape[1]:
         raise ShapeError(f"images have {images.shape[1]} features, texts {texts.shape[1]}; they are not of one space")
     if paired is None:
@@ -284,8 +284,8 @@ def _next_feature(x: Matrix, y: NDArray[np.int64], chosen: list[int]) -> int:
     """Return the feature that adds most to the Fisher separation, given the chosen ones.
 
     The separation is the Mahalanobis distance of the class means. With residuals r of a feature after regression on
-    the chosen ones within the classes, the gain is the squared difference of the class means of r over its variance:
-    a Gram–Schmidt step, so that all features are tried at once.
+    the chosen ones within the classes, the gain is the squared difference of the class means of r over its variance.
+    This Gram–Schmidt step tries all features at once.
     """
     first, second = x[y == 0], x[y == 1]
     difference = first.mean(axis=0) - second.mean(axis=0)

@@ -82,7 +82,7 @@ class Moments:
         centered = rows.astype(np.float64) - pivot
         shift = centered.mean(axis=0)
         if not np.isfinite(shift).all():
-            raise DomainError("the vectors hold NaN or infinity; drop or repair those rows first")
+            raise DomainError("the vectors contain NaN or infinity; drop or repair those rows first")
         centered -= shift
         return cls(len(rows), pivot, shift, centered.T @ centered)
 

@@ -32,10 +32,10 @@ class Spectrum:
     """Eigenvalues of the covariance, and contributions of the features.
 
     `effective_rank` = exp of the entropy of the normalised eigenvalues (Roy & Vetterli, EUSIPCO 2007);
-    `participation_ratio` = (Σλ)²/Σλ². `off_diagonal_dominance` is the mean over features of Σ_{j≠i}|Σ_ij|/Σ_ii: above 1
-    the matrix is no longer diagonally dominant. Sampling noise alone gives about `off_diagonal_noise`
-    = (d−1)·√(2/πn), so read the one beside the other. `top_share` maps k → share of tr Σ held by the k most variable
-    features.
+    `participation_ratio` = (Σλ)²/Σλ². `off_diagonal_dominance` is the mean over features of Σ_{j≠i}|Σ_ij|/Σ_ii: above
+    1 the matrix is no longer diagonally dominant. Sampling noise alone gives about `off_diagonal_noise` =
+    (d−1)·√(2/πn), so read the one beside the other. `top_share` maps k → share of the k most variable features in tr
+    Σ.
     """
 
     eigenvalues: NDArray[np.float64]

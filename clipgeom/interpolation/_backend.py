@@ -1,7 +1,7 @@
 """Array handling of the interpolations: one namespace, one dtype to compute in, one axis, cache-sized blocks.
 
-The formulas (``interpolate.py``) are written once, for any array library, on arrays whose last axis holds the vectors.
-This module brings the caller's arrays into that form and the result back into the caller's form.
+The formulas (`clipgeom.interpolation._slerp`) are written once, for any array library, with vectors along the last
+axis. This module brings the caller's arrays into that form and the result back into the caller's form.
 """
 
 import itertools
@@ -114,8 +114,8 @@ class Operands:
     def _in_blocks(self, formula: Formula, operands: list[Array]) -> Array:
         """Process the vectors a block at a time in NumPy, which shares the memory of torch's tensors.
 
-        The threads of torch meet at a barrier after each operation, of which there are so many here that one other busy
-        process would hold them up for seconds. These take the next block when they are ready for it.
+        The threads of torch synchronise after each operation. With the many operations here, one other busy process
+        would delay them by seconds. The threads of this function take the next block as soon as they are free.
         """
         import numpy as np
 
@@ -215,7 +215,7 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         raise ShapeError(
             f"{name}: expected vectors of one length, at least 1, along axis {axis}, got {_listing(sizes)}; "
-            "pass the axis that holds the vectors"
+            "pass the axis of the vectors"
         )
     batches = {key: tuple(x.shape[:-1]) for key, x in moved.items()}
     if not t_is_number:

@@ -8,20 +8,20 @@ How the angle is found
 ``slerp`` needs ω only inside w(t) = sin(tω)/sin ω, and how much an error in ω hurts depends on where ω lies.
 
 * **From 0 to 2π/3.** w is a smooth function of c = cos ω, even at ω = 0, where it depends on ω only through
-  ω² ≈ 2(1 − c): there ∂ln w/∂c = −(1 − t²)/3, and up to 2π/3 its size stays below 1.3. An error of a few eps in c is an
-  error of a few eps in w, so that three dot products are enough. That arccos(c) is a poor estimate of a small ω
-  does not matter, for w cannot tell. The weights then add two vectors at no more than 2π/3, and for t in [0, 1] such a
-  sum is at least cos(π/3) = 1/2 of its terms: their rounding errors at most double.
+  ω² ≈ 2(1 − c): there ∂ln w/∂c = −(1 − t²)/3, and up to 2π/3 its size stays below 1.3. An error of a few eps in c is
+  an error of a few eps in w, so that three dot products are enough. That arccos(c) is a poor estimate of a small ω
+  does not matter, because w is insensitive to it. The weights then add two vectors at no more than 2π/3, and for t in
+  [0, 1] such a sum is at least cos(π/3) = 1/2 of its terms: their rounding errors at most double.
 * **From 2π/3 to π.** Now both break: ∂w/∂c grows like 1/sin² ω, and the two terms cancel. With φ = π − ω and y the
   angle to the nearer end, say y = (1 − t)ω and b, the same vector is ::
 
       r = sin(y)/sin(φ) · (a + b)  +  cos(y + φ/2)/cos(φ/2) · b
 
   (expand the cosine: the coefficient of b becomes sin(tω)/sin ω). Here the cancellation takes place in a + b, which
-  floating point does almost without error when a and b nearly cancel, and the second coefficient never exceeds one in
-  size for t in [0, 1]. And sin φ is measured on that same sum, whose part across b it is, rather than inferred from c.
-  (Where one end is more than twice as long as the other nothing cancels in a + b, and the coefficients are those of
-  slerp again, as sin(y)/sin(φ) and sin(y + φ)/sin(φ).)
+  is almost exact in floating point when a and b nearly cancel. The second coefficient never exceeds one in size for t
+  in [0, 1]. sin φ is measured on that same sum, as its part across b, rather than inferred from c. (Where one end is
+  more than twice as long as the other nothing cancels in a + b, and the coefficients are those of slerp again, as
+  sin(y)/sin(φ) and sin(y + φ)/sin(φ).)
 
 In exact arithmetic this is ω = 2·atan2(‖u − v‖, ‖u + v‖). It costs a third, as no normalised copies are made.
 """
@@ -72,7 +72,7 @@ def lerp(a: Array, b: Array, /, t: Array | float, *, axis: int = -1) -> Array:
         Where to interpolate: 0 is `a`, 1 is `b`, and values outside [0, 1] extrapolate. An array broadcasts with the
         batch shape.
     axis : int
-        The axis of `a`, of `b` and of the result that holds the vectors.
+        The axis of the vectors in `a`, in `b` and in the result.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def slerp(a: Array, b: Array, /, t: Array | float, *, axis: int = -1) -> Array:
         Where to interpolate: 0 is `a`, 1 is `b`, and values outside [0, 1] extrapolate. An array broadcasts with the
         batch shape.
     axis : int
-        The axis of `a`, of `b` and of the result that holds the vectors.
+        The axis of the vectors in `a`, in `b` and in the result.
 
     Returns
     -------
@@ -140,9 +140,9 @@ def slerp(a: Array, b: Array, /, t: Array | float, *, axis: int = -1) -> Array:
     length should not join opposite vectors. "Exactly" means that ‖u + v‖ (u and v the unit vectors) is below its own
     rounding error. An end shorter than about 7e-16 (float32) or 1e-123 (float64) times the other counts as zero.
 
-    *Accuracy.* The error is a few eps of the result's length for ω ≤ π − 0.1 and grows like 1/(π − ω) beyond, which is
-    the condition of the problem. float16 and bfloat16 are computed in float32 and rounded once. No length is too large
-    or too small; a result beyond the range of the dtype saturates at its largest number. A NaN or an infinite component
+    *Accuracy.* The error is a few eps of the result's length for ω ≤ π − 0.1. Beyond, it grows like the condition
+    number, 1/(π − ω). float16 and bfloat16 are computed in float32 and rounded once. No length is too large or too
+    small; a result beyond the range of the dtype saturates at its largest number. A NaN or an infinite component
     spoils its own vector only.
 
     *Derivatives* are finite everywhere. Where the largest component is beyond 5e4 or below 2e-5 (float32; 3e38 and
@@ -185,7 +185,7 @@ def vslerp(
     keep_norm : bool
         Rescale the result to the length (1 − t)·‖a‖ + t·‖b‖.
     axis : int
-        The axis of `a`, of `b`, of a `center` with more than one axis, and of the result that holds the vectors.
+        The axis of the vectors in `a`, in `b`, in a `center` with more than one axis, and in the result.
 
     Returns
     -------
@@ -204,12 +204,12 @@ def vslerp(
 
     Notes
     -----
-    vSLERP is from Levi and Gilboa, "The Double-Ellipsoid Geometry of CLIP" (arXiv 2411.14517); `keep_norm` is not. Ends
-    that lie on a sphere about α·c stay on it. The distance to the centre at the midpoint, the parallel ends, the
-    opposite ones and those that fall on the centre are those of `slerp`, for the vectors from the centre.
+    vSLERP is from Levi and Gilboa, "The Double-Ellipsoid Geometry of CLIP" (arXiv 2411.14517); `keep_norm` is not.
+    Ends that lie on a sphere about α·c stay on it. For the vectors from the centre, the notes of `slerp` apply: on
+    the length at the midpoint, and on parallel, opposite and zero ends.
 
-    With `keep_norm`, a point at the origin has no direction and stays there, and the length is never less than zero,
-    which only matters when extrapolating far.
+    With `keep_norm`, a point at the origin has no direction and stays there. The length is never negative, which
+    matters only when extrapolating far.
 
     Examples
     --------
@@ -252,7 +252,7 @@ def aslerp(a: Array, b: Array, /, t: Array | float, *, center: Array, axis: int 
         The centre c, of which only the direction counts: one for all vectors, or an array that broadcasts with `a` and
         `b`.
     axis : int
-        The axis of `a`, of `b`, of a `center` with more than one axis, and of the result that holds the vectors.
+        The axis of the vectors in `a`, in `b`, in a `center` with more than one axis, and in the result.
 
     Returns
     -------
@@ -266,8 +266,8 @@ def aslerp(a: Array, b: Array, /, t: Array | float, *, center: Array, axis: int 
     ShapeError
         The axis is out of range, or the shapes do not fit together.
     DomainError
-        A centre is zero and so gives no direction. Where values cannot be looked at, as under ``jax.jit``, the result
-        is that of `slerp` instead.
+        A centre is zero and has no direction. Under ``jax.jit``, where values are unknown, the result is that of
+        `slerp` instead.
 
     Notes
     -----

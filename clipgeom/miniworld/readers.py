@@ -1,6 +1,6 @@
 """Attribute classifiers: a small network that predicts the factors of an image, independent of the generator.
 
-One trunk of convolutions, and for every factor a classifier of its own upon it. It predicts the factors in captions,
+It has one trunk of convolutions, and a classifier for every factor. It predicts the factors in captions,
 and the marks of the new characters: pattern of the body, emblem, and whether the headgear has two tones.
 """
 

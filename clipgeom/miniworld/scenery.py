@@ -74,7 +74,7 @@ def scenes(
         Factors restricted to one value or to several.
     said : collection of str, optional
         The factors that every caption mentions, in the plainest words if those are all of them. By default captions
-        vary: half of them mention everything, the others a subset drawn anew.
+        vary: half of them mention everything, the others a random subset.
     character : str or NewCharacter, optional
         A new character, in place of those that captions can describe. Its captions contain `word` and nothing else
         about its appearance; by default they mention all other factors, in the simplest words.

@@ -43,7 +43,8 @@ def checked_folder(part: Part, /, *, root: Path | None = None) -> Path:
     Parameters
     ----------
     part : {"clip", "pipeline", "readers"}
-        A transformers `CLIPModel` directory; a diffusers `StableDiffusionPipeline` directory; the factor readers.
+        A transformers `CLIPModel` directory; a diffusers `StableDiffusionPipeline` directory; the attribute
+        classifiers.
     root : Path, optional
         Folder of weights; by default the package's.
 

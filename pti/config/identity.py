@@ -22,7 +22,7 @@ _SECTIONS = {
 _BATCHES = {"invert": ("inversion.batch_size",), "tune": ("inversion.batch_size", "lora.batch_size")}
 
 
-# These change no weight. (Of [sampling], steps and guidance draw the base model's own images.)
+# These settings change no weight. (Steps and guidance in [sampling] affect the base model's own images.)
 _FREE = {
     "runtime.trackers", "runtime.device", "sampling.prompts", "sampling.images_per_prompt",
     "sampling.every_n_steps", "sampling.seed",
@@ -30,9 +30,9 @@ _FREE = {
 
 
 def fingerprint(config: Config, stage: str, *, processes: int = 1) -> dict[str, Any]:
-    """The settings that decide what a stage computes, by full name: what its checkpoints belong to.
+    """Return the settings that affect a stage's result, by full name; its checkpoints record them.
 
-    A batch is told over all processes, since two of them with half the batch each compute the same.
+    The batch size is the total over all processes, since two processes with half the batch each give the same result.
     """
     flat = {
         name: list(value) if isinstance(value, tuple) else value

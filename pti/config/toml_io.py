@@ -144,7 +144,7 @@ def _parse(raw: Mapping[str, Any]) -> Config:
                 raise ConfigError(_renamed(name, values if isinstance(values, Mapping) else {}))
             raise ConfigError(f"there is no section [{name}]{_close(name, sections)}; there are: {', '.join(sections)}")
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{name} is a section and holds settings, as in [{name}]; got {values!r}")
+            raise ConfigError(f"{name} is a section of settings, as in [{name}]; got {values!r}")
         keys = {key.name: key for key in fields(sections[name])}
         for key in values:
             if key not in keys:

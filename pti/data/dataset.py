@@ -112,7 +112,7 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     kept = len(samples) - data.holdout
     if kept < 1:
         raise ConfigError(
-            f"data.holdout = {data.holdout} leaves nothing to train on: {data.source} holds {len(samples)} picture(s)"
+            f"data.holdout = {data.holdout} leaves nothing to train on: {data.source} holds {len(samples)} image(s)"
         )
     notes = []
     if kept == 1:

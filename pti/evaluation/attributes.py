@@ -191,7 +191,7 @@ def check_vocabulary(vocabulary: Mapping[str, Mapping[str, Any]], /) -> None:
             )
         for value, phrases in values.items():
             if isinstance(phrases, str) or not phrases or not all(phrases):
-                raise ConfigError(f"{attribute} {value!r} needs a list of phrases that say it, got {phrases!r}")
+                raise ConfigError(f"{attribute} {value!r} needs a list of phrases for it, got {phrases!r}")
 
 
 def says(prompt: str, values: Mapping[str, tuple[str, ...]], /) -> bool:

@@ -191,7 +191,7 @@ def evaluate_pictures(
             tuned = [judges.reader.read(tuned_class_pictures[prompt]) for prompt in prompts]
             _compare_class_word(evaluation, judges.reader, (tuned, read[1]), spoken, seeds)
     elif learnt:
-        raise ConfigError("attributes are named as learnt, but there is no reader to read them")
+        raise ConfigError("attributes are named as learnt, but there is no attribute classifier")
     return evaluation
 
 
@@ -325,15 +325,17 @@ def _said(prompt: str, reader: AttributeReader, said: Mapping[str, Collection[st
         text = prompt.replace(PLACEHOLDER, " ")
         return [attribute for attribute, values in reader.vocabulary.items() if says(text, values)]
     if prompt not in said:
-        raise ConfigError(f"the prompt {prompt!r} is not among those whose attributes are told")
+        raise ConfigError(f"the prompt {prompt!r} is not among those with given attributes")
     if unknown := [attribute for attribute in said[prompt] if attribute not in reader.vocabulary]:
-        raise ConfigError(f"the reader knows no attribute {unknown[0]!r}; it knows: {', '.join(reader.vocabulary)}")
+        raise ConfigError(
+            f"the attribute classifier has no attribute {unknown[0]!r}; it has: {', '.join(reader.vocabulary)}"
+        )
     return said[prompt]
 
 
 def _check(token: Mapping[str, Pictures], class_word: Mapping[str, Pictures], training: Pictures) -> None:
     if not token:
-        raise ConfigError("expected pictures of at least one prompt, got none")
+        raise ConfigError("expected images of at least one prompt, got none")
     if different := sorted(set(token) ^ set(class_word)):
         raise ConfigError(f"token and class word need pictures of the same prompts; only one has {different[0]!r}")
     for prompt in token:

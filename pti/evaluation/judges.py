@@ -1,6 +1,6 @@
 """Networks that embed images for evaluation: CLIP and DINOv2.
 
-Measures know them by two small protocols alone. Images are uint8 of shape (n, height, width, 3).
+Measures use them only through two small protocols. Images are uint8 of shape (n, height, width, 3).
 """
 
 from __future__ import annotations

@@ -71,8 +71,8 @@ class Leakage:
     ----------
     distance : Estimate
         Total variation distance between the observed shares, in 0 … 1. In trials with 30 to 200 images and 2 or 9
-        values, the interval contained the true distance in 93 % of cases if it was zero, and in 96 % to 100 %
-        otherwise.
+        values, the interval contained a true distance of zero in 93 % of cases. For other true distances it was 96 %
+        to 100 %.
     chance : float
         Mean observed distance if token and class word have the same distribution.
     p_value : float
@@ -145,7 +145,7 @@ def text_similarity(
 def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> Estimate:
     """Mean of a score per image; for a single image the interval is (−∞, ∞)."""
     if scores.ndim != 1 or not len(scores):
-        raise ShapeError(f"expected a score a picture, got an array of shape {scores.shape}")
+        raise ShapeError(f"expected a score per image, got an array of shape {scores.shape}")
     unknown = (-math.inf, math.inf)
     ci = interval(bootstrap_means(scores[:, None], seed=seed)[:, 0]) if len(scores) > 1 else unknown
     return Estimate(float(scores.mean()), ci, len(scores))
@@ -264,7 +264,7 @@ def attribute_rate(values: Sequence[str], expected: str, /) -> Estimate:
     from scipy.stats import binomtest
 
     if not values:
-        raise DomainError("expected at least one picture, got none")
+        raise DomainError("expected at least one image, got none")
     n = len(values)
     hits = sum(value == expected for value in values)
     ci = binomtest(hits, n).proportion_ci(0.95, method="wilson")
@@ -351,7 +351,7 @@ def _unit(vectors: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     array = np.asarray(vectors, dtype=np.float64)
     norms = np.linalg.norm(array, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms == 0).any():
-        raise DomainError(f"{name} hold a zero or non-finite embedding, which has no direction")
+        raise DomainError(f"{name} contain a zero or non-finite embedding, which has no direction")
     return np.asarray(array / norms)
 
 
@@ -370,7 +370,7 @@ def _apart(gram: NDArray[np.float64], counts: NDArray[Any]) -> NDArray[np.float6
 def _hot(values: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.float64]:
     """One-hot encode values: one row per image, one column per value."""
     if not len(values):
-        raise DomainError("expected at least one picture, got none")
+        raise DomainError("expected at least one image, got none")
     places = {value: index for index, value in enumerate(vocabulary)}
     if unknown := sorted(set(values) - set(places)):
         raise DomainError(f"{unknown[0]!r} is none of the attribute's values ({', '.join(vocabulary)})")

@@ -158,7 +158,7 @@ def add_embedding(pipeline: Any, path: str | Path, /, *, token: str | None = Non
     double = getattr(pipeline, "text_encoder_2", None) is not None
     if double != (set(tensors) == set(SDXL_KEYS)):
         raise ConfigError(
-            f"{path} holds vectors for {len(tensors)} text encoder(s), {type(pipeline).__name__} has {2 if double else 1}"
+            f"{path} contains vectors for {len(tensors)} text encoder(s), {type(pipeline).__name__} has {2 if double else 1}"
         )
     suffixes = ("", "_2") if double else ("",)
     for suffix, array in zip(suffixes, (tensors[k] for k in (SDXL_KEYS if double else tensors)), strict=True):
@@ -282,13 +282,13 @@ def _collect(module: torch.nn.Module, adapter: str) -> dict[str, Adapter]:
             continue
         name = full.removeprefix("base_model.model.")
         if adapter in layer.lora_embedding_A:
-            raise ConfigError(f"the LoRA of {name} is that of an embedding, which neither dialect can say")
+            raise ConfigError(f"the LoRA of {name} is that of an embedding, which neither format supports")
         if adapter not in layer.lora_A:
             continue
         down, up = layer.lora_A[adapter], layer.lora_B[adapter]
         if adapter in layer.lora_variant or layer.lora_bias.get(adapter):
             raise ConfigError(
-                f"the adapter of {name} is more than a LoRA (DoRA, a bias, …), which neither dialect can say"
+                f"the adapter of {name} is more than a LoRA (DoRA, a bias, …), which neither format supports"
             )
         arrays = [_numbers(part.weight, f"{name}.{side}") for part, side in ((down, "lora_A"), (up, "lora_B"))]
         found[name] = Adapter(arrays[0], arrays[1], float(layer.scaling[adapter]))

@@ -236,7 +236,7 @@ def _folder(name: str, revision: str | None, variant: str | None, root: Path | N
             raise ConfigError(f"model.revision applies to a hub id; {local} is a directory")
         return local
     if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ConfigError(f"there is no pipeline directory {name}; give one that holds model_index.json, or a hub id")
+        raise ConfigError(f"there is no pipeline directory {name}; give one with model_index.json, or a hub id")
     from diffusers import DiffusionPipeline
 
     try:

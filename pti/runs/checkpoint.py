@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file each, written atomically, with the settings and data they belong to.
 
-A file contains what is trained, the vectors it is trained around, the moments of the optimiser, and in its header, as
-JSON, the step, the settings and a digest of everything. It contains no random state: a step's random numbers follow
-from its number.
+A file contains the trained parameters, the initial embeddings and the moments of the optimiser. Its header contains,
+as JSON, the step, the settings and a digest of everything. The file contains no random state: a step's random numbers
+follow from its number.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def fetch(
 ) -> Path:
     """Make sure that `destination` contains the file at `url`; download missing bytes.
 
-    A file already there with the right size is taken as it is: it was put there once its checksum was verified.
+    An existing file of the right size is used without further checks: it was renamed only after its checksum was
+    verified.
 
     Parameters
     ----------

@@ -35,8 +35,8 @@ class Archive:
 
 COCO_2014 = Archive(
     # The address published at https://cocodataset.org/#download. It is plain http because the host's certificate does
-    # not cover the name; that what arrives is the right file is for size and checksum to say. The server publishes
-    # both: the ETag of an object that was uploaded to S3 in one piece is its MD5.
+    # not cover the name; size and checksum identify the right file. The server publishes both: the ETag of an object
+    # that was uploaded to S3 in one piece is its MD5.
     url="http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
     size=252_872_794,
     checksum="md5:0a379cfc70b0e71301e0f377548639bd",

@@ -65,7 +65,7 @@ class HubTable:
             yield
         except Exception as error:
             # `datasets` lets through the errors of every layer below it (the hub's client, fsspec, arrow, pandas …),
-            # which have no base class in common, and inside this block there is no code of ours to hide.
+            # which have no base class in common; this block contains no other code.
             text = str(error).strip()
             first = f": {text.splitlines()[0].rstrip('.')}" if text else ""
             cause = f"{type(error).__name__}{first}."

@@ -70,7 +70,7 @@ class Judged:
         for m, mode in enumerate(MODES):
             alone = np.zeros(3)
             for k, t in enumerate(TIMES):
-                # pair by pair of partners, so that no more than one point a vector is held at once
+                # partner by partner, so that memory contains at most one point per vector
                 for start in range(0, len(pairs), len(judged)):
                     some = pairs[start : start + len(judged)]
                     points = interpolate(judged[some[:, 0]], judged[some[:, 1]], t, mode=mode, center=whitening.center)

@@ -234,9 +234,9 @@ def _prepare(
         present[entry.position] = here
         readings.append(_Reading(entry, captions, depths))
     if encoder.tower is None:
-        # one by one: transformers collects the states of a forward pass where another thread's would get in
+        # one by one: transformers collects the states of a forward pass globally, across threads
         return Chunk(start, tokens, present, lambda there: _batches(encoder, tokens.ids, readings, there))
-    # a row sees no further than itself, so that nothing after the last one asked for is run
+    # a row does not depend on later ones, so that nothing after the last wanted row is run
     sequences = [
         _continued(encoder, ids, end + 1)[: end + 1] for ids, end in zip(tokens.ids, last.tolist(), strict=True)
     ]

@@ -1,6 +1,6 @@
 """Drawing of shapes: recorded once and painted in one of the styles.
 
-Everything is drawn four times too large by Pillow's integer rasteriser and averaged down, so that an image depends
+Pillow's integer rasteriser paints at four times the size, and the result is averaged down. An image therefore depends
 neither on the platform's floating point nor on fonts.
 """
 

@@ -10,7 +10,7 @@ from pti.config.schema import EARLIER, Config
 
 __all__ = ["differences", "fingerprint"]
 
-# What a stage reads: its checkpoints belong to these settings, and to none of the others
+# Settings that a stage depends on; its checkpoints belong to these and to no others
 _SECTIONS = {
     "invert": ("model", "concept", "data", "loss", "inversion", "runtime"),
     "tune": (

@@ -1,6 +1,6 @@
-"""The configuration file: read, checked, overridden from the command line, written out with comments.
+"""Configuration files: read, check, override from the command line, and write with comments.
 
-TOML has no null: a setting that is off is left out of the file, and ``--set model.revision=`` turns it off again.
+TOML has no null. A setting that is off is omitted from the file; ``--set model.revision=`` turns it off.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     Parameters
     ----------
     path : str or Path, optional
-        A TOML file, or a run folder that holds ``config.toml``.
+        A TOML file, or a run folder with ``config.toml``.
     overrides : iterable of str
-        ``section.key=value``, the value in TOML or, for text, plain.
+        ``section.key=value``; the value is TOML or plain text.
 
     Raises
     ------
     ConfigError
-        No such file, not TOML, an unknown section or key, or a value of the wrong type or out of range.
+        The file is missing or not TOML, a section or key is unknown, or a value has the wrong type or is out of
+        range.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -62,12 +63,12 @@ def read_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 
 def changed(config: Config, values: Mapping[str, Any]) -> Config:
-    """A configuration with other values, by full name such as ``lora.rank``; None turns off what can be off.
+    """Return a configuration with other values, by full name such as ``lora.rank``; None turns a setting off.
 
     Raises
     ------
     ConfigError
-        An unknown section or key, or a value of the wrong type or out of range.
+        A section or key is unknown, or a value has the wrong type or is out of range.
     """
     raw: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
@@ -86,7 +87,7 @@ def changed(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def value_of(name: str, written: str) -> Any:
-    """The value of a setting as a command line writes it: TOML or, for text, plain; nothing at all is None."""
+    """Parse the value of a setting from a command line: TOML or plain text; an empty value is None."""
     if not written.strip():
         return None
     try:
@@ -101,7 +102,7 @@ def value_of(name: str, written: str) -> Any:
 
 
 def commented() -> str:
-    """The defaults as a TOML file in which every setting is explained."""
+    """Return the defaults as a TOML file with an explanation of every setting."""
     lines = ["# Pivotal tuning. Every setting stands here with its default; delete what you do not change.", ""]
     for section in fields(Config):
         kind = _hints(Config)[section.name]
@@ -118,7 +119,7 @@ def commented() -> str:
 
 
 def toml_of(config: Config) -> str:
-    """A configuration as TOML, every value written out."""
+    """Convert a configuration to TOML with every value."""
     lines = []
     for section in fields(config):
         lines.append(f"[{section.name}]")
@@ -159,7 +160,7 @@ def _parse(raw: Mapping[str, Any]) -> Config:
 
 
 def _renamed(section: str, values: Mapping[str, Any]) -> str:
-    """Name the present section, and the present names of its settings."""
+    """Return the present section and the present names of its settings."""
     keys = [f"{section}.{key}" for key in values]
     moved = [f"{key} as {FORMER_SETTINGS[key]}" for key in keys if key in FORMER_SETTINGS]
     return f"[{section}] is now called [{FORMER_SECTIONS[section]}]" + (f"; write {', '.join(moved)}" if moved else "")

@@ -98,7 +98,7 @@ def measure_row(
     try:
         common: Conformity | None = conformity(vectors, groups=groups, seed=seed)
     except DomainError:
-        common = None  # a zero vector or zero mean has no direction; the row says so in its notes
+        common = None  # a zero vector or zero mean has no direction; the notes of the row mention it
     checked = check_centering(vectors, groups=groups, seed=seed, shells=shells) if check else None
     figures = None if checked is None else summarize(checked, representation if encoded else None)
     statistics = {

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 INK, MUTED, GRID, PAPER, EDGE = "#1f2328", "#656d76", "#d5dae0", "#ffffff", "#fffffe"
-RAW, CENTERED = "#c2571a", "#1f6fb5"  # vermilion and blue can be told apart with every kind of colour blindness
+RAW, CENTERED = "#c2571a", "#1f6fb5"  # vermilion and blue are distinguishable with every kind of colour blindness
 ALONG, CROSS = "#2a9d7c", "#a8589e"
 DOTS = "#4a90c9"  # colours of rasterised points, which CSS cannot change: readable on white and on near-black
 SERIES = ("#1f6fb5", "#c2571a", "#2a9d7c", "#a8589e", "#b08900", "#656d76")

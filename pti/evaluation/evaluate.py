@@ -191,7 +191,7 @@ def evaluate_pictures(
             tuned = [judges.reader.read(tuned_class_pictures[prompt]) for prompt in prompts]
             _compare_class_word(evaluation, judges.reader, (tuned, read[1]), spoken, seeds)
     elif learnt:
-        raise ConfigError("attributes are named as learnt, but there is no attribute classifier")
+        raise ConfigError("attributes are named as learnt, but there is no reader to read them")
     return evaluation
 
 

@@ -73,7 +73,7 @@ def ours(model, batch, rank, folder, *changes):
     session.open()
     session._focus()  # the weights of places, which a run makes before its first step
     tuning = LoraTuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
-    return tuning._one
+    return tuning._train_step
 
 
 def main():

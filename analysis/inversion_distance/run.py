@@ -111,7 +111,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         for name in ("distance", "path", "distance_per_rate", "norm"):
             row[name] = stepped[step][name] if step else 0.0
         if not step:
-            row["norm"] = float(model.placeholder.start[0].norm(dim=-1).mean())  # type: ignore[union-attr]
+            row["norm"] = float(model.placeholder.initial_embeddings[0].norm(dim=-1).mean())  # type: ignore[union-attr]
         for place, shells in _shells(run.model).items():
             moved = states[place] - class_states[place]
             row[f"{place}.distance"] = float(np.linalg.norm(moved, axis=1).mean())

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clipgeom.geometry.moments import Moments
     from clipgeom.geometry.norms import measure_shells, radial_terms
     from clipgeom.geometry.spectrum import measure_spectrum
+    from clipgeom.interpolation._layer_norm import vslerp_ln
     from clipgeom.interpolation._modes import interpolate
     from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
 
@@ -57,6 +58,7 @@ __all__ = [
     "radial_terms",
     "slerp",
     "vslerp",
+    "vslerp_ln",
 ]
 
 # The module of each public name.
@@ -75,6 +77,7 @@ _MODULES = {
         "MissingExtraError",
         "ShapeError",
     ),
+    "interpolation._layer_norm": ("vslerp_ln",),
     "interpolation._modes": ("interpolate",),
     "interpolation._slerp": ("aslerp", "lerp", "slerp", "vslerp"),
     "geometry.modality": ("compare_modalities",),

@@ -85,8 +85,8 @@ class Operands:
     s: Array
     """1 − t, as accurate as t itself: next to t = 1, rounding t to float32 first would spoil it."""
     t: Array
-    center: Array
-    """As it was given, apart from axis and dtype; None where there is none."""
+    vectors: dict[str, Array]
+    """The other vectors, such as the centre: as they were given, apart from axis and dtype."""
     dtype: Any
     work: Any
     axis: int
@@ -161,7 +161,7 @@ def is_number(x: object) -> bool:
     return isinstance(x, Real)
 
 
-def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Array) -> Operands:
+def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **vectors: Array) -> Operands:
     """Check the operands of the public function `name`, and convert them to the form that formulas expect.
 
     Parameters
@@ -175,8 +175,9 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
         may be NumPy's, or lie on the CPU while `a` and `b` lie on another device.
     axis
         Axis of the vectors in `a` and `b`, each by its own shape, and in the result.
-    center
-        Array ``(d,)``, or one that broadcasts with `a` and `b` and has its vectors along `axis`.
+    vectors
+        Other vectors, such as a centre: arrays ``(d,)``, or ones that broadcast with `a` and `b` and have their vectors
+        along `axis`.
 
     Raises
     ------
@@ -185,10 +186,10 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
     ShapeError
         The axis is out of range, or the shapes do not fit together.
     """
-    vectors = {"a": a, "b": b, **center}
+    named = {"a": a, "b": b, **vectors}
     t = _scalar(t, a)
     t_is_number = is_number(t)
-    arrays = vectors if t_is_number else vectors | {"t": t}
+    arrays = named if t_is_number else named | {"t": t}
     for key, x in arrays.items():
         if not is_array_api_obj(x):
             kind = "a real number or an array" if key == "t" else "an array"
@@ -210,7 +211,7 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
 
     dtype = xp.result_type(a, b)
     work = xp.float32 if xp.finfo(dtype).bits < 32 else dtype
-    moved = {key: _axis_last(xp, name, key, x, axis) for key, x in vectors.items()}
+    moved = {key: _axis_last(xp, name, key, x, axis) for key, x in named.items()}
     sizes = {key: x.shape[-1] for key, x in moved.items()}
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
         raise ShapeError(
@@ -226,14 +227,14 @@ def prepare(name: str, a: Array, b: Array, t: Array, *, axis: int, **center: Arr
     a, b = (xp.broadcast_to(moved[key], shape) for key in ("a", "b"))
     with quiet(xp):
         s, t = _complements(xp, t, like=a, work=work)
-        c = xp.astype(moved["center"], work, copy=False) if center else None
+        others = {key: xp.astype(moved[key], work, copy=False) for key in vectors}
     return Operands(
         library=library,
         a=a,
         b=b,
         s=s,
         t=t,
-        center=c,
+        vectors=others,
         dtype=dtype,
         work=work,
         axis=axis,
@@ -258,7 +259,7 @@ def _axis_last(xp: Any, name: str, key: str, x: Array, axis: int) -> Array:
         raise TypeError(
             f"{name}: expected axis to be an integer, got {axis!r}; pass one axis, for example -1"
         ) from None
-    if key == "center" and x.ndim == 1:
+    if key not in ("a", "b") and x.ndim == 1:
         return x
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(

@@ -232,7 +232,7 @@ def vslerp(
         return direction * library.xp.clip(length, 0.0, None)
 
     with quiet(ends.library.xp):
-        shift = float(alpha) * ends.center
+        shift = float(alpha) * ends.vectors["center"]
     return ends.interpolate(formula, shift)
 
 
@@ -285,7 +285,7 @@ def aslerp(a: Array, b: Array, /, t: Array | float, *, center: Array, axis: int 
     """
     ends = prepare("aslerp", a, b, t, axis=axis, center=center)
     with quiet(ends.library.xp):
-        direction, length = _direction(ends.library, ends.center)
+        direction, length = _direction(ends.library, ends.vectors["center"])
     if ends.library.eager and bool(ends.library.xp.any(length == 0)):
         raise DomainError(
             "aslerp: expected a centre that is not zero, got a zero vector, which gives no axis; use slerp"

@@ -20,8 +20,8 @@ from pti.data.dataset import Sample
 from pti.data.latent_refinement import refine_latents
 from pti.data.transforms import image_to_tensor
 from pti.data.views import ImageView
+from pti.models.latent_scaling import scaled
 from pti.models.pipeline import DiffusionModel
-from pti.scaling import scaled
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ import torch
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-from pti.scaling import scale
+from pti.models.latent_scaling import scale
 
 __all__ = ["refine_latents"]
 

@@ -17,7 +17,7 @@ from clipgeom._networks import FLAG, read_json, settings_of
 from clipgeom._networks import optional as nullable
 from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError, EncoderError, first_line
-from pti.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
+from pti.models.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
 
 if TYPE_CHECKING:
     from pti.models.token import PlaceholderToken

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
 from pti._random import rng_for
+from pti.models.latent_scaling import unscaled
 from pti.models.lora import Lora
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds, empty_prompt_embeds, encode_prompts, time_ids
-from pti.scaling import unscaled
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8

@@ -28,7 +28,8 @@ ARRAY_MODULES = (
     "geometry.vectors",
 )
 install_import_hook(
-    [*(f"clipgeom.{name}" for name in ARRAY_MODULES), "pti.evaluation.metrics"], "tests.shapes.enforced"
+    [*(f"clipgeom.{name}" for name in ARRAY_MODULES), "pti.evaluation.metrics", "pti.evaluation.attribute_metrics"],
+    "tests.shapes.enforced",
 )
 
 

@@ -15,18 +15,15 @@ from typing import Any, Self
 import numpy as np
 
 from clipgeom.errors import ConfigError, DomainError
+from pti.evaluation.attribute_metrics import Leakage, attribute_rate, entropy_ratio, leakage
 from pti.evaluation.attributes import AttributeReader, says
 from pti.evaluation.judges import PictureJudge, Pictures, TextJudge, check_pictures
 from pti.evaluation.metrics import (
     Comparison,
     Estimate,
-    Leakage,
-    attribute_rate,
     compare,
     diversity,
-    entropy_ratio,
     image_similarity,
-    leakage,
     likeness_within,
     text_similarity,
 )

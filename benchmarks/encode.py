@@ -342,7 +342,7 @@ def only(arguments: argparse.Namespace, folder: Path, lines: list[str]) -> None:
 
     from clipgeom import load_text_encoder
     from clipgeom.encoder import Wanted, parse_positions
-    from clipgeom.encoder.store import VectorStore
+    from clipgeom.encoder.storage.store import VectorStore
 
     torch.set_num_threads(arguments.threads)
     encoder = load_text_encoder(folder)

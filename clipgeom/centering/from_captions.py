@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom.centering import CenteringCheck, check_centering
-from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.encode_captions import collect
 from clipgeom.encoder.positions import Position
+from clipgeom.encoder.storage.cache import EmbeddingCache
 from clipgeom.geometry.norms import require_samples
 
 if TYPE_CHECKING:

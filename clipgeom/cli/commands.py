@@ -293,7 +293,7 @@ def _compare(
 @_cache.command("list")
 def _list() -> None:
     """List the cached caption sets and their sizes."""
-    from clipgeom.encoder.cache import EmbeddingCache
+    from clipgeom.encoder.storage.cache import EmbeddingCache
 
     cache = EmbeddingCache()
     sets = cache.sets()
@@ -311,7 +311,7 @@ def _list() -> None:
 @_cache.command("clear")
 def _clear() -> None:
     """Delete all cached caption sets that no process uses. Downloaded captions are not deleted."""
-    from clipgeom.encoder.cache import EmbeddingCache
+    from clipgeom.encoder.storage.cache import EmbeddingCache
 
     cache = EmbeddingCache()
     deleted, used, foreign = cache.clear()

@@ -17,7 +17,7 @@ from clipgeom.errors import ConfigError
 
 if TYPE_CHECKING:
     from clipgeom.encoder import Position, TextEncoder
-    from clipgeom.encoder.cache import EmbeddingCache
+    from clipgeom.encoder.storage.cache import EmbeddingCache
     from clipgeom.report.measure.build import ImageEmbedder
 
 __all__ = [
@@ -163,8 +163,8 @@ class EncodingOptions:
             An option is invalid.
         """
         from clipgeom.encoder import load_text_encoder, parse_positions, parse_representations
-        from clipgeom.encoder.cache import EmbeddingCache
         from clipgeom.encoder.encode import check_pack_size
+        from clipgeom.encoder.storage.cache import EmbeddingCache
 
         self._require_both(context)
         names = None if self.representation is None else parse_representations(self.representation)

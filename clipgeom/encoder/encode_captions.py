@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._progress import Progress
-from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.encode import Key, Wanted
 from clipgeom.encoder.positions import Position
-from clipgeom.encoder.store import VectorStore
+from clipgeom.encoder.storage.cache import EmbeddingCache
+from clipgeom.encoder.storage.store import VectorStore
 from clipgeom.geometry.vectors import FileVectors
 
 if TYPE_CHECKING:

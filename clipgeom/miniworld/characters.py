@@ -14,9 +14,9 @@ from types import MappingProxyType
 import numpy as np
 
 from clipgeom.errors import ConfigError
-from clipgeom.miniworld.canvas import PALETTE
+from clipgeom.miniworld.drawing.canvas import PALETTE
+from clipgeom.miniworld.drawing.figures import Appearance
 from clipgeom.miniworld.factors import FACTORS, Scene
-from clipgeom.miniworld.figures import Appearance
 
 __all__ = ["EMBLEMS", "NEW_CHARACTERS", "PATTERNS", "NewCharacter", "character", "draw_character"]
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from clipgeom._extras import needs_extra
 from clipgeom.errors import ShapeError
-from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.characters import EMBLEMS, PATTERNS
+from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.factors import FACTORS
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError
-from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.captions import draw_caption, full_caption
 from clipgeom.miniworld.characters import NewCharacter
 from clipgeom.miniworld.characters import character as find_character
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import Jitter, render
 from clipgeom.miniworld.factors import FACTORS, Fixed, Scene, check_fixed, draw_factors
-from clipgeom.miniworld.render import Jitter, render
 
 __all__ = ["Scenes", "captions", "picture", "scenes"]
 

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from clipgeom._progress import Quiet
 from clipgeom.errors import ClipGeomError
 from pti.workflow import run_stages
-from tests.clipgeom.encoder.fuzz_store import damage
+from tests.clipgeom.encoder.storage.fuzz_store import damage
 from tests.tiny.runs import configuration, save_sd
 
 _SETTINGS = (

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from analysis.miniworld.recipe.autoencoder import psnr
-from analysis.miniworld.recipe.clip import recall_at_1, tokenize
-from analysis.miniworld.recipe.diffusion import sample
+from analysis.miniworld.recipe.stages.autoencoder import psnr
+from analysis.miniworld.recipe.stages.clip import recall_at_1, tokenize
+from analysis.miniworld.recipe.stages.diffusion import sample
 from clipgeom.miniworld.characters import NEW_CHARACTERS
 from clipgeom.miniworld.codec import decode, encode
 from clipgeom.miniworld.factors import FACTORS

@@ -14,10 +14,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from analysis.miniworld.recipe.diffusion import build_scheduler, scaling_factor
 from analysis.miniworld.recipe.recipe import trained_autoencoder, trained_clip, trained_readers, trained_unet
+from analysis.miniworld.recipe.stages.diffusion import build_scheduler, scaling_factor
 from clipgeom.errors import ConfigError
-from clipgeom.miniworld.canvas import SIZE
+from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.weights import CHECKSUMS, digests
 
 __all__ = ["LARGEST", "pack"]

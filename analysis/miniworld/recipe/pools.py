@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._io.files import replacing, write_whole
-from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.characters import draw_character
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import Jitter, render
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
-from clipgeom.miniworld.render import Jitter, render
 
 __all__ = ["Pool", "draw_pool", "draw_pool_scene", "kept_pool", "pool_marks"]
 

@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPModel, CLIPTokenizer
 
-from analysis.miniworld.recipe.autoencoder import build_autoencoder, train_autoencoder
-from analysis.miniworld.recipe.clip import build_clip, recall_at_1, train_clip
-from analysis.miniworld.recipe.details import train_details
-from analysis.miniworld.recipe.diffusion import build_unet, prepare, train_diffusion
 from analysis.miniworld.recipe.loop import Plan, Record, append_line, latest_step
-from analysis.miniworld.recipe.patches import train_patches
-from analysis.miniworld.recipe.readers import train_readers
+from analysis.miniworld.recipe.stages.autoencoder import build_autoencoder, train_autoencoder
+from analysis.miniworld.recipe.stages.clip import build_clip, recall_at_1, train_clip
+from analysis.miniworld.recipe.stages.details import train_details
+from analysis.miniworld.recipe.stages.diffusion import build_unet, prepare, train_diffusion
+from analysis.miniworld.recipe.stages.patches import train_patches
+from analysis.miniworld.recipe.stages.readers import train_readers
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.readers import FactorReaders, build_network
 from clipgeom.miniworld.tokenizer import build_tokenizer

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom._version import __version__
-from clipgeom.encoder.cache import EmbeddingCache
 from clipgeom.encoder.encode_captions import CaptionSpool, Collected, collect
 from clipgeom.encoder.positions import Position
+from clipgeom.encoder.storage.cache import EmbeddingCache
 from clipgeom.errors import DomainError
 from clipgeom.geometry.embedding_files import embeddings_metadata, groups_of_embeddings
 from clipgeom.geometry.vectors import ArrayVectors, Vectors

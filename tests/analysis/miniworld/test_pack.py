@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from analysis.miniworld.recipe import pack as packing
-from analysis.miniworld.recipe.autoencoder import build_autoencoder
-from analysis.miniworld.recipe.clip import build_clip
-from analysis.miniworld.recipe.diffusion import build_unet
 from analysis.miniworld.recipe.loop import Plan, Training
 from analysis.miniworld.recipe.measure import Generator, measure_speed
+from analysis.miniworld.recipe.stages.autoencoder import build_autoencoder
+from analysis.miniworld.recipe.stages.clip import build_clip
+from analysis.miniworld.recipe.stages.diffusion import build_unet
 from clipgeom import load_text_encoder
 from clipgeom.errors import ConfigError, WeightsError
 from clipgeom.miniworld import load_clip, load_pipeline

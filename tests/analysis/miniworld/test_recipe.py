@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.miniworld.recipe import details, patches
-from analysis.miniworld.recipe.autoencoder import build_autoencoder, latent_statistics, psnr
-from analysis.miniworld.recipe.clip import agreement, build_clip, text_features, text_states, tokenize
-from analysis.miniworld.recipe.diffusion import build_scheduler, build_unet, sample
 from analysis.miniworld.recipe.loop import Plan, Training, generator_of, latest_step
 from analysis.miniworld.recipe.muon import Muon, orthogonal
 from analysis.miniworld.recipe.pools import draw_pool, pool_marks
 from analysis.miniworld.recipe.recipe import run_stage
+from analysis.miniworld.recipe.stages import details, patches
+from analysis.miniworld.recipe.stages.autoencoder import build_autoencoder, latent_statistics, psnr
+from analysis.miniworld.recipe.stages.clip import agreement, build_clip, text_features, text_states, tokenize
+from analysis.miniworld.recipe.stages.diffusion import build_scheduler, build_unet, sample
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.captions import vocabulary
+from clipgeom.miniworld.drawing.render import middle
 from clipgeom.miniworld.factors import FACTORS
-from clipgeom.miniworld.render import middle
 from clipgeom.miniworld.tokenizer import build_tokenizer
 
 
@@ -195,8 +195,8 @@ def test_pools_are_kept_and_know_their_marks(tmp_path):
     marked = [mark != {"pattern": "plain", "emblem": "none", "two_tone": "no"} for mark in marks]
     assert 5 < sum(marked) < 25
     plain = [i for i in range(30) if not marked[i]]
+    from clipgeom.miniworld.drawing.render import Jitter, render
     from clipgeom.miniworld.factors import draw_factors
-    from clipgeom.miniworld.render import Jitter, render
 
     rng = np.random.default_rng((5, plain[0]))
     rng.random()
@@ -213,7 +213,8 @@ def test_stages_need_their_forerunners(tmp_path):
 
 
 def test_figures_are_measured_on_seeds_that_no_stage_trained_on():
-    from analysis.miniworld.recipe import autoencoder, clip, details, diffusion, measure, patches, readers, recipe
+    from analysis.miniworld.recipe import measure, recipe
+    from analysis.miniworld.recipe.stages import autoencoder, clip, details, diffusion, patches, readers
     from clipgeom.miniworld import default
 
     trained = {module._SEED for module in (autoencoder, clip, details, diffusion, patches, readers)}

@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, model, monkey
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
-    monkeypatch.setattr("clipgeom.encoder.partial._allocate", full)
+    monkeypatch.setattr("clipgeom.encoder.storage.partial._allocate", full)
     code, _, err = run("report", "--model", model, "--captions", path, "--out", "deep/er/r")
     assert code == 2
     assert "no space left" in err
@@ -279,7 +279,7 @@ def test_outputs_follow_links_which_stay(run, tmp_path, model):
 
 
 def test_a_folder_that_vanishes_during_the_work_is_one_line(run, tmp_path, model, monkeypatch):
-    from clipgeom.encoder.store import VectorStore
+    from clipgeom.encoder.storage.store import VectorStore
 
     honest = VectorStore.fill
 

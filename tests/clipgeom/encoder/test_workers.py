@@ -9,7 +9,7 @@ import torch
 
 from clipgeom import encode
 from clipgeom.encoder import Wanted, parse_positions
-from clipgeom.encoder.store import VectorStore
+from clipgeom.encoder.storage.store import VectorStore
 from clipgeom.encoder.tower import Tower
 from clipgeom.encoder.workers import in_order
 

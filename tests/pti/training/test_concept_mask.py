@@ -8,7 +8,7 @@ from PIL import Image
 
 import pti.training.trainer
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
-from clipgeom.miniworld.render import middle
+from clipgeom.miniworld.drawing.render import middle
 from pti.config.toml_io import read_config
 from pti.data.views import ImageView
 from pti.losses import denoising_loss

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import Pool, draw_pool
-from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.codec import normalized
-from clipgeom.miniworld.render import middle
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import middle
 
 __all__ = ["KL", "SQUARE", "build_autoencoder", "draw_pictures", "latent_statistics", "psnr", "train_autoencoder"]
 

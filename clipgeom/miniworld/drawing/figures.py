@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipgeom.miniworld.canvas import PALETTE, Canvas, Color, Point, mix, oval, shade
+from clipgeom.miniworld.drawing.canvas import PALETTE, Canvas, Color, Point, mix, oval, shade
 
 __all__ = ["Appearance", "add_figure"]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from analysis.miniworld.recipe.clip import PATCH, WIDTH, build_clip, draw_groups
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
-from clipgeom.miniworld.canvas import SIZE
+from analysis.miniworld.recipe.stages.clip import PATCH, WIDTH, build_clip, draw_groups
 from clipgeom.miniworld.codec import normalized
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import middle
 from clipgeom.miniworld.factors import FACTORS
-from clipgeom.miniworld.render import middle
 from clipgeom.miniworld.tokenizer import build_tokenizer
 
 __all__ = ["TOLD", "train_patches"]

@@ -16,12 +16,12 @@ import torch
 from diffusers import AutoencoderKL
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 
-from analysis.miniworld.recipe.autoencoder import KL, SQUARE, draw_pictures
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
-from analysis.miniworld.recipe.patches import TOLD
-from clipgeom.miniworld.canvas import SIZE
+from analysis.miniworld.recipe.stages.autoencoder import KL, SQUARE, draw_pictures
+from analysis.miniworld.recipe.stages.patches import TOLD
 from clipgeom.miniworld.codec import normalized
-from clipgeom.miniworld.render import middle
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import middle
 
 __all__ = ["train_details"]
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from clipgeom._progress import Progress
 from clipgeom.encoder.encode import Key, Piece, Wanted, encode_chunks
 from clipgeom.encoder.positions import Position
-from clipgeom.encoder.sealed import is_regular, read_sealed, remove, write_sealed
+from clipgeom.encoder.storage.sealed import is_regular, read_sealed, remove, write_sealed
 from clipgeom.errors import ClipGeomError
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import pytest
 
 from clipgeom import encode
 from clipgeom.encoder import Wanted, parse_positions
-from clipgeom.encoder.partial import Partial
-from clipgeom.encoder.sealed import read_sealed, write_sealed
-from clipgeom.encoder.store import VectorStore
-from tests.clipgeom.encoder.fuzz_store import fuzz
+from clipgeom.encoder.storage.partial import Partial
+from clipgeom.encoder.storage.sealed import read_sealed, write_sealed
+from clipgeom.encoder.storage.store import VectorStore
+from tests.clipgeom.encoder.storage.fuzz_store import fuzz
 
 TEXTS = [f"the cat and {'a dog ' * (i % 7)}on mat {i}" for i in range(300)]
 WANTED = [Wanted(place, ("hidden", "projected")) for place in parse_positions("eos,5")]
@@ -281,7 +281,8 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
 from clipgeom import load_text_encoder
-from clipgeom.encoder import Wanted, parse_positions, partial, store
+from clipgeom.encoder import Wanted, parse_positions
+from clipgeom.encoder.storage import partial, store
 from clipgeom.encoder.tower import Tower
 
 torch.set_num_threads(1)  # a process with a pool of threads cannot be forked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clipgeom.miniworld.canvas import SIZE, SUPERSAMPLING, Color, Point, oval
+from clipgeom.miniworld.drawing.canvas import SIZE, SUPERSAMPLING, Color, Point, oval
 
 if TYPE_CHECKING:
     from PIL import Image

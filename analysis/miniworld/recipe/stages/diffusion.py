@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
 
-from analysis.miniworld.recipe.autoencoder import latent_statistics
-from analysis.miniworld.recipe.clip import WIDTH, draw_groups, text_states, tokenize
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
+from analysis.miniworld.recipe.stages.autoencoder import latent_statistics
+from analysis.miniworld.recipe.stages.clip import WIDTH, draw_groups, text_states, tokenize
 from clipgeom._io.files import replacing
 from clipgeom.miniworld.captions import draw_caption
 from clipgeom.miniworld.codec import encode

@@ -18,8 +18,8 @@ from clipgeom._extras import needs_extra
 from clipgeom._io.download import cache_folder
 from clipgeom._io.files import STAGING
 from clipgeom.encoder.encode import Wanted
-from clipgeom.encoder.sealed import read_sealed, write_sealed
-from clipgeom.encoder.store import VectorStore
+from clipgeom.encoder.storage.sealed import read_sealed, write_sealed
+from clipgeom.encoder.storage.store import VectorStore
 from clipgeom.errors import ClipGeomError
 
 if TYPE_CHECKING:

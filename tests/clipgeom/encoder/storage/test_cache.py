@@ -114,7 +114,7 @@ def test_a_full_cache_is_one_line_and_leaves_no_half(run, own_cache, tower_folde
     def full(*_arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("clipgeom.encoder.partial._allocate", full)
+    monkeypatch.setattr("clipgeom.encoder.storage.partial._allocate", full)
     code, _, err = run("encode", "--model", tower_folder, "--captions", captions, "--out", "v.safetensors")
     assert code == 2
     [line] = err.strip().splitlines()

@@ -12,11 +12,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import Pool, kept_pool
-from clipgeom.miniworld.canvas import SIZE
 from clipgeom.miniworld.captions import draw_caption, draw_said, full_caption
 from clipgeom.miniworld.codec import normalized
+from clipgeom.miniworld.drawing.canvas import SIZE
+from clipgeom.miniworld.drawing.render import Jitter, render
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
-from clipgeom.miniworld.render import Jitter, render
 from clipgeom.miniworld.scenery import scenes
 from clipgeom.miniworld.tokenizer import MAX_LENGTH
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgeom.miniworld.backgrounds import paint_background
-from clipgeom.miniworld.canvas import PALETTE, SIZE, SUPERSAMPLING, Canvas, Color, mix, oval
+from clipgeom.miniworld.drawing.backgrounds import paint_background
+from clipgeom.miniworld.drawing.canvas import PALETTE, SIZE, SUPERSAMPLING, Canvas, Color, mix, oval
+from clipgeom.miniworld.drawing.figures import Appearance, add_figure
 from clipgeom.miniworld.factors import Scene, position_of
-from clipgeom.miniworld.figures import Appearance, add_figure
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -1,6 +1,6 @@
 """Random changes to the files of an interrupted and of a finished cache: none may give other vectors, or a traceback.
 
-    python -m tests.clipgeom.encoder.fuzz_store --changes 2000 --seed 0
+    python -m tests.clipgeom.encoder.storage.fuzz_store --changes 2000 --seed 0
 
 A changed cache is opened, filled and listed. Each change has one of three outcomes: what was changed does not matter (the
 content is the same), it is encoded anew with a note, or an error of ours refuses it.
@@ -20,7 +20,7 @@ import numpy as np
 
 from clipgeom import load_text_encoder
 from clipgeom.encoder import Wanted, parse_positions
-from clipgeom.encoder.cache import EmbeddingCache
+from clipgeom.encoder.storage.cache import EmbeddingCache
 from clipgeom.errors import ClipGeomError
 from tests.tiny.text_towers import save_projection
 

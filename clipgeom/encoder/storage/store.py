@@ -1,7 +1,7 @@
 """Vector store: the vectors of one caption set in a folder, encoded once and verified when read.
 
 Finished arrays lie in the folder, one file of float32 rows each. `store.json` names them with their shapes and checksums,
-and contains a digest of itself. What is being encoded lies in `partial/`; see `clipgeom.encoder.partial`.
+and contains a digest of itself. What is being encoded lies in `partial/`; see `clipgeom.encoder.storage.partial`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from clipgeom._io.files import replacing
 from clipgeom._progress import Progress, Quiet
 from clipgeom.encoder.encode import Wanted, check_pack_size
-from clipgeom.encoder.partial import Lengths, Partial, file_name
 from clipgeom.encoder.positions import Position
-from clipgeom.encoder.sealed import checksum, read_sealed, remove, write_sealed
+from clipgeom.encoder.storage.partial import Lengths, Partial, file_name
+from clipgeom.encoder.storage.sealed import checksum, read_sealed, remove, write_sealed
 from clipgeom.geometry.vectors import FileVectors
 
 if TYPE_CHECKING:

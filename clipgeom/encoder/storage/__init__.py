@@ -1,0 +1,1 @@
+"""Vectors on disk: the cache, the store of one caption set, and the encoding run that fills it."""

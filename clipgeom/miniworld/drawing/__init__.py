@@ -1,0 +1,1 @@
+"""Drawing of a scene: canvas, backgrounds, figures, and the finished image."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from analysis.common.citations import tell
+from analysis.common.template import fill_in
 from analysis.common.wording import chosen, listed
 from analysis.finetuning_distance.facts import AXES, DIVERSITIES, LEARNT
 from analysis.finetuning_distance.tables import (
@@ -15,98 +18,27 @@ from analysis.finetuning_distance.tables import (
     rate_table,
 )
 
-__all__ = ["STABLE_DIFFUSION", "text"]
-
-STABLE_DIFFUSION = r"""pti sweep --out sd15-finetuning-distance --until evaluate \
-  --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set concept.class_word=dog \
-  --set "data.instance_prompt='a picture of {token}'" --set loss.max_timestep=1000 --set locality.interpolation=none \
-  --set loss.unmasked_weight=1 --set lora.averaging=0 \
-  --set runtime.mixed_precision=fp16 --set lora.distance_every=50 --set output.checkpointing_steps=50 --set output.checkpoints_total_limit=20 \
-  --set sampling.every_n_steps=0 --set sampling.images_per_prompt=1 --set sampling.guidance_scale=7.5 \
-  --vary data.source=./one-place,./three-places,./nine-places --vary lora.learning_rate=1e-5,3e-4,1e-3,1e-2 --seeds 5"""
+__all__ = ["text"]
 
 
 def text(found: Found) -> str:
     """report.md."""
-    return f"""# How far to finetune: is appearance learnt before position?
-
-*Rebuild with `python -m analysis finetuning-distance --report-only` from the raw results in `raw/`.*
-
-## Question
-
-From an inverted word, low-rank changes are tuned with learning rates over three decades. Are concepts learnt in the order that the
-research notes predict, appearance before position? At which distance does position start to be learnt, with all training
-pictures in one place, in three and in nine? Is there a *light* finetune, which has 95 % of the largest appearance while position has
-not significantly moved, and how wide is its window?
-
-## Answer
-
-{_both_orders(found, _subject(found))} {_start(found)} {_windows(found)}
-
-![Appearance, position, background, facing and leakage against distance](figures/distance.png)
-
-## Findings
-
-**Order.** {" ".join(_order(found, name, axis) for name in DIVERSITIES.values() for axis in AXES)}
-
-**What else is learnt.** {" ".join(_others(found, name) for name in DIVERSITIES.values())}
-
-**Where position starts.** {" ".join(_departure(found, name) for name in DIVERSITIES.values())}{_between(found)}
-
-**The largest light finetune.** {" ".join(_light(found, name) for name in DIVERSITIES.values())}
-
-**What a rate costs.** {_rates(found)}
-
-## Table
-
-In the figure, curves are means over the pairs, each smoothed with a Gaussian kernel, with 95 % bands, dots the inverted word before any tuning, and the dashed line is
-where position first departs significantly from the class word's, with its interval.
-
-Before tuning and at the largest value of the pooled curve; where half of the way from the curve's beginning to there is reached. Appearance is the share of body colour,
-headgear and its colour read right; everything else is a distance from the class word's distribution on the frozen model: total variation,
-corrected so that two samples of one distribution have 0 in the mean and two that share nothing have 1. Leakage is the mean of that over position,
-background, facing and style.
-
-{learnt_table(found)}
-
-Where position departs, from the class word's pictures (base) and from those of the inverted word (pivot). Counts are of {tell(found, "pairs", ".0f")} pairs.
-"Still" is the largest distance at which it has not moved; the window reaches from 95 % of the largest appearance to there, in decades
-(negative: there is none).
-
-{departure_table(found)}
-
-After 1000 steps, by learning rate. "In taught places": share of pictures whose place was in the training pictures. "As prompted": place,
-background and style as the prompt says. "Gain": fall of the denoising loss on held-out pictures since before tuning.
-
-{rate_table(found)}
-
-## Limits
-
-One world of 64 × 64 pictures and a small model; {tell(found, "runs", ".0f")} runs, {tell(found, "pairs", ".0f")} pairs of a seed and a character and
-{tell(found, "characters", ".0f")} characters. Intervals are percentiles of a bootstrap over characters and runs within them; with three characters they are rough.
-All starts are inversions of 1000 steps at the rate that [inversion-distance](../inversion-distance/report.md) chose: another pivot may change where position departs. Captions say nothing but the word,
-the regulariser is off and all noise levels are trained on, since the question is what is learnt when nothing holds it back; the trainer's defaults differ in that.
-Errors weigh alike all over a picture (`loss.unmasked_weight = 1`) and each step's own weights are measured (`lora.averaging = 0`), as by default when the runs were made.
-Distances are measured at four steps of four rates, so a first departure is the measured distance at which it was significant, with Holm's
-correction over all points of a pair: it begins between there and the one before. A sample of 40 pictures can show a large departure only. With
-nine places the training pictures hold every place, so that learning their distribution could not be told from leaving it alone.
-Each pair's curve is smoothed with a kernel of a fifth of a decade. A factor counts as learnt if the interval of its change, from the curve's
-beginning to its largest value, lies above {LEARNT:g}, as the largest value of a noisy curve is above its true one. (That curves are smoothed pair by pair, and
-changes told from their own beginning, was decided when the first curves had been seen to follow noise.) The readers' errors are in `reports/miniworld/report.md`.
-
-## Commands
-
-From raw results: `python -m analysis finetuning-distance --report-only`
-
-From nothing ({tell(found, "hours", ".1f")} hours of training, summed over runs, and as long again to measure; about two hours of two cores): `python -m analysis finetuning-distance --jobs 2`
-
-Stable Diffusion 1.5 on a GPU, with three folders of nine of your own pictures of a dog (no readers of places are there; the evaluation is by CLIP,
-and both distances are in each run's `metrics.parquet`):
-
-```sh
-{STABLE_DIFFUSION}
-```
-"""
+    names = list(DIVERSITIES.values())
+    return fill_in(
+        "finetuning_distance",
+        t=partial(tell, found),
+        found=found,
+        LEARNT=LEARNT,
+        learnt_table=learnt_table,
+        departure_table=departure_table,
+        rate_table=rate_table,
+        answer=f"{_both_orders(found, _subject(found))} {_start(found)} {_windows(found)}",
+        order=" ".join(_order(found, name, axis) for name in names for axis in AXES),
+        others=" ".join(_others(found, name) for name in names),
+        departures=" ".join(_departure(found, name) for name in names) + _between(found),
+        light=" ".join(_light(found, name) for name in names),
+        rates=_rates(found),
+    )
 
 
 def _subject(found: Found) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ import seaborn as sns
 
 from analysis.common.citations import Facts, tell
 from analysis.common.resampling import Fact
+from analysis.common.template import fill_in
 from analysis.common.wording import chosen, listed, sorted_by_direction
 from analysis.interpolation.facts import JUDGES, TIMES, facts
 
@@ -53,77 +55,15 @@ def _present(found: Facts) -> list[str]:
 def text(found: Facts) -> str:
     """The report."""
     modes = _present(found)
-
-    def t(name: str, form: str = ".2f") -> str:
-        return tell(found, name, form)
-
-    return f"""# Are pictures at interpolated conditioning valid scenes, and does the centering check say which?
-
-*Rebuild with `python -m analysis interpolation --report-only` (raw results in `raw/`, figures in `figures/`).*
-
-## Question
-
-The centering check asks whether an interpolated embedding still looks like an embedding, by two judges of the embeddings
-alone. A generator is a third: what does the base model draw from conditioning midway between two concepts that it knows,
-in each mode of interpolation? Are these valid scenes, is what both prompts say still there, and do the check's on-shell rate
-and AUC say beforehand which mode draws them?
-
-## Answer
-
-{_answer(found, modes)}
-
-![The three judges by mode and t. Grey bands: pictures of real prompts; in the third panel, other real prompts judged as if they were made. Bars: 95 % intervals](figures/judges.png)
-
-## Findings
-
-{_findings(found, modes)}
-
-## Table
-
-Means over t = ¼, ½, ¾, with 95 % intervals by bootstrap over pairs of prompts; the last two columns are the check's own figures,
-which are those of the world's captions, as means over the positions that are interpolated.
-
-| | readers' confidence | shared kept | class is one of the two | AUC of the classifier | check: on-shell rate | check: AUC |
-|---|---|---|---|---|---|---|
-{_table(found, modes)}
-
-By t:
-
-| | t | readers' confidence | shared kept | class is one of the two | AUC of the classifier |
-|---|---|---|---|---|---|
-{_by_time(found, modes)}
-
-## Limits
-
-One world and its base model, and prompts of one form: {t("pairs", ".0f")} pairs that share style, place and background and differ in class
-and body colour, drawn {t("draws", ".0f")} times each from the same noise in every mode ({t("pictures", ".0f")} pictures, guidance 3, 30 steps,
-{t("minutes", ".0f")} minutes). Pairs are what is resampled; that many of them share a class is left out of account. Intervals are not
-corrected for there being several modes. The readers and the classifier
-(logistic regression on the world's CLIP embeddings, never shown a pair that it judges) miss what neither
-can see; the half-transparent overlay of both ends, which is no scene, is the proof that they find something: AUC {t("fade.auc")}. The
-centred modes are used about the certificate's centres at all {t("places", ".0f")} interpolated positions, validated there or not; the
-certificate's choice is vslerp with the norm restored at a share of {t("share.vslerp_norm")} of them and slerp at {t("share.slerp")}. The
-check's AUC has one value for all t. A rank correlation over {len([m for m in modes if m != "auto"]) * len(TIMES)} points (modes by t; without the certificate's choice,
-which is made of two of them) of which those of one mode are alike is weak evidence.
-
-## Commands
-
-```sh
-python -m analysis interpolation --report-only   # this report from its raw results
-python -m analysis interpolation          # from nothing: about 20 minutes of one core
-```
-
-For Stable Diffusion 1.5 the states are judged on any machine; the pictures need its pipeline on a GPU, and are drawn by
-the run's own pictures of midpoints (`locality.inputs=own`), one run a mode:
-
-```sh
-clipgeom check --model stable-diffusion-v1-5/stable-diffusion-v1-5 --subfolder text_encoder --captions coco2014:val \\
-    --representation hidden --positions 4,5,eos,$(seq -s, -f padded:%g 6 76) --out sd15.safetensors
-pti sweep --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
-    --set 'data.instance_prompt=a picture of {{token}}' --set concept.class_word=dog --set locality.inputs=own \\
-    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.interpolation=slerp,auto --seeds 5 --until evaluate --out sd15-interpolation
-```
-"""
+    return fill_in(
+        "interpolation",
+        t=partial(tell, found),
+        answer=_answer(found, modes),
+        findings=_findings(found, modes),
+        table=_table(found, modes),
+        by_time=_by_time(found, modes),
+        points=len([mode for mode in modes if mode != "auto"]) * len(TIMES),
+    )
 
 
 def _answer(found: Facts, modes: list[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from analysis.common.citations import Facts, tell
 from analysis.common.factors import FREE
 from analysis.common.resampling import Fact
+from analysis.common.template import fill_in
 from analysis.common.wording import chosen, listed, sorted_by_direction
 from analysis.locality import figure as locality_figure
 from analysis.locality.facts import (
@@ -36,22 +37,6 @@ FAMILIES = {
     "rank": "lower rank",
 }
 BASELINES = ("fewer", "prior", "rank")
-_COMMANDS = """```sh
-python -m analysis locality --report-only     # this report from its raw results
-python -m analysis locality --jobs 2   # from nothing, about two and a half hours of two cores; goes on where it stopped
-```
-
-For Stable Diffusion 1.5 on a GPU, with a folder of captioned-alike pictures of one dog:
-
-```sh
-clipgeom check --model stable-diffusion-v1-5/stable-diffusion-v1-5 --subfolder text_encoder --captions coco2014:val \\
-    --representation hidden --positions POSITIONS --out sd15.safetensors
-pti sweep --set model.pretrained_model=stable-diffusion-v1-5/stable-diffusion-v1-5 --set data.source=pictures \\
-    --set 'data.instance_prompt=a picture of {token}' --set concept.class_word=dog --set loss.max_timestep=1000 \\
-    --set loss.unmasked_weight=1 --set lora.averaging=0 \\
-    --set 'locality.certificates=["sd15.safetensors"]' --vary locality.interpolation=none,slerp,auto \\
-    --vary lora.learning_rate=1e-4,2e-4,5e-4,1e-3 --seeds 5 --until evaluate --out sd15-locality
-```""".replace("POSITIONS", ",".join(["4", "eos", *(f"padded:{i}" for i in range(6, 77))]))
 
 
 def write(out: Path) -> None:
@@ -65,82 +50,18 @@ def write(out: Path) -> None:
 
 def text(found: Facts, settings: list[str]) -> str:
     """The report."""
-
-    def t(name: str, form: str = ".0f") -> str:
-        return tell(found, name, form)
-
-    untuned = tell(found, "none-0.0003@0.leakage")
     families = [family for family in FAMILIES if found[f"{family}.settings"].value]
-    return f"""# Does the locality regulariser let a higher rate learn the looks without the places?
-
-*Rebuild with `python -m analysis locality --report-only` (raw results in `raw/`, figures in `figures/`).*
-
-## Question
-
-The notes' claim: midway between the new word and its class word, hold the tuned model to the frozen one, and a higher learning
-rate reaches a better appearance without learning positions. Captions here say nothing but the new word, so that place,
-background, facing and style of six training pictures may leak. What does the regulariser buy at its best against no regulariser at
-its best, does it keep the class word as it was, does the mode matter that the certificate recommends, and what would prior preservation, fewer steps or a lower rank buy?
-
-## Answer
-
-{_answer(found, families)}
-
-![Left: every setting, appearance against leakage; lines join rates, thin lines the steps of a run without regulariser. Middle: the same against how far the class word's own pictures move. Right: each family at its best on the left-out pair](figures/front.png)
-
-## Findings
-
-{_findings(found, settings, families)}
-
-## Table
-
-*Appearance*: share of pictures with the right body, headgear and headgear colour, as a mean of the three. *Leakage*: total variation
-distance of place, background, facing and style from the frozen model's pictures of the class word, as a mean of the four, less what
-chance alone would show. *Place kept*: entropy of the place, of the frozen model's. *Class word*: the distance of leakage, of the class word's own pictures after
-tuning, as a mean over all seven factors; measured at the last step. *Obeyed*: place, background and style
-right where a prompt says them. *Seconds* of the second stage, on one core. Rates stand in the names; `@` is the step, {LAST} where there is none, 0 where nothing was tuned;
-"front" marks what no other setting beats in both means.
-
-| setting | appearance | leakage | place kept | obeyed | class word | seconds | front |
-|---|---|---|---|---|---|---|---|
-{_table(found, settings)}
-
-Leakage by factor:
-
-| setting | {" | ".join(FREE)} |
-|---|{"---|" * len(FREE)}
-{_leaks(found, settings)}
-
-Each family at its best, on the pair that took no part in the choice, for several bounds of the leakage on the others:
-
-| family | settings | bound | appearance | leakage | place kept | seconds |
-|---|---|---|---|---|---|---|
-{_bests(found, families)}
-
-## Limits
-
-One world; {t("runs")} runs, {t("pairs")} pairs of a seed and a character, {t("characters")} characters: intervals by bootstrap over characters and over pairs within them are rough, and
-rather wide than narrow, and not corrected for how many differences are told. The best of a family has the highest appearance of the settings whose leakage on the other pairs is not above the
-bound (the least leakage where none is below); it is read on the pair left out, and the bootstrap repeats the choice. The main bound was 0.1 at first; it was set to what the inverted word leaks before any
-tuning ({untuned}) when eleven runs without a regulariser had been seen, and none with it. Noise seeds of
-the pictures are those of no training. All ways start from words inverted at the rate that [inversion-distance](../inversion-distance/report.md) chose. Families are not of one size: prior preservation and the lower rank were tried at one setting, so that
-theirs is no best; twice the lowest rate was tried with the regulariser only, for what lies between the other rates without it is shown by the earlier steps. Seconds of fewer steps
-are their share of the whole run's; two runs shared a machine with other work now and then, so that seconds of single settings are rough, and what a step
-costs is for `benchmarks/tuning.py` to say. What chance would show is taken away whole from the leakage, so that a large one is told too small, by up to that ({t("chance", ".2f")} on average). What becomes of the class word was
-measured last, on the same weights, when the leakage had been seen to tell no two ways apart. The default hold of the empty prompt (`locality.empty_prompt_fraction`) is part of every regularised way and of no other.
-Errors weigh alike all over a picture (`loss.unmasked_weight = 1`) and the last step's weights are kept (`lora.averaging = 0`), as by default when the runs were made.
-Captions say nothing but the word here, to the regulariser and in training alike. Where they say the place in training, and leave it out for the regulariser alone, it
-may well keep places open: the defaults do so now ([pivotal-tuning](../pivotal-tuning/report.md#limits)), but five runs of them without it have not been made.
-
-The certificate ([certificate-short.safetensors](certificate-short.safetensors), made by `python -m analysis.locality.certificate`) recommends vslerp with the norm restored at {t("auto.vslerp_norm")}
-of the interpolated positions and slerp at {t("auto.slerp")}; its choice stands for that mode here. vslerp and aslerp are used at all positions,
-validated or not, with `locality.allow_uncertified`: the outputs of {t("marked")} runs are marked for it. At the placeholder alone the certificate's choice is what it
-recommends at that one position. Training took {t("hours", ".1f")} hours.
-
-## Commands
-
-{_COMMANDS}
-"""
+    return fill_in(
+        "locality",
+        t=lambda name, form=".0f": tell(found, name, form),
+        FREE=FREE,
+        LAST=LAST,
+        answer=_answer(found, families),
+        findings=_findings(found, settings, families),
+        table=_table(found, settings),
+        leaks=_leaks(found, settings),
+        bests=_bests(found, families),
+    )
 
 
 def _answer(found: Facts, families: list[str]) -> str:

@@ -24,10 +24,10 @@ _BEFORE = (
 _SHARED = ("comet", "dapple", "ember", "flurry")  # on whom the means are
 
 
-def section(path: Path) -> str:
-    """The section; nothing where there is no file."""
+def section(path: Path) -> dict[str, Any] | None:
+    """Facts of the section; None where there is no file."""
     if not path.exists():
-        return ""
+        return None
     told = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told = [run for run in told if run["stage"] == "tuned"]
     characters = sorted({run["character"] for run in told})
@@ -37,28 +37,21 @@ def section(path: Path) -> str:
         changed = _named(run["changed"]) or "nothing"
         first.setdefault(changed, len(first))
         rows.setdefault((changed, run["guidance"]), {}).setdefault(run["character"], []).append(run)
-    lines = "\n".join(
-        f"| {changed} | {guidance:g} | "
-        + " | ".join("; ".join(map(_cell, row.get(name, ()))) for name in characters)
-        + f" | {_means(row)} |"
-        for (changed, guidance), row in sorted(rows.items(), key=lambda item: (first[item[0][0]], -item[0][1]))
-    )
-    seeds = ", ".join(f"{name} {next(run['seed'] for run in told if run['character'] == name)}" for name in characters)
-    return f"""## By what the defaults were chosen
-
-Single runs that differ from D in what is named, all of the same seeds ({seeds}), {told[0]["pictures"]} pictures of "a picture of …" each: share with the body's colour right, with the headgear's,
-the entropy of the position in bits (about 3.1 for the class word) and, where it was read, the share of 32 pictures with the place that their prompt says (eight
-of each of four prompts, which mostly stand or fall together). A run each, so that no difference between two cells is sure; they are told since they were looked at.
-The readings are in `raw/{FILE}`, those of inversions alone as well; each run is `pti run --set data.source=miniworld:NAME --set runtime.seed=SEED` with D's settings and what is named
-(templates stood in for half of the first parts at first, and parts were exchanged by other random draws: two readings in a cell are
-the same settings with either draws, and show how far apart two such runs are). Where cells are empty, a run was not begun, or
-was stopped unread when time was short. H is {", ".join(f"`{setting}`" for setting in _BEFORE)}.
-
-| changed | guidance | {" | ".join(characters)} | mean of {", ".join(_SHARED)} |
-|---|{"---|" * (len(characters) + 2)}
-{lines}
-
-"""
+    ordered = sorted(rows.items(), key=lambda item: (first[item[0][0]], -item[0][1]))
+    return {
+        "file": FILE,
+        "before": _BEFORE,
+        "shared": _SHARED,
+        "characters": characters,
+        "pictures": told[0]["pictures"],
+        "seeds": ", ".join(
+            f"{name} {next(run['seed'] for run in told if run['character'] == name)}" for name in characters
+        ),
+        "rows": [
+            [changed, f"{guidance:g}", *("; ".join(map(_cell, row.get(name, ()))) for name in characters), _means(row)]
+            for (changed, guidance), row in ordered
+        ],
+    }
 
 
 def _named(changed: list[str]) -> str:

@@ -1,0 +1,37 @@
+"""Fill in the report.md.j2 of a study: a person writes the sentences there, and numbers come from the facts by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from analysis import ROOT
+
+__all__ = ["fill_in", "markdown_rows"]
+
+
+def fill_in(study: str, /, **names: Any) -> str:
+    """Text of a report, from the template in the study's folder.
+
+    Parameters
+    ----------
+    study : str
+        Folder of the study in ``analysis/``.
+    **names
+        Facts, tables and functions that the template uses; `form` is Python's `format`. An unknown name is an error.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(ROOT / "analysis" / study),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.md.j2").render(form=format, rows=markdown_rows, **names)
+
+
+def markdown_rows(rows: Iterable[Sequence[object]]) -> str:
+    """Rows of a Markdown table."""
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

@@ -9,10 +9,12 @@ def test_a_template_takes_names_and_refuses_unknown_ones(tmp_path, monkeypatch):
     (tmp_path / "analysis" / "study").mkdir(parents=True)
     path = tmp_path / "analysis" / "study" / "report.md.j2"
     monkeypatch.setattr(template, "ROOT", tmp_path)
-    path.write_text("# <{{ form(x, '.2f') }}>\n{% if x %}\n{{ rows([['a', 1]]) }}\n{% endif %}\n", encoding="utf-8")
-    assert fill_in("study", x=1.234) == "# <1.23>\n| a | 1 |\n"
+    path.write_text(
+        "# {{ title }} <{{ form(x, '.2f') }}>\n{% if x %}\n{{ rows([['a', 1]]) }}\n{% endif %}\n", encoding="utf-8"
+    )
+    assert fill_in("study", title="T", x=1.234) == "# T <1.23>\n| a | 1 |\n"
     with pytest.raises(UndefinedError):
-        fill_in("study")
+        fill_in("study", x=1)
 
 
 def test_rows_of_a_markdown_table():

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from clipgeom.geometry.moments import Moments
     from clipgeom.geometry.norms import measure_shells, radial_terms
     from clipgeom.geometry.spectrum import measure_spectrum
+    from clipgeom.interpolation._centered import aslerp, vslerp
     from clipgeom.interpolation._layer_norm import vslerp_ln
     from clipgeom.interpolation._modes import interpolate
-    from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
+    from clipgeom.interpolation._slerp import lerp, slerp
 
 __all__ = [
     "CaptionError",
@@ -77,9 +78,10 @@ _MODULES = {
         "MissingExtraError",
         "ShapeError",
     ),
+    "interpolation._centered": ("aslerp", "vslerp"),
     "interpolation._layer_norm": ("vslerp_ln",),
     "interpolation._modes": ("interpolate",),
-    "interpolation._slerp": ("aslerp", "lerp", "slerp", "vslerp"),
+    "interpolation._slerp": ("lerp", "slerp"),
     "geometry.modality": ("compare_modalities",),
     "geometry.moments": ("Moments",),
     "geometry.norms": ("measure_shells", "radial_terms"),

@@ -1,6 +1,6 @@
 """Array handling of the interpolations: one namespace, one dtype to compute in, one axis, cache-sized blocks.
 
-The formulas (`clipgeom.interpolation._slerp`) are written once, for any array library, with vectors along the last
+The formulas (`clipgeom.interpolation._great_circle`) are written once, for any array library, with vectors along the last
 axis. This module brings the caller's arrays into that form and the result back into the caller's form.
 """
 

@@ -4,7 +4,7 @@ import math
 
 from clipgeom.errors import DomainError
 from clipgeom.interpolation._backend import Array, Backend, prepare
-from clipgeom.interpolation._slerp import _direction, _slerp
+from clipgeom.interpolation._great_circle import direction_and_length, great_circle
 
 __all__ = ["vslerp_ln"]
 
@@ -79,10 +79,10 @@ def vslerp_ln(
     def formula(
         library: Backend, a: Array, b: Array, s: Array, t: Array, center: Array, gamma: Array, beta: Array
     ) -> Array:
-        mixed = _slerp(library, a - center, b - center, s, t) + center
+        mixed = great_circle(library, a - center, b - center, s, t) + center
         z = (mixed - beta) / gamma
         z = z - library.xp.mean(z, axis=-1, keepdims=True)
-        direction, _ = _direction(library, z)
+        direction, _ = direction_and_length(library, z)
         return gamma * (math.sqrt(z.shape[-1]) * direction) + beta
 
     return ends.interpolate(formula, *(ends.vectors[name] for name in ("center", "gamma", "beta")))

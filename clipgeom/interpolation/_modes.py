@@ -6,8 +6,9 @@ from typing import Any
 
 from clipgeom.errors import ConfigError
 from clipgeom.interpolation._backend import Array
+from clipgeom.interpolation._centered import aslerp, vslerp
 from clipgeom.interpolation._layer_norm import vslerp_ln
-from clipgeom.interpolation._slerp import aslerp, lerp, slerp, vslerp
+from clipgeom.interpolation._slerp import lerp, slerp
 
 __all__ = ["CENTERED_MODES", "LAYER_NORM_MODES", "MODES", "interpolate"]
 

@@ -19,7 +19,6 @@ settings.load_profile("clipgeom")
 ARRAY_MODULES = (
     "encoder.positions",
     "geometry._conformity",
-    "geometry._leave_out",
     "geometry.bootstrap",
     "geometry.modality",
     "geometry.moments",

@@ -154,7 +154,7 @@ def left_out_intervals(x, image):
 
 
 def test_intervals_by_image_are_those_of_leaving_each_image_out(monkeypatch):
-    monkeypatch.setattr("clipgeom.geometry._leave_out._ENTRIES", 200)  # several pieces a block
+    monkeypatch.setattr("clipgeom.geometry.norms.leave_out._ENTRIES", 200)  # several pieces a block
     x, image = images_of_captions(30, 0)
     by_image = statistics(measure_shells(x, groups=image))
     for name, expected in left_out_intervals(x, image).items():

@@ -9,25 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._repr import short_repr
 from clipgeom.errors import DomainError
-from clipgeom.geometry._leave_out import LeaveOut
-from clipgeom.geometry.bootstrap import Features, Interval, grouped_quantile_interval, mean_intervals, quantile_interval
+from clipgeom.geometry.bootstrap import Features, Interval, mean_intervals
 from clipgeom.geometry.groups import group_codes
 from clipgeom.geometry.moments import Moments
-from clipgeom.geometry.vectors import Vectors, as_vectors, row_hashes
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
+from clipgeom.geometry.norms.features import (
+    PERCENTILES,
+    corrected_offset,
+    norm_features,
+    norm_values,
+    offset_features,
+    percentile_intervals,
+    radial_features,
+    radial_values,
+)
+from clipgeom.geometry.norms.leave_out import LeaveOut
+from clipgeom.geometry.norms.rows import RadialRows, read_rows
+from clipgeom.geometry.vectors import Vectors, as_vectors
 
 __all__ = ["NormSummary", "RadialTerms", "Shells", "SphereFit", "measure_shells", "radial_terms", "require_samples"]
 
-PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 CONSTANT = 1e-6  # a spread below this share of the norm of the centre is rounding noise
 UNIT = 2e-3  # of 1: vectors of unit length, up to half precision
 FEW_DISTINCT = 30  # fewer distinct vectors, counted by `effective_distinct`, have no meaningful shape
@@ -170,82 +177,30 @@ def measure_shells(
     if source.n < MIN_SAMPLES:
         raise DomainError(f"expected at least {MIN_SAMPLES} vectors to speak of a spread, got {source.n}")
     codes = group_codes(groups, source.n)
-    moments = Moments.from_batches(source.blocks())
-    mean, covariance = moments.mean, moments.covariance
-    left_out = None if codes is None else LeaveOut(codes, mean)
-
-    raw_parts, square_parts, axial_parts, hash_parts = [], [], [], []
-    unit_sum = np.zeros(source.dim)
-    cubic_sum = np.zeros(source.dim)
-    for block in source.blocks():
-        y = block - mean
-        square = np.vecdot(y, y)
-        raw_parts.append(np.linalg.norm(block, axis=1))
-        hash_parts.append(row_hashes(block))
-        square_parts.append(square)
-        axial_parts.append(y @ mean)
-        radius = np.sqrt(square)
-        unit_sum += np.divide(1.0, radius, out=np.zeros_like(radius), where=radius > 0) @ y
-        cubic_sum += square @ y
-        if left_out is not None:
-            left_out.add_deviations(y)
-    raw, square, axial = (np.concatenate(parts) for parts in (raw_parts, square_parts, axial_parts))
-    cubic = cubic_sum / source.n
-    fit_shift = _sphere_shift(covariance, cubic, source.n)
-
-    # directions along which a moved centre changes the statistics, and the centre of the best sphere
-    directions = np.stack([unit_sum / source.n, cubic, covariance @ mean], axis=1)
-    if left_out is not None:
-        left_out.measure_centers(raw, square, axial)
-    along_parts, fit_parts = [], []
-    for block in source.blocks():
-        y = block - mean
-        along_parts.append(y @ directions)
-        if fit_shift is not None:
-            fit_parts.append(np.linalg.norm(y - fit_shift, axis=1))
-        if left_out is not None:
-            left_out.add_distances(y)
-    g, q, w = np.concatenate(along_parts).T
-
-    centered = np.sqrt(square)
-    values = _norm_values(raw), _norm_values(centered)
-    radial_features = _radial_features(square, axial, q, w)
-    radial = _radial_values(radial_features)
-    if codes is None or left_out is None:
-        noise = moments.total_variance / (moments.n - 1)
-        parts = [
-            _norm_features(raw, np.zeros_like(raw)),
-            _norm_features(centered, g),
-            _offset_features(moments, axial, square, noise),
-            radial_features,
-        ]
-        raw_ci95, centered_ci95, offset_ci95, radial_ci95 = mean_intervals(*parts, seed=seed)
-        offset = offset_ci95["ratio"]
-        percentiles = _percentile_intervals(raw), _percentile_intervals(centered)
+    rows = read_rows(source, codes)
+    moments, centered = rows.moments, np.sqrt(rows.square)
+    radial_columns = radial_features(rows.square, rows.axial, rows.q, rows.w)
+    radial = radial_values(radial_columns)
+    if codes is None or rows.left_out is None:
+        found = _independent_intervals(rows, centered, radial_columns, seed)
     else:
-        noise = left_out.noise
-        raw_ci95, centered_ci95 = left_out.norm_intervals(*values)
-        offset = left_out.offset_interval(moments.offset_ratio)
-        radial_ci95 = left_out.radial_intervals(radial)
-        unbiased = centered / (1 + left_out.centered_bias(values[1]["mean_norm"]))
-        percentiles = _percentile_intervals(raw, codes), _percentile_intervals(unbiased, codes)
-    copies = np.unique(np.concatenate(hash_parts), return_counts=True)[1]
+        found = _grouped_intervals(rows.left_out, rows.raw, centered, codes, moments.offset_ratio, radial)
     return Shells(
         n=source.n,
-        n_distinct=len(copies),
-        effective_distinct=source.n**2 / float(np.sum(copies.astype(np.float64) ** 2)),
+        n_distinct=len(rows.copies),
+        effective_distinct=source.n**2 / float(np.sum(rows.copies.astype(np.float64) ** 2)),
         n_groups=source.n if codes is None else int(codes.max()) + 1,
         dim=source.dim,
         moments=moments,
-        raw=_summary(raw, raw_ci95, percentiles[0]),
-        centered=_summary(centered, centered_ci95, percentiles[1]),
-        center_norm=float(np.linalg.norm(mean)),
+        raw=_summary(rows.raw, *found.raw),
+        centered=_summary(centered, *found.centered),
+        center_norm=float(np.linalg.norm(moments.mean)),
         offset_ratio=moments.offset_ratio,
-        offset_ratio_corrected=_corrected_offset(moments, noise),
-        offset_ratio_ci95=offset,
-        radial=RadialTerms(**radial, ci95=radial_ci95),
-        sphere=_sphere(mean, fit_shift, fit_parts, moments),
-        raw_norms=raw,
+        offset_ratio_corrected=corrected_offset(moments, found.noise),
+        offset_ratio_ci95=found.offset,
+        radial=RadialTerms(**radial, ci95=found.radial),
+        sphere=_sphere(rows),
+        raw_norms=rows.raw,
         centered_norms=centered,
     )
 
@@ -257,38 +212,62 @@ def radial_terms(
     return measure_shells(vectors, groups=groups, seed=seed).radial
 
 
-def _norm_features(norms: NDArray[np.float64], along: NDArray[np.float64]) -> Features:
-    """Statistics of norms; `along` is what a moved centre takes off each."""
-    mean = float(norms.mean())
-    deviation = norms - mean
+@dataclass(frozen=True, slots=True)
+class _Intervals:
+    """95 % intervals; for each kind of norm those of its statistics and of its percentiles.
 
-    def means(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean + f[0] - f[2]
+    `noise` is E‖m̂ − m‖², the part of ‖m̂‖² due to sampling.
+    """
 
-    def variances(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.maximum(f[1] - (f[0] - f[2]) ** 2, 0.0)
+    raw: tuple[dict[str, Interval], dict[str, Interval]]
+    centered: tuple[dict[str, Interval], dict[str, Interval]]
+    offset: Interval
+    radial: dict[str, Interval]
+    noise: float
 
-    return Features(
-        np.stack([deviation, deviation**2, along], axis=1),
-        {
-            "mean_norm": means,
-            "var_norm": variances,
-            "std_norm": lambda f: np.sqrt(variances(f)),
-            "cv_norm": lambda f: np.sqrt(variances(f)) / means(f) if mean > 0 else np.full(f.shape[1], np.nan),
-        },
+
+def _independent_intervals(rows: RadialRows, centered: NDArray[np.float64], radial: Features, seed: int) -> _Intervals:
+    noise = rows.moments.total_variance / (rows.moments.n - 1)
+    raw_ci95, centered_ci95, offset_ci95, radial_ci95 = mean_intervals(
+        norm_features(rows.raw, np.zeros_like(rows.raw)),
+        norm_features(centered, rows.g),
+        offset_features(rows.moments, rows.axial, rows.square, noise),
+        radial,
+        seed=seed,
+    )
+    return _Intervals(
+        raw=(raw_ci95, percentile_intervals(rows.raw)),
+        centered=(centered_ci95, percentile_intervals(centered)),
+        offset=offset_ci95["ratio"],
+        radial=radial_ci95,
+        noise=noise,
     )
 
 
-def _norm_values(norms: NDArray[np.float64]) -> dict[str, float]:
-    mean, var = float(norms.mean()), float(norms.var())
-    std = var**0.5
-    return {"mean_norm": mean, "var_norm": var, "std_norm": std, "cv_norm": std / mean if mean > 0 else float("nan")}
+def _grouped_intervals(
+    left_out: LeaveOut,
+    raw: NDArray[np.float64],
+    centered: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    offset_ratio: float,
+    radial: dict[str, float],
+) -> _Intervals:
+    values = norm_values(raw), norm_values(centered)
+    raw_ci95, centered_ci95 = left_out.norm_intervals(*values)
+    unbiased = centered / (1 + left_out.centered_bias(values[1]["mean_norm"]))
+    return _Intervals(
+        raw=(raw_ci95, percentile_intervals(raw, codes)),
+        centered=(centered_ci95, percentile_intervals(unbiased, codes)),
+        offset=left_out.offset_interval(offset_ratio),
+        radial=left_out.radial_intervals(radial),
+        noise=left_out.noise,
+    )
 
 
 def _summary(
     norms: NDArray[np.float64], ci95: dict[str, Interval], percentiles_ci95: dict[str, Interval]
 ) -> NormSummary:
-    values = _norm_values(norms)
+    values = norm_values(norms)
     percentiles = np.percentile(norms, PERCENTILES)
     return NormSummary(
         mean_norm=values["mean_norm"],
@@ -301,90 +280,16 @@ def _summary(
     )
 
 
-def _percentile_intervals(norms: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> dict[str, Interval]:
-    if codes is not None:
-        return {str(p): grouped_quantile_interval(norms, codes, p / 100) for p in PERCENTILES}
-    ordered = np.sort(norms)
-    return {str(p): quantile_interval(ordered, p / 100) for p in PERCENTILES}
-
-
-def _corrected_offset(moments: Moments, noise: float) -> float:
-    """Offset ratio without `noise`, the part E‖m̂ − m‖² of ‖m̂‖² due to sampling."""
-    if moments.total_variance == 0:
-        return float("inf")
-    center = float(moments.mean @ moments.mean)
-    return float((max(center - noise, 0.0) / moments.total_variance) ** 0.5)
-
-
-def _offset_features(
-    moments: Moments, axial: NDArray[np.float64], square: NDArray[np.float64], noise: float
-) -> Features:
-    center = float(moments.mean @ moments.mean)
-
-    def ratio(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(divide="ignore", invalid="ignore"):  # no spread at all: infinite
-            return np.sqrt(np.maximum(center + 2 * f[0] - noise, 0.0) / f[1])
-
-    return Features(np.stack([axial, square], axis=1), {"ratio": ratio})
-
-
-def _radial_features(
-    square: NDArray[np.float64], axial: NDArray[np.float64], q: NDArray[np.float64], w: NDArray[np.float64]
-) -> Features:
-    s = square - square.mean()
-    p = axial - axial.mean()
-
-    def term_a(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return f[1] - f[0] ** 2 - 4 * f[5]
-
-    def term_b(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 4 * (f[3] - f[2] ** 2 + 2 * f[6])
-
-    def term_c(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 4 * (f[4] - f[0] * f[2] + f[5] - 2 * f[6])
-
-    def correlation(f: NDArray[np.float64]) -> NDArray[np.float64]:
-        scale = np.sqrt(np.maximum(term_a(f) * term_b(f), 0.0))
-        ratio = np.divide(term_c(f), 2 * scale, out=np.full_like(scale, np.nan), where=scale > 0)
-        return np.clip(ratio, -1.0, 1.0)
-
-    # s, s², p, p², s·p, and the two directions in which the centre's own uncertainty counts
-    columns = np.stack([s, s * s, p, p * p, s * p, q, w], axis=1)
-    return Features(columns, {"A": term_a, "B": term_b, "C": term_c, "correlation": correlation})
-
-
-def _radial_values(features: Features) -> dict[str, float]:
-    means = features.columns.mean(axis=0)[:, None]
-    means[5:] = 0  # the centre is the sample's own: no displacement
-    return {name: float(f(means)[0]) for name, f in features.statistics.items()}
-
-
-def _sphere_shift(
-    covariance: Float[NDArray[np.float64], "d d"], cubic: NDArray[np.float64], n: int
-) -> NDArray[np.float64] | None:
-    """Vector from the mean to the centre of the least-squares sphere; None if n points always lie on a sphere.
-
-    With y = x − m the problem is linear: ‖y‖² regressed on y, 2Σδ = E[‖y‖²y] (Coope, J. Optim. Theory Appl. 76, 1993).
-    """
-    if n <= len(cubic) + 1:
+def _sphere(rows: RadialRows) -> SphereFit | None:
+    if rows.sphere_shift is None or rows.sphere_norms is None:
         return None
-    return np.float64(0.5) * np.linalg.lstsq(covariance, cubic, rcond=None)[0]
-
-
-def _sphere(
-    mean: NDArray[np.float64],
-    shift: NDArray[np.float64] | None,
-    parts: list[NDArray[np.float64]],
-    moments: Moments,
-) -> SphereFit | None:
-    if shift is None:
-        return None
-    distances = np.concatenate(parts)
+    moments, shift, distances = rows.moments, rows.sphere_shift, rows.sphere_norms
+    center = moments.mean + shift
     average = float(distances.mean())
     radius = (moments.total_variance + float(shift @ shift)) ** 0.5
     return SphereFit(
-        center=mean + shift,
-        center_norm=float(np.linalg.norm(mean + shift)),
+        center=center,
+        center_norm=float(np.linalg.norm(center)),
         radius=radius,
         cv_norm=float(distances.std()) / average if average > 0 else float("nan"),
         std_norm=float(distances.std()),

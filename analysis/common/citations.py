@@ -12,11 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from analysis.common.resampling import Fact
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["Facts", "tell", "untold"]
 
-Facts = Mapping[str, Fact]
+Facts = Mapping[str, Estimate]
 _MARKED = re.compile(r"([-+]?(?:\d[\d.,e+-]*|nan)(?: \[[^\]]*\])?)<!--(\S+) (\S+)-->")
 _CLAIMS = ("Answer", "Findings")  # sections in which every number must be a fact
 
@@ -48,14 +48,14 @@ def untold(text: str, facts: Facts) -> list[str]:
             rest = _MARKED.sub("", sentence)
             wrong += [f"{number} is no fact, in: {rest.strip()}" for number in re.findall(r"(?<!\w)\d[\d.,]*", rest)]
             names = [name for _, name, _ in _MARKED.findall(sentence)]
-            if not any(name in facts and facts[name].interval for name in names):
+            if not any(name in facts and facts[name].has_interval for name in names):
                 wrong.append(f"no number with an interval in: {sentence}")
     return wrong
 
 
-def _written(fact: Fact, form: str) -> str:
+def _written(fact: Estimate, form: str) -> str:
     if form.endswith("%"):
         form = f"{form[:-1]}f"
-        fact = Fact(100 * fact.value, *(None if v is None else 100 * v for v in (fact.low, fact.high)), fact.n)
+        fact = Estimate(100 * fact.value, 100 * fact.low, 100 * fact.high)
     number = f"{fact.value:{form}}"
-    return number if fact.low is None else f"{number} [{fact.low:{form}}, {fact.high:{form}}]"
+    return f"{number} [{fact.low:{form}}, {fact.high:{form}}]" if fact.has_interval else number

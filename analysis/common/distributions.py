@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["aligned", "corrected_distance", "permuted", "significance", "total_variation"]
+from clipgeom._distributions import total_variation
+
+__all__ = ["aligned", "corrected_distance", "distance", "permuted", "significance"]
 
 _COUNT = 9999
 
@@ -17,11 +19,9 @@ def aligned(a: Mapping[str, int], b: Mapping[str, int], values: Sequence[str]) -
     return tuple(np.array([counts.get(value, 0) for value in values], dtype=np.int64) for counts in (a, b))
 
 
-def total_variation(a: NDArray[np.int64], b: NDArray[np.int64], /) -> NDArray[np.float64]:
-    """Half the sum of absolute differences of shares, over the last axis: 0 where they are alike, 1 where nothing is shared."""
-    shares = a / a.sum(axis=-1, keepdims=True) - b / b.sum(axis=-1, keepdims=True)
-    distance: NDArray[np.float64] = np.abs(shares).sum(axis=-1) / 2
-    return distance
+def distance(a: NDArray[np.int64], b: NDArray[np.int64], /) -> NDArray[np.float64]:
+    """Total variation distance between the shares of counts, over the last axis."""
+    return total_variation(*(counts / counts.sum(axis=-1, keepdims=True) for counts in (a, b)))
 
 
 def permuted(
@@ -30,14 +30,14 @@ def permuted(
     """Distances of the same pictures dealt anew to two samples of these sizes, shape (count,)."""
     both = a + b
     dealt = np.random.default_rng(seed).multivariate_hypergeometric(both, int(a.sum()), size=count)
-    return total_variation(dealt, both - dealt)
+    return distance(dealt, both - dealt)
 
 
 def significance(a: NDArray[np.int64], b: NDArray[np.int64], /, *, count: int = _COUNT, seed: int = 0) -> float:
     """Share of deals, the real one among them, whose distance is at least the real one (permutation test)."""
     found = permuted(a, b, count=count, seed=seed)
     # the same shares in another order of summing are the same distance
-    return float((1 + (found >= total_variation(a, b) - 1e-12).sum()) / (count + 1))
+    return float((1 + (found >= distance(a, b) - 1e-12).sum()) / (count + 1))
 
 
 def corrected_distance(a: NDArray[np.int64], b: NDArray[np.int64], /, *, count: int = 1000, seed: int = 0) -> float:
@@ -47,4 +47,4 @@ def corrected_distance(a: NDArray[np.int64], b: NDArray[np.int64], /, *, count: 
     factor of nine values would seem to move farther than one of two.
     """
     chance = float(permuted(a, b, count=count, seed=seed).mean())
-    return (float(total_variation(a, b)) - chance) / (1 - chance) if chance < 1 else 0.0
+    return (float(distance(a, b)) - chance) / (1 - chance) if chance < 1 else 0.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from analysis.common.resampling import Fact
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["chosen", "listed", "sorted_by_direction"]
 
 
-def chosen(fact: Fact, above: str, below: str, neither: str, *, limit: float = 0.0) -> str:
+def chosen(fact: Estimate, above: str, below: str, neither: str, *, limit: float = 0.0) -> str:
     """The words for a fact whose whole interval is above a limit, below it, or neither."""
     return above if fact.above(limit) else below if fact.below(limit) else neither
 
@@ -21,7 +21,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def sorted_by_direction(
-    facts: Mapping[str, Fact], keys: Iterable[str], name: Callable[[str], str], *, limit: float = 0.0
+    facts: Mapping[str, Estimate], keys: Iterable[str], name: Callable[[str], str], *, limit: float = 0.0
 ) -> dict[str, list[str]]:
     """Keys whose fact is surely above a limit, surely below it, and neither."""
     found: dict[str, list[str]] = {"above": [], "below": [], "neither": []}

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from analysis.common.curves import Curves, crossing
 from analysis.common.distributions import aligned, corrected_distance, significance
 from analysis.common.factors import APPEARANCE, FREE
-from analysis.common.resampling import Fact, draws, estimate
+from analysis.common.resampling import estimate
+from clipgeom.geometry.bootstrap import resample_groups
+from clipgeom.geometry.estimate import Estimate
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 __all__ = [
@@ -107,19 +109,19 @@ def _points(rows: pd.DataFrame, reference: str) -> pd.DataFrame:
     return pd.concat([rows[rows["step"] == 0].head(1), moved]) if reference == "base" else moved
 
 
-def facts(raw: Path) -> dict[str, Fact]:
+def facts(raw: Path) -> dict[str, Estimate]:
     """Every number that the report tells, by name."""
     return facts_of(table_of(raw))
 
 
-def facts_of(table: pd.DataFrame) -> dict[str, Fact]:
+def facts_of(table: pd.DataFrame) -> dict[str, Estimate]:
     """The same from the table, whose tests take most of the time."""
     pairs = {*zip(table["runtime.seed"], table["character"], strict=True)}
-    found: dict[str, Fact] = {
-        "runs": Fact(table["run"].nunique()),
-        "pairs": Fact(len(pairs)),
-        "characters": Fact(table["character"].nunique()),
-        "hours": Fact(_seconds(table) / 3600),
+    found: dict[str, Estimate] = {
+        "runs": Estimate(table["run"].nunique()),
+        "pairs": Estimate(len(pairs)),
+        "characters": Estimate(table["character"].nunique()),
+        "hours": Estimate(_seconds(table) / 3600),
     }
     for places, name in DIVERSITIES.items():
         some = by_pair(table[table["places"] == places])
@@ -144,7 +146,7 @@ def curves(some: Mapping[Pair, pd.DataFrame], axis: str) -> Curves:
     )
 
 
-def _learnt(some: Mapping[Pair, pd.DataFrame]) -> dict[str, Fact]:
+def _learnt(some: Mapping[Pair, pd.DataFrame]) -> dict[str, Estimate]:
     """How much of everything is learnt, and at what distance half of it."""
     start = np.stack([rows[rows["step"] == 0][list(SEEN)].mean().to_numpy(float) for rows in some.values()])
     of_axis = {axis: curves(some, axis) for axis in AXES}
@@ -194,9 +196,9 @@ class _Departure:
         return cls(first, float(below.max()) if len(below) else float(measured.min()))
 
 
-def _departures(some: Mapping[Pair, pd.DataFrame], reference: str) -> dict[str, Fact]:
+def _departures(some: Mapping[Pair, pd.DataFrame], reference: str) -> dict[str, Estimate]:
     """Where position departs, and the window between there and enough of the appearance."""
-    found: dict[str, Fact] = {}
+    found: dict[str, Estimate] = {}
     for axis in AXES:
         made = curves(some, axis)
         away, window, light = {}, {}, {}
@@ -211,9 +213,9 @@ def _departures(some: Mapping[Pair, pd.DataFrame], reference: str) -> dict[str, 
             light[pair] = float(np.interp(still, made.grid, appearance)) / largest
         firsts = [departure.first for departure in departures.values()]
         found |= {
-            "at_pivot": Fact(sum(first == 0 for first in firsts)),
-            "never": Fact(sum(first == np.inf for first in firsts)),
-            "departing": Fact(len(away)),
+            "at_pivot": Estimate(sum(first == 0 for first in firsts)),
+            "never": Estimate(sum(first == np.inf for first in firsts)),
+            "departing": Estimate(len(away)),
             f"departs.{axis}": _power(away),
             f"still.{axis}": _power({pair: float(np.log10(each.still)) for pair, each in departures.items()}),
             f"window.{axis}": estimate(window),
@@ -222,9 +224,9 @@ def _departures(some: Mapping[Pair, pd.DataFrame], reference: str) -> dict[str, 
     return found
 
 
-def _between(table: pd.DataFrame) -> dict[str, Fact]:
+def _between(table: pd.DataFrame) -> dict[str, Estimate]:
     """How much farther position departs with three places than with one, in decades, by the pairs that depart in both."""
-    found: dict[str, Fact] = {}
+    found: dict[str, Estimate] = {}
     for reference in REFERENCES:
         for axis in AXES:
             firsts = {
@@ -245,16 +247,16 @@ def _between(table: pd.DataFrame) -> dict[str, Fact]:
     return found
 
 
-def _power(logs: Mapping[Pair, float]) -> Fact:
+def _power(logs: Mapping[Pair, float]) -> Estimate:
     """A geometric mean, from decadic logarithms."""
     if not logs:
-        return Fact(np.nan, np.nan, np.nan, 0)
+        return Estimate(np.nan, np.nan, np.nan, 0)
     return estimate(dict(logs), lambda x: float(10 ** np.mean(x)))
 
 
-def _over(told: Callable[[NDArray[np.int64]], Mapping[str, float]], characters: list[str]) -> dict[str, Fact]:
+def _over(told: Callable[[NDArray[np.int64]], Mapping[str, float]], characters: list[str]) -> dict[str, Estimate]:
     """Statistics of runs that are computed together, with intervals over resampled runs."""
-    made = pd.DataFrame([told(runs) for runs in draws(characters)])
+    made = pd.DataFrame([told(runs) for runs in resample_groups(characters)])
     found = {}
     for name, value in told(np.arange(len(characters))).items():
         kept = made[name].to_numpy(float)
@@ -262,9 +264,9 @@ def _over(told: Callable[[NDArray[np.int64]], Mapping[str, float]], characters: 
         # an interval of those resamples alone in which a thing exists would say too much
         if np.isfinite(value) and len(kept) >= len(made) / 2:
             low, high = np.quantile(kept, [0.025, 0.975])
-            found[name] = Fact(float(value), float(low), float(high), len(characters))
+            found[name] = Estimate(float(value), float(low), float(high), len(characters))
         else:
-            found[name] = Fact(np.nan, np.nan, np.nan, len(characters))
+            found[name] = Estimate(np.nan, np.nan, np.nan, len(characters))
     return found
 
 

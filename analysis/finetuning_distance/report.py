@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.common.resampling import draws
 from analysis.finetuning_distance.facts import AXES, DIVERSITIES, SEEN, by_pair, curves, facts_of, table_of
 from analysis.finetuning_distance.tables import SHOWN, Found
 from analysis.finetuning_distance.text import text
+from clipgeom.geometry.bootstrap import resample_groups
 
 __all__ = ["write"]
 
@@ -47,7 +47,9 @@ def _draw(table: pd.DataFrame, found: Found, path: Path) -> None:
 def _panel(axis: Axes, some: dict[tuple[int, str], pd.DataFrame], unit: str, found: Found, name: str) -> None:
     """Curves with bands; at the left edge what they are before any tuning; where position departs, as a vertical line."""
     made = curves(some, unit)
-    resampled = np.stack([made.pooled(rows) for rows in draws([character for _, character in some], count=_BANDS)])
+    resampled = np.stack(
+        [made.pooled(rows) for rows in resample_groups([character for _, character in some], resamples=_BANDS)]
+    )
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
     x = 10**made.grid
     for number, (factor, curve) in enumerate(zip(SEEN, made.pooled(), strict=True)):
@@ -55,7 +57,7 @@ def _panel(axis: Axes, some: dict[tuple[int, str], pd.DataFrame], unit: str, fou
         axis.fill_between(x, low[number], high[number], color=_COLORS[factor], alpha=0.15, linewidth=0)
         axis.plot(x[0] / 2, found[f"{name}.{factor}.start"].value, "o", color=_COLORS[factor], markersize=4)
     departs = found[f"{name}.base.departs.{unit}"]
-    if np.isfinite(departs.value) and departs.low is not None and departs.high is not None:
+    if np.isfinite(departs.value):
         axis.axvline(departs.value, color=_COLORS["position"], linestyle="--", linewidth=1)
         axis.axvspan(departs.low, departs.high, color=_COLORS["position"], alpha=0.08, linewidth=0)
     axis.axhline(0, color="grey", linewidth=0.5)

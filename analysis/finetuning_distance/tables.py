@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analysis.common.citations import tell
-from analysis.common.resampling import Fact
 from analysis.finetuning_distance.facts import AXES, DIVERSITIES, LEARNT, REFERENCES, SEEN
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["RATES", "SHOWN", "Found", "departure_table", "is_learnt", "learnt_table", "rate_table"]
 
 SHOWN = {"one": "all pictures in one place", "three": "pictures in three places", "nine": "pictures in nine places"}
 RATES = ("1e-05", "0.0003", "0.001", "0.01")
 
-Found = Mapping[str, Fact]
+Found = Mapping[str, Estimate]
 
 
 def is_learnt(found: Found, name: str, factor: str) -> bool:

@@ -143,7 +143,7 @@ def _between(found: Found) -> str:
     told = ""
     for more, fewer in (("three", "one"), ("nine", "three")):
         key = f"base.{more}-{fewer}.weight"
-        if key in found and (found[key].n or 0) > found["pairs"].value / 2:
+        if key in found and found[key].n > found["pairs"].value / 2:
             fact = found[key]
             way = chosen(fact, "farther", "nearer", "neither clearly farther nor nearer")
             told += f" With {SHOWN[more]} it departs {way} than with {SHOWN[fewer]} ({tell(found, key, '+.2f')} decades in weights)."

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from analysis.common.resampling import Fact
+from clipgeom.geometry.estimate import Estimate
 from clipgeom.miniworld import FACTORS
 
 __all__ = ["JUDGES", "PREDICTORS", "TIMES", "Judged", "facts", "modes_of"]
@@ -106,24 +106,24 @@ def modes_of(judged: Judged) -> list[str]:
     return list(dict.fromkeys(cell.partition("@")[0] for cell, _ in judged.means if "@" in cell))
 
 
-def facts(raw: Path) -> dict[str, Fact]:
+def facts(raw: Path) -> dict[str, Estimate]:
     """Every number that the report tells, by name."""
     table, embeddings = pd.read_parquet(raw / "pictures.parquet"), np.load(raw / "embeddings.npy")
     states = json.loads((raw / "states.json").read_text(encoding="utf-8"))
     judged = Judged.of(table, embeddings)
     n = judged.weights.shape[1]
     found = {
-        "pairs": Fact(n),
-        "draws": Fact(int(table["draw"].nunique())),
-        "pictures": Fact(len(table)),
-        "minutes": Fact(states["seconds"] / 60),
-        "places": Fact(states["places"]),
-        "share.vslerp_norm": Fact(states["recommended"].get("vslerp_norm", 0.0)),
-        "share.slerp": Fact(states["recommended"].get("slerp", 0.0)),
+        "pairs": Estimate(n),
+        "draws": Estimate(int(table["draw"].nunique())),
+        "pictures": Estimate(len(table)),
+        "minutes": Estimate(states["seconds"] / 60),
+        "places": Estimate(states["places"]),
+        "share.vslerp_norm": Estimate(states["recommended"].get("vslerp_norm", 0.0)),
+        "share.slerp": Estimate(states["recommended"].get("slerp", 0.0)),
     }
 
     def tell(name: str, value: float, replicates: Array) -> None:
-        found[name] = Fact.of(value, replicates, n)
+        found[name] = Estimate.from_resamples(value, replicates, n)
 
     for what in ("confidence", "kept", "lands"):
         for kind in ("real", "control", "fade"):
@@ -139,9 +139,9 @@ def facts(raw: Path) -> dict[str, Fact]:
             for what in ("confidence", "kept", "lands"):
                 tell(f"{cell}.{what}", *judged.mean(cell, what))
             for what in PREDICTORS:
-                found[f"{cell}.check.{what}"] = Fact(states["cells"][cell][what])
+                found[f"{cell}.check.{what}"] = Estimate(states["cells"][cell][what])
         for what in PREDICTORS:
-            found[f"{mode}.check.{what}"] = Fact(float(np.mean([states["cells"][cell][what] for cell in cells])))
+            found[f"{mode}.check.{what}"] = Estimate(float(np.mean([states["cells"][cell][what] for cell in cells])))
         own = {what: _over_times(judged, mode, what) for what in ("auc", "confidence", "kept", "lands")}
         slerp = {what: _over_times(judged, "slerp", what) for what in own}
         for what, (value, replicates) in own.items():

@@ -14,10 +14,10 @@ import numpy as np
 import seaborn as sns
 
 from analysis.common.citations import Facts, tell
-from analysis.common.resampling import Fact
 from analysis.common.template import fill_in
 from analysis.common.wording import chosen, listed, sorted_by_direction
 from analysis.interpolation.facts import JUDGES, TIMES, facts
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["text", "write"]
 
@@ -117,7 +117,7 @@ def _findings(found: Facts, modes: list[str]) -> str:
     told = sorted_by_direction(found, against, lambda mode: f"{mode}.minus_slerp.auc")
     sure = sorted_by_direction(found, against, lambda mode: f"{mode}.minus_slerp.confidence")
     right = chosen(
-        found["auto.minus_slerp.auc"] if "auto" in modes else Fact(0.0),
+        found["auto.minus_slerp.auc"] if "auto" in modes else Estimate(0.0),
         "easier to tell from real ones than slerp's",
         "harder to tell from real ones than slerp's",
         "not surely easier or harder to tell from real ones than slerp's",
@@ -203,7 +203,7 @@ def _figure(found: Facts, path: Path) -> None:
             points = [found[f"{mode}@{x:g}.{what}"] for x in TIMES]
             x = [time + 0.022 * (number - (len(modes) - 1) / 2) for time in TIMES]
             y = [fact.value for fact in points]
-            bars = [[f.value - (f.low or 0) for f in points], [(f.high or 0) - f.value for f in points]]
+            bars = [[f.value - f.low for f in points], [f.high - f.value for f in points]]
             axis.errorbar(x, y, yerr=bars, fmt="o-", ms=4, lw=0.8, elinewidth=1, color=colours[mode], label=NAMES[mode])
         axis.set(
             title=title, xlabel="t, from one prompt to the other", xticks=TIMES, xticklabels=list(_WRITTEN.values())

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from analysis.common.factors import APPEARANCE, FREE
-from analysis.common.resampling import Fact, draws, estimate
+from analysis.common.resampling import estimate
 from analysis.inversion_distance.segments import fit
+from clipgeom.geometry.bootstrap import resample_groups
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["COLUMNS", "FITS", "PREDICTED", "PREDICTORS", "curves", "facts", "table_of", "way_name"]
 
@@ -80,22 +82,22 @@ def table_of(raw: Path) -> pd.DataFrame:
     return table
 
 
-def facts(raw: Path, *, fits: int = FITS) -> dict[str, Fact]:
+def facts(raw: Path, *, fits: int = FITS) -> dict[str, Estimate]:
     """Every number that the report tells, by name; `fits` is the number of resamples of what is fitted."""
     table = table_of(raw)
-    found: dict[str, Fact] = {
-        "runs": Fact(table["run"].nunique()),
-        "ways": Fact(table["way"].nunique()),
-        "pairs": Fact(len({*zip(table["runtime.seed"], table["character"], strict=True)})),
-        "characters": Fact(table["character"].nunique()),
-        "width": Fact(float(WIDTH)),
-        "root_width": Fact(WIDTH**0.5),
-        "hours": Fact(float(table.drop_duplicates("run")["seconds.invert"].sum()) / 3600),
+    found: dict[str, Estimate] = {
+        "runs": Estimate(table["run"].nunique()),
+        "ways": Estimate(table["way"].nunique()),
+        "pairs": Estimate(len({*zip(table["runtime.seed"], table["character"], strict=True)})),
+        "characters": Estimate(table["character"].nunique()),
+        "width": Estimate(float(WIDTH)),
+        "root_width": Estimate(WIDTH**0.5),
+        "hours": Estimate(float(table.drop_duplicates("run")["seconds.invert"].sum()) / 3600),
     }
     start = table[(table["step"] == 0) & (table["way"] == "adamw-0.001")]
     for column in ("edit", "appearance", "control", "word.on_shell", "eos.on_shell"):
         found[f"class.{column}"] = estimate(_values(start, column))
-    found["rule.kept"] = Fact(KEPT)
+    found["rule.kept"] = Estimate(KEPT)
     found["start.norm"] = estimate(_values(start, "norm"))
     for way, rows in table.groupby("way"):
         last, first = rows[rows["step"] == LAST], rows[rows["step"] == FIRST]
@@ -124,21 +126,21 @@ def curves(table: pd.DataFrame) -> Runs:
     return _by_pair(some)
 
 
-def _fits(table: pd.DataFrame, count: int) -> dict[str, Fact]:
+def _fits(table: pd.DataFrame, count: int) -> dict[str, Estimate]:
     """What needs all points of AdamW at once, with intervals over resampled runs."""
     runs = curves(table)
     frames = list(runs.values())
     whole = _statistics(pd.concat(frames))
     made = [
         _statistics(pd.concat([frames[i] for i in rows]), whole)
-        for rows in draws([character for _, character in runs], count=count)
+        for rows in resample_groups([character for _, character in runs], resamples=count)
     ]
     found = {}
     for name, value in whole.items():
         kept = np.array([values[name] for values in made if np.isfinite(values[name])])
         # what less than half of the resamples show is no finding
         low, high = np.quantile(kept, [0.025, 0.975]) if len(kept) >= count / 2 else (np.nan, np.nan)
-        found[name] = Fact(value if np.isfinite(low) else np.nan, float(low), float(high), len(frames))
+        found[name] = Estimate(value if np.isfinite(low) else np.nan, float(low), float(high), len(frames))
     return found
 
 

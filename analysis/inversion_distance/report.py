@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.common.citations import tell
-from analysis.common.resampling import Fact
 from analysis.common.template import fill_in
 from analysis.inversion_distance import sentences
 from analysis.inversion_distance.facts import FITS, PREDICTED, PREDICTORS, facts, table_of
 from analysis.inversion_distance.sentences import NAMES, PLAIN, Tell
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["write"]
 
@@ -71,7 +71,7 @@ def _color(way: str) -> tuple[float, ...]:
     return tuple(plt.get_cmap("Set1")(names.index(way) - len(PLAIN)))
 
 
-def _text(found: Mapping[str, Fact]) -> str:
+def _text(found: Mapping[str, Estimate]) -> str:
     t = partial(tell, found)
     best = max(PLAIN, key=lambda way: found[f"{way}.gain"].value)
     return fill_in(

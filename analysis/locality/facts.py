@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.common.distributions import total_variation
+from analysis.common.distributions import distance
 from analysis.common.factors import APPEARANCE, FREE
-from analysis.common.resampling import Fact, draws
+from clipgeom._distributions import entropy
+from clipgeom.geometry.bootstrap import resample_groups
+from clipgeom.geometry.estimate import Estimate
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 __all__ = [
@@ -123,7 +125,7 @@ def leaked(counts: Sequence[int], base: Sequence[int]) -> float:
     It is 0 on average where nothing has leaked, hence below 0 now and then. A large distance owes less to chance, so that it
     is told too small by up to as much.
     """
-    apart = float(total_variation(np.asarray(counts), np.asarray(base)))
+    apart = float(distance(np.asarray(counts), np.asarray(base)))
     return apart - by_chance(sum(counts), tuple(base))
 
 
@@ -132,14 +134,13 @@ def by_chance(n: int, base: tuple[int, ...]) -> float:
     """Mean distance of two samples from the base's shares, of n pictures and of as many as its own."""
     rng = np.random.default_rng(0)
     shares = np.asarray(base, dtype=float) / sum(base)
-    return float(total_variation(*(rng.multinomial(size, shares, size=_DRAWS) for size in (n, sum(base)))).mean())
+    return float(distance(*(rng.multinomial(size, shares, size=_DRAWS) for size in (n, sum(base)))).mean())
 
 
 def _entropy(counts: Sequence[int]) -> float:
-    """In nats, with the correction of Miller and Madow: (values seen − 1)/2n is what a sample lacks on average."""
-    x = np.asarray([c for c in counts if c], dtype=float)
-    shares = x / x.sum()
-    return float(-(shares * np.log(shares)).sum() + (len(x) - 1) / (2 * x.sum()))
+    """Entropy in nats, corrected for the size of the sample."""
+    seen = np.asarray([c for c in counts if c], dtype=float)
+    return float(entropy(seen / seen.sum(), n=int(seen.sum())))
 
 
 def settings_of(table: pd.DataFrame) -> list[str]:
@@ -147,25 +148,25 @@ def settings_of(table: pd.DataFrame) -> list[str]:
     return [name for name in table["setting"].unique() if (table["setting"] == name).sum() == len(_pairs(table))]
 
 
-def facts(raw: Path) -> dict[str, Fact]:
+def facts(raw: Path) -> dict[str, Estimate]:
     """Every number that the report tells, by name."""
     table = table_of(raw)
     settings = settings_of(table)
     pairs = _pairs(table)
     runs = table.drop_duplicates("run")
-    found: dict[str, Fact] = {
-        "runs": Fact(len(runs)),
-        "ways": Fact(len([name for name in settings if "@" not in name])),
-        "pairs": Fact(len(pairs)),
-        "characters": Fact(len({character for _, character in pairs})),
-        "hours": Fact(float(runs["seconds.tune"].sum()) / 3600),
-        "marked": Fact(int((runs["marks"].fillna("") != "").sum())),
-        "main_bound": Fact(MAIN_BOUND),
-        "chance": Fact(float(table[[f"chance.{factor}" for factor in FREE]].to_numpy().mean())),
+    found: dict[str, Estimate] = {
+        "runs": Estimate(len(runs)),
+        "ways": Estimate(len([name for name in settings if "@" not in name])),
+        "pairs": Estimate(len(pairs)),
+        "characters": Estimate(len({character for _, character in pairs})),
+        "hours": Estimate(float(runs["seconds.tune"].sum()) / 3600),
+        "marked": Estimate(int((runs["marks"].fillna("") != "").sum())),
+        "main_bound": Estimate(MAIN_BOUND),
+        "chance": Estimate(float(table[[f"chance.{factor}" for factor in FREE]].to_numpy().mean())),
     }
     for mode in ("vslerp_norm", "slerp"):
         auto = runs[(runs["locality.interpolation"] == "auto") & (runs["locality.positions"] == "suffix")]
-        found[f"auto.{mode}"] = Fact(
+        found[f"auto.{mode}"] = Estimate(
             float(np.mean([json.loads(text).get(mode, 0) for text in auto["rulings"]] or [np.nan]))
         )
     resampled = _Resampled.of(pairs)
@@ -200,9 +201,11 @@ def _compared(settings: Sequence[str]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in found if a in settings and b in settings]
 
 
-def _best(values: Mapping[str, Mapping[str, Array]], settings: Sequence[str], resampled: _Resampled) -> dict[str, Fact]:
+def _best(
+    values: Mapping[str, Mapping[str, Array]], settings: Sequence[str], resampled: _Resampled
+) -> dict[str, Estimate]:
     """Each family at its best, chosen on the other pairs, and its differences from the best of the two that matter."""
-    found: dict[str, Fact] = {}
+    found: dict[str, Estimate] = {}
     # pairs by settings by columns
     x = np.stack([np.stack([values[name][c] for c in COLUMNS], axis=-1) for name in settings], axis=1)
     members = {
@@ -212,7 +215,7 @@ def _best(values: Mapping[str, Mapping[str, Array]], settings: Sequence[str], re
     members["fewer"] = np.concatenate([members["none"], members["fewer"]])  # not to stop earlier is one of its choices
     made: dict[tuple[str, float], tuple[Array, Array]] = {}
     for family, of in members.items():
-        found[f"{family}.settings"] = Fact(len(of))
+        found[f"{family}.settings"] = Estimate(len(of))
         if not len(of):
             continue
         for bound in BOUNDS:
@@ -239,15 +242,15 @@ class _Resampled:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[int, str]]) -> _Resampled:
-        rows = draws([character for _, character in pairs])
+        rows = resample_groups([character for _, character in pairs])
         weights = np.stack([np.bincount(some, minlength=len(pairs)) / len(some) for some in rows])
         return cls(rows, weights, len(pairs))
 
-    def fact(self, value: float, replicates: Array) -> Fact:
+    def fact(self, value: float, replicates: Array) -> Estimate:
         """With a percentile interval over the resamples of which it is a number."""
-        return Fact.of(value, replicates, self.pairs)
+        return Estimate.from_resamples(value, replicates, self.pairs)
 
-    def mean(self, x: Array) -> Fact:
+    def mean(self, x: Array) -> Estimate:
         """Of numbers by pair."""
         return self.fact(float(x.mean()), self.weights @ x)
 
@@ -292,7 +295,7 @@ def chosen_of(mean: Array, bound: float) -> int:
     return int(np.where(allowed, appearance, -np.inf).argmax() if allowed.any() else leakage.argmin())
 
 
-def front(found: Mapping[str, Fact], settings: Sequence[str]) -> list[str]:
+def front(found: Mapping[str, Estimate], settings: Sequence[str]) -> list[str]:
     """Settings that no other one beats in both means: more appearance with no more leakage, or as much with less."""
     points = {name: (found[f"{name}.appearance"].value, -found[f"{name}.leakage"].value) for name in settings}
 

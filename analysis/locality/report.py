@@ -8,7 +8,6 @@ import numpy as np
 
 from analysis.common.citations import Facts, tell
 from analysis.common.factors import FREE
-from analysis.common.resampling import Fact
 from analysis.common.template import fill_in
 from analysis.common.wording import chosen, listed, sorted_by_direction
 from analysis.locality import figure as locality_figure
@@ -25,6 +24,7 @@ from analysis.locality.facts import (
     settings_of,
     table_of,
 )
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["text", "write"]
 
@@ -90,7 +90,7 @@ def _answer(found: Facts, families: list[str]) -> str:
     )
 
 
-def _verdict(looks: Fact, leaks: Fact) -> str:
+def _verdict(looks: Estimate, leaks: Estimate) -> str:
     """What becomes of the claim, by the differences of appearance and leakage of the best with the regulariser."""
     if looks.above(0):
         return "holds for the appearance, which is paid for with leakage" if leaks.above(0) else "is borne out"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.stats import bootstrap
 
 from analysis.common.factors import FREE, LOOKS
+from analysis.common.resampling import bca_estimate
 from analysis.common.template import fill_in
 from analysis.pivotal_tuning import pilots as pivotal_tuning_pilots
 from clipgeom.miniworld import FACTORS
@@ -232,8 +232,8 @@ def _mean(values: list[float]) -> str:
     mean = float(np.mean(values))
     if len(set(values)) == 1:
         return f"{mean:.3f} (all runs alike)"
-    low, high = bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    found = bca_estimate(values)
+    return f"{mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _sheet(training: np.ndarray, pictures: np.ndarray, path: Path) -> None:

@@ -7,8 +7,9 @@ as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "jackknife_interval",
     "mean_intervals",
     "quantile_interval",
+    "resample_groups",
 ]
 
 Interval = tuple[float, float]
@@ -45,6 +47,28 @@ RESAMPLES = 2000
 MAX_UNITS = 10_000
 
 _BLOCK_WEIGHTS = 2_000_000  # resampling weights in memory at once, 8 bytes each
+
+
+def resample_groups(
+    groups: Sequence[Hashable], /, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[NDArray[np.int64]]:
+    """Indices of rows in each resample: groups with replacement, and within each its rows with replacement.
+
+    Both levels are resampled, as by Davison & Hinkley 1997, §3.8.
+    """
+    return list(_resampled(tuple(groups), resamples, seed))
+
+
+@lru_cache(maxsize=16)
+def _resampled(groups: tuple[Hashable, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """Cache the resamples: many statistics have the same groups."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero([g == name for g in groups]) for name in dict.fromkeys(groups)]
+    found = []
+    for _ in range(resamples):
+        chosen = rng.integers(len(members), size=len(members))
+        found.append(np.concatenate([rng.choice(members[i], size=len(members[i])) for i in chosen]))
+    return found
 
 
 def bootstrap_means(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom import _distributions
 from clipgeom._extras import needs_extra
 from clipgeom.errors import ShapeError
 from clipgeom.miniworld.characters import EMBLEMS, PATTERNS
@@ -135,8 +136,7 @@ def apply_network(network: torch.nn.Module, pictures: torch.Tensor, /) -> dict[s
 def entropy(values: Sequence[str], /) -> float:
     """Entropy of a sample's distribution, in bits (plug-in estimate)."""
     _, counts = np.unique(list(values), return_counts=True)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())
+    return float(_distributions.entropy(counts / counts.sum(), log=np.log2))
 
 
 def load_readers(folder: Path | None = None, /) -> FactorReaders:

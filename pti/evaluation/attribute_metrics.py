@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgeom._distributions import entropy, total_variation
 from clipgeom.errors import DomainError, ShapeError
 from clipgeom.geometry.bootstrap import LEVEL, RESAMPLES, interval
-from pti.evaluation.metrics import Estimate
+from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["Leakage", "attribute_distribution", "attribute_rate", "entropy_ratio", "leakage"]
 
@@ -72,7 +73,7 @@ def attribute_rate(values: Sequence[str], expected: str, /) -> Estimate:
     n = len(values)
     hits = sum(value == expected for value in values)
     ci = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return Estimate(hits / n, (float(ci.low), float(ci.high)), n)
+    return Estimate(hits / n, float(ci.low), float(ci.high), n)
 
 
 def leakage(
@@ -109,14 +110,14 @@ def leakage(
         The numbers of images and prompts differ.
     """
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
-    observed = _variation(p.mean(axis=0), q.mean(axis=0))
+    observed = float(total_variation(p.mean(axis=0), q.mean(axis=0)))
     rng = np.random.default_rng(seed)
     errors = [_plausible(rows, rng) - rows.mean(axis=0) for rows in (p, q)]
-    margin = float(np.quantile(0.5 * np.abs(errors[0] - errors[1]).sum(axis=1), LEVEL))
+    margin = float(np.quantile(total_variation(*errors), LEVEL))
     permuted = _permuted(p, q, _labels(groups, len(p), len(q)), rng)
     reached = int((permuted >= observed - 1e-12).sum())
     return Leakage(
-        distance=Estimate(observed, (max(0.0, observed - margin), min(1.0, observed + margin)), min(len(p), len(q))),
+        distance=Estimate(observed, max(0.0, observed - margin), min(1.0, observed + margin), min(len(p), len(q))),
         chance=float(permuted.mean()),
         p_value=(1 + reached) / (1 + len(permuted)),
         token=attribute_distribution(token, vocabulary),
@@ -142,11 +143,11 @@ def entropy_ratio(
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     if (q.mean(axis=0) > 0).sum() < 2:
         raise DomainError("the class word's pictures all show one value; its entropy, to compare with, is zero")
-    value = float(_corrected(p) / _corrected(q))
+    value = float(entropy(p.mean(axis=0), n=len(p)) / entropy(q.mean(axis=0), n=len(q)))
     rng = np.random.default_rng(seed)
-    ratios = _entropy(_plausible(p, rng)) / _entropy(_plausible(q, rng))
+    ratios = entropy(_plausible(p, rng)) / entropy(_plausible(q, rng))
     low, high = interval(ratios + (value - ratios.mean()))
-    return Estimate(value, (max(0.0, low), high), min(len(p), len(q)))
+    return Estimate(value, max(0.0, low), high, min(len(p), len(q)))
 
 
 def _hot(values: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.float64]:
@@ -161,24 +162,9 @@ def _hot(values: Sequence[str], vocabulary: Sequence[str]) -> NDArray[np.float64
     return rows
 
 
-def _variation(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    return float(0.5 * np.abs(p - q).sum())
-
-
 def _plausible(rows: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Sample true shares given the counts, shape (resamples, values)."""
     return rng.dirichlet(rows.sum(axis=0) + 0.5, size=RESAMPLES)
-
-
-def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy in nats along the last axis."""
-    return np.asarray(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=-1))
-
-
-def _corrected(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy of the observed shares, with the bias correction (k − 1)/2n."""
-    shares = rows.mean(axis=0)
-    return np.asarray(_entropy(shares) + ((shares > 0).sum() - 1) / (2 * len(rows)))
 
 
 def _labels(groups: tuple[Sequence[str], Sequence[str]] | None, n: int, m: int) -> NDArray[np.int64]:
@@ -200,4 +186,4 @@ def _permuted(
         dealt += rng.multivariate_hypergeometric(
             rows[of_prompt].sum(axis=0), int((of_prompt & ours).sum()), size=_PERMUTATIONS, method="marginals"
         )
-    return np.asarray(0.5 * np.abs(dealt / len(p) - (rows.sum(axis=0) - dealt) / len(q)).sum(axis=1))
+    return total_variation(dealt / len(p), (rows.sum(axis=0) - dealt) / len(q))

@@ -15,12 +15,12 @@ from typing import Any, Self
 import numpy as np
 
 from clipgeom.errors import ConfigError, DomainError
+from clipgeom.geometry.estimate import Estimate
 from pti.evaluation.attribute_metrics import Leakage, attribute_rate, entropy_ratio, leakage
 from pti.evaluation.attributes import AttributeReader, says
 from pti.evaluation.judges import PictureJudge, Pictures, TextJudge, check_pictures
 from pti.evaluation.metrics import (
     Comparison,
-    Estimate,
     compare,
     diversity,
     image_similarity,
@@ -102,7 +102,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain JSON: intervals as lists, an unknown bound as null."""
-        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        plain: dict[str, Any] = _plain(self)
         return plain
 
     @classmethod
@@ -353,12 +353,16 @@ def _typed(kind: type, value: Mapping[str, Any]) -> Any:
     """Create a dataclass of measures from its JSON."""
     if kind is Estimate:
         low, high = (math.nan if bound is None else bound for bound in value["ci95"])
-        return Estimate(value["value"], (low, high), value["n"])
+        return Estimate(value["value"], low, high, value["n"])
     nested = {entry.name for entry in dataclasses.fields(kind) if entry.type in (Estimate, "Estimate")}
     return kind(**{key: _typed(Estimate, part) if key in nested else part for key, part in value.items()})
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return _plain(value.to_json())
+    if dataclasses.is_dataclass(value):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.errors import DomainError, ShapeError
-from clipgeom.geometry.bootstrap import RESAMPLES, Interval, bootstrap_means, interval
+from clipgeom.geometry.bootstrap import RESAMPLES, bootstrap_means, interval
+from clipgeom.geometry.estimate import Estimate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = [
     "Comparison",
-    "Estimate",
     "compare",
     "diversity",
     "image_similarity",
@@ -32,15 +32,6 @@ __all__ = [
     "text_similarity",
     "zero_shot",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number, its 95 % interval, and the number of images it is computed from."""
-
-    value: float
-    ci95: Interval
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +103,7 @@ def mean_estimate(scores: Float[NDArray[np.float64], " n"], /, *, seed: int) -> 
         raise ShapeError(f"expected a score per image, got an array of shape {scores.shape}")
     unknown = (-math.inf, math.inf)
     ci = interval(bootstrap_means(scores[:, None], seed=seed)[:, 0]) if len(scores) > 1 else unknown
-    return Estimate(float(scores.mean()), ci, len(scores))
+    return Estimate(float(scores.mean()), *ci, len(scores))
 
 
 def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: int) -> Estimate:
@@ -142,7 +133,7 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     n = sum(len(unit) for unit in units)
     value = float(np.mean([_apart(gram, np.ones((1, len(gram)))) for gram in grams]))
     if len(units) == 1 and len(units[0]) == 2:
-        return Estimate(value, (0.0, 2.0), n)
+        return Estimate(value, 0.0, 2.0, n)
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(grams), size=(RESAMPLES, len(grams)))  # resampled prompts
     apart = np.zeros(chosen.shape)
@@ -152,7 +143,7 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     paired = np.isfinite(apart)  # a resample of one repeated image has no pairs
     kept = paired.any(axis=1)
     replicates = np.where(paired, apart, 0).sum(axis=1)[kept] / paired.sum(axis=1)[kept]
-    return Estimate(value, interval(replicates), n)
+    return Estimate(value, *interval(replicates), n)
 
 
 def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int) -> Estimate:
@@ -164,7 +155,7 @@ def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int
         There is a single image, or a zero or non-finite embedding.
     """
     apart = diversity([pictures], seed=seed)
-    return Estimate(1 - apart.value, (1 - apart.ci95[1], 1 - apart.ci95[0]), apart.n)
+    return Estimate(1 - apart.value, 1 - apart.high, 1 - apart.low, apart.n)
 
 
 def zero_shot(
@@ -203,7 +194,7 @@ def compare(token: Estimate, class_word: Estimate, /) -> Comparison:
     value = token.value - class_word.value
     down = math.hypot(token.value - token.ci95[0], class_word.ci95[1] - class_word.value)
     up = math.hypot(token.ci95[1] - token.value, class_word.value - class_word.ci95[0])
-    return Comparison(token, class_word, Estimate(value, (value - down, value + up), min(token.n, class_word.n)))
+    return Comparison(token, class_word, Estimate(value, value - down, value + up, min(token.n, class_word.n)))
 
 
 def _unit(vectors: NDArray[np.float64], name: str) -> NDArray[np.float64]:

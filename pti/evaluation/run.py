@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ClipGeomError
+from clipgeom.geometry.estimate import Estimate
 from pti._files import write_json
 from pti._lock import locked
 from pti._random import rng_for
@@ -21,7 +21,7 @@ from pti.data.views import ImageView
 from pti.evaluation.attributes import FactorReader, ZeroShotReader, character_values
 from pti.evaluation.evaluate import Judges, evaluate_pictures
 from pti.evaluation.judges import ClipJudge, DinoJudge, Pictures, TextJudge
-from pti.evaluation.metrics import Estimate, mean_estimate
+from pti.evaluation.metrics import mean_estimate
 from pti.losses import add_noise, denoising_loss, predict_noise, prediction_target
 from pti.models.prompt_embeds import encode_prompts
 from pti.models.sampling import sample_images
@@ -98,7 +98,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     content["left_out"] |= absent
     content["marks"] = list(run.marks)
     losses = held_out_loss(run)
-    content["held_out_loss"] = {name: asdict(estimate) for name, estimate in losses.items()}
+    content["held_out_loss"] = {name: estimate.to_json() for name, estimate in losses.items()}
     if not losses:
         content["left_out"]["held_out_loss"] = "no picture was kept from training; see data.holdout"
     path = run.folder / EVALUATION

@@ -17,8 +17,8 @@ from clipgeom._text import markdown as _text
 from clipgeom._text import printable
 from clipgeom.centering.certificate import Certificate
 from clipgeom.errors import ConfigError
+from clipgeom.geometry.estimate import Estimate
 from pti.evaluation.evaluate import Evaluation
-from pti.evaluation.metrics import Estimate
 from pti.export.files import DIFFUSERS_FILE
 
 __all__ = ["Concept", "MetricRow", "Preview", "loading_code", "metric_rows", "write_model_card"]

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from analysis.common.resampling import bca_estimate
 from analysis.miniworld.recipe.stages.autoencoder import psnr
 from analysis.miniworld.recipe.stages.clip import recall_at_1, tokenize
 from analysis.miniworld.recipe.stages.diffusion import sample
@@ -163,9 +163,8 @@ def _relative_entropy(values: Sequence[str], kinds: int) -> dict[str, Any]:
         return entropy(sample.tolist()) / float(np.log2(kinds))
 
     found = np.asarray(values)
-    interval = bootstrap((found,), ratio, vectorized=False, method="BCa", rng=np.random.default_rng(TEST_SEED))
-    low, high = interval.confidence_interval
-    return {"estimate": ratio(found), "ci95": [float(low), float(high)], "n": len(found)}
+    estimate = bca_estimate(found, ratio, seed=TEST_SEED, vectorized=False)
+    return {"estimate": estimate.value, "ci95": list(estimate.ci95), "n": estimate.n}
 
 
 def measure_speed(pipeline: Any, /, *, n: int = 64, steps: int = STEPS) -> dict[str, float]:

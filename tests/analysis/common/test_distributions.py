@@ -5,13 +5,13 @@ import pytest
 from scipy.stats import hypergeom
 
 from analysis.common.curves import Curves, crossing
-from analysis.common.distributions import corrected_distance, permuted, significance, total_variation
+from analysis.common.distributions import corrected_distance, distance, permuted, significance
 
 
-def test_total_variation():
-    assert total_variation(np.array([3, 1]), np.array([2, 6])) == pytest.approx(0.5)
-    assert total_variation(np.array([5, 0]), np.array([0, 7])) == 1
-    assert total_variation(np.array([2, 4]), np.array([5, 10])) == pytest.approx(0)
+def test_distance():
+    assert distance(np.array([3, 1]), np.array([2, 6])) == pytest.approx(0.5)
+    assert distance(np.array([5, 0]), np.array([0, 7])) == 1
+    assert distance(np.array([2, 4]), np.array([5, 10])) == pytest.approx(0)
 
 
 def test_significance_is_that_of_every_deal():
@@ -20,7 +20,7 @@ def test_significance_is_that_of_every_deal():
     dealt = np.stack([first, 12 - first], axis=1)
     possible = hypergeom(32, 15, 12).pmf(first)
     distances = np.abs(dealt[:, 0] / 12 - (15 - dealt[:, 0]) / 20)
-    exact = possible[distances >= total_variation(a, b) - 1e-12].sum()
+    exact = possible[distances >= distance(a, b) - 1e-12].sum()
     assert significance(a, b) == pytest.approx(exact, abs=3 * np.sqrt(exact * (1 - exact) / 9999))
 
 
@@ -30,7 +30,7 @@ def test_samples_of_one_distribution_have_no_corrected_distance_in_the_mean():
     found = [
         corrected_distance(rng.multinomial(40, shares), rng.multinomial(96, shares), count=200) for _ in range(200)
     ]
-    plain = [total_variation(rng.multinomial(40, shares), rng.multinomial(96, shares)) for _ in range(200)]
+    plain = [distance(rng.multinomial(40, shares), rng.multinomial(96, shares)) for _ in range(200)]
     assert np.mean(found) == pytest.approx(0, abs=3 * np.std(found) / np.sqrt(200))
     assert np.mean(plain) > 0.1
     assert corrected_distance(np.array([40, 0]), np.array([0, 96])) == pytest.approx(1)
@@ -38,7 +38,7 @@ def test_samples_of_one_distribution_have_no_corrected_distance_in_the_mean():
 
 def test_deals_keep_the_sizes():
     assert len(permuted(np.array([4, 0]), np.array([0, 6]), count=50)) == 50
-    assert total_variation(np.array([4, 0]), np.array([0, 6])) == permuted(np.array([4, 0]), np.array([0, 6])).max()
+    assert distance(np.array([4, 0]), np.array([0, 6])) == permuted(np.array([4, 0]), np.array([0, 6])).max()
 
 
 def test_crossing():

@@ -9,21 +9,14 @@ import numpy as np
 import pytest
 
 from analysis.common.citations import tell, untold
-from analysis.common.resampling import Fact, draws, estimate
+from analysis.common.resampling import estimate
 from analysis.common.study import main
 from analysis.inversion_distance.segments import fit
+from clipgeom.geometry.estimate import Estimate
 from pti.sweeps.sweep import Sweep
 from pti.sweeps.worker import Task
 
-FACTS = {"rate": Fact(0.4321, 0.4, 0.46, 5), "runs": Fact(50)}
-
-
-def test_resamples_keep_the_runs_of_a_character_together() -> None:
-    groups = ["a", "a", "b", "c"]
-    for rows in draws(groups, count=200):
-        names = [groups[i] for i in rows]
-        assert names.count("a") % 2 == 0  # drawn with both of its runs, or not at all
-        assert sum({"a": 0.5, "b": 1, "c": 1}[name] for name in names) == 3
+FACTS = {"rate": Estimate(0.4321, 0.4, 0.46, 5), "runs": Estimate(50)}
 
 
 def test_an_interval_covers_the_mean_of_the_population() -> None:
@@ -33,9 +26,8 @@ def test_an_interval_covers_the_mean_of_the_population() -> None:
     for trial in range(60):
         level = rng.normal(0, 1, 10)
         runs = {(s, str(c)): level[c] + rng.normal(0, 0.3) for c in range(10) for s in range(3)}
-        fact = estimate(runs, count=150, seed=trial)
-        assert fact.low is not None
-        assert fact.high is not None
+        fact = estimate(runs, resamples=150, seed=trial)
+        assert fact.has_interval
         held += fact.low <= 0 <= fact.high
     assert 0.8 <= held / 60 < 1  # percentile intervals of ten are a little narrow
 

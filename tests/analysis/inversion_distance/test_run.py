@@ -66,7 +66,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(raw: Path) -> dict[str, study.Fact]:
+def found(raw: Path) -> dict[str, study.Estimate]:
     return study.facts(raw, fits=40)
 
 
@@ -78,7 +78,7 @@ def test_the_plan_has_every_way_for_every_pair() -> None:
     assert len(PAIRS) >= 5
 
 
-def test_the_boundary_is_found(found: dict[str, study.Fact]) -> None:
+def test_the_boundary_is_found(found: dict[str, study.Estimate]) -> None:
     fact = found["control_kept.distance.boundary"]
     assert fact.value == pytest.approx(BEND, rel=0.1)
     assert fact.low < BEND * 1.1
@@ -88,11 +88,11 @@ def test_the_boundary_is_found(found: dict[str, study.Fact]) -> None:
     assert found["control_kept.distance.after"].value == pytest.approx(-LOST, abs=0.05)
 
 
-def test_the_rule_gives_the_rate_that_moves_to_the_boundary(found: dict[str, study.Fact]) -> None:
+def test_the_rule_gives_the_rate_that_moves_to_the_boundary(found: dict[str, study.Estimate]) -> None:
     assert found["rule.rate"].value == pytest.approx(BEND / (8 * 100), rel=0.15)  # 1000 steps move as far as 100
 
 
-def test_ratios_and_exponents(found: dict[str, study.Fact]) -> None:
+def test_ratios_and_exponents(found: dict[str, study.Estimate]) -> None:
     assert found["adamw-0.001.early"].value == pytest.approx(8, rel=0.1)
     assert found["adamw-0.001.ratio"].value == pytest.approx(0.8, rel=0.1)
     assert found["adamw-0.001.path_ratio"].value == pytest.approx(8)
@@ -100,20 +100,20 @@ def test_ratios_and_exponents(found: dict[str, study.Fact]) -> None:
     assert found["exponent_late"].value == pytest.approx(1, abs=0.03)
 
 
-def test_a_noisy_predictor_is_worse_and_a_multiple_is_as_good(found: dict[str, study.Fact]) -> None:
+def test_a_noisy_predictor_is_worse_and_a_multiple_is_as_good(found: dict[str, study.Estimate]) -> None:
     assert found["gain.word.angle.minus"].below(0)
     assert found["gain.eos.distance.minus"].value == pytest.approx(0, abs=1e-6)
     assert found["gain.distance.rank"].value > 0.9
     assert found["control_kept.distance.rank"].value < -0.7
 
 
-def test_norm_control_is_compared_by_pair(found: dict[str, study.Fact]) -> None:
+def test_norm_control_is_compared_by_pair(found: dict[str, study.Estimate]) -> None:
     assert found["fixed-0.01.minus.control_kept"].above(0)
     assert not found["decay-0.01.minus.gain"].above(0.002)
     assert not found["decay-0.01.minus.gain"].below(-0.002)
 
 
-def test_the_report_tells_the_facts(raw: Path, found: dict[str, study.Fact]) -> None:
+def test_the_report_tells_the_facts(raw: Path, found: dict[str, study.Estimate]) -> None:
     write(raw.parent, fits=40)
     text = (raw.parent / "report.md").read_text(encoding="utf-8")
     assert untold(text, found) == []

@@ -9,11 +9,11 @@ import pytest
 
 from analysis.common import world as reading
 from analysis.common.citations import untold
-from analysis.common.resampling import Fact
 from analysis.locality import report as locality_report
 from analysis.locality.certificate import evenly_said
 from analysis.locality.facts import _entropy, chosen_of, facts, front, held_out, leaked, name_of, settings_of, table_of
 from analysis.locality.run import EARLIER, LAST, PAIRS, PLAN, RATES, WAYS, Way, rulings_of
+from clipgeom.geometry.estimate import Estimate
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
 
 _SHAPE = {"position": 9, "background": 6, "facing": 2, "style": 4}
@@ -204,7 +204,7 @@ def test_a_claim_that_holds_is_borne_out_and_the_report_tells_facts_alone(folder
     ],
 )
 def test_the_verdict_goes_by_both_differences(looks: float, leaks: float, verdict: str) -> None:
-    first, second = (Fact(value, value - 0.1, value + 0.1, 5) for value in (looks, leaks))
+    first, second = (Estimate(value, value - 0.1, value + 0.1, 5) for value in (looks, leaks))
     assert locality_report._verdict(first, second) == verdict
 
 

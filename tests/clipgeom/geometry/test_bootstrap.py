@@ -12,6 +12,7 @@ from clipgeom.geometry.bootstrap import (
     jackknife_interval,
     mean_intervals,
     quantile_interval,
+    resample_groups,
 )
 from clipgeom.geometry.groups import consecutive, group_codes, merge_groups
 
@@ -148,3 +149,11 @@ def test_group_codes_number_groups_in_order():
 def test_wrong_groups_are_refused(groups, message):
     with pytest.raises((ShapeError, DomainError), match=message):
         group_codes(groups, 4)
+
+
+def test_resamples_keep_the_rows_of_a_group_together():
+    groups = ["a", "a", "b", "c"]
+    for rows in resample_groups(groups, resamples=200):
+        names = [groups[i] for i in rows]
+        assert names.count("a") % 2 == 0
+        assert sum({"a": 0.5, "b": 1, "c": 1}[name] for name in names) == 3

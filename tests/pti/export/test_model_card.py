@@ -1,7 +1,6 @@
 """The model card as its readers take it: the Hub's front matter, code that compiles, tables, warnings."""
 
 import ast
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from clipgeom import Certificate
 from clipgeom._text import printable
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import ConfigError
-from pti.evaluation.metrics import Estimate
+from clipgeom.geometry.estimate import Estimate
 from pti.export.files import DIFFUSERS_FILE
 from pti.export.model_card import Concept, MetricRow, Preview, loading_code, metric_rows, write_model_card
 from tests.nasty import NASTY
@@ -125,7 +124,7 @@ def test_measures_have_intervals_and_numbers(folder):
     evaluation = evaluate(tuned_class_pictures=TOKEN)
     rows = (
         *metric_rows(evaluation),
-        MetricRow("a | b", Estimate(0.12345, (0.1, 0.2), 7), Estimate(1.0, (-math.inf, math.inf), 1), "a note"),
+        MetricRow("a | b", Estimate(0.12345, 0.1, 0.2, 7), Estimate(1.0, n=1), "a note"),
     )
     text = write(folder, metrics=rows)
     assert "| a &#124; b | 0.123 [0.100, 0.200] | 7 | 1.000 [unknown] | 1 | a note |" in text
@@ -158,7 +157,7 @@ def card(folder, text):
         certificate=replace(certificate(), entries=(entry,), encoder_fingerprint=text, captions=text),
         settings={"a": text, "b": {"c": [text]}},
         interpolation=text,
-        metrics=[MetricRow(text, Estimate(0.5, (0.4, 0.6), 7), None, text)],
+        metrics=[MetricRow(text, Estimate(0.5, 0.4, 0.6, 7), None, text)],
         previews=[Preview("previews/a b.png", text)],
         marks=[text],
     )

@@ -23,7 +23,7 @@ LIMIT = 1200  # seconds after which a command is given up
 
 def commands(options: argparse.Namespace) -> dict[str, list[str]]:
     captions = ["--model", options.model, "--captions", options.captions, "--limit", str(options.limit), "--no-cache"]
-    changes = ["data.source=miniworld:ember", "inversion.steps=50", "lora.steps=50", "sampling.images_per_prompt=1"]
+    changes = ["data.source=miniworld:ember", "inversion.steps=50", "lora.steps=50", "validation.images_per_prompt=1"]
     made = {
         "report": ["-m", "clipgeom", "report", *captions, "--out", "report"],
         "check": ["-m", "clipgeom", "check", *captions, "--out", "check.safetensors"],

@@ -98,7 +98,7 @@ def main():
             "diffusers, minimal": minimal(model, options.batch, options.rank, text),
             "pti, no regulariser": trainer("none", "locality.interpolation=none"),
             "pti, half the batch": trainer("half"),
-            "pti, the whole batch": trainer("all", "locality.every_nth_image=1"),
+            "pti, the whole batch": trainer("all", "locality.batch_fraction=1"),
         }
         times = {variant: [] for variant in variants}
         for step in variants.values():

@@ -13,7 +13,7 @@ folder=${1:-miniworld-run}
 tiny=(
   --set inversion.steps=10 --set lora.steps=10            # 1000 each by default
   --set data.latent_refinement_steps=0                    # no latent refinement
-  --set evaluation.images_per_prompt=2 --set sampling.num_inference_steps=4 --set sampling.images_per_prompt=1
+  --set evaluation.images_per_prompt=2 --set sampler.num_inference_steps=4 --set validation.images_per_prompt=1
 )
 
 # 1. A file with every setting, explained. Change it as you like.

@@ -159,10 +159,10 @@ def _made_of(stage: str, folder: Path) -> str | None:
     if tuned is None:
         return None
     config, measured = read_config(folder), folder / "evaluation.json"
-    sampling = config.sampling
-    settings: list[Any] = [asdict(config.evaluation), sampling.num_inference_steps, sampling.guidance_scale]
+    sampler = config.sampler
+    settings: list[Any] = [asdict(config.evaluation), sampler.num_inference_steps, sampler.guidance_scale]
     if stage == "export":
-        settings = [asdict(config.export), asdict(sampling)]
+        settings = [asdict(config.export), asdict(sampler), asdict(config.validation)]
     content = tuned.read_bytes() + json.dumps(settings, sort_keys=True).encode()
     if stage == "export" and measured.exists():
         content += measured.read_bytes()  # read by the model card

@@ -36,7 +36,7 @@ def test_the_example_for_stable_diffusion_has_its_usual_values(stable_diffusion)
     assert config.loss.unmasked_weight == 1
     assert config.data.latent_refinement_steps == config.data.caption_tag_dropout_rate == 0
     assert all(name.startswith("to_") for name in config.lora.target_modules)
-    assert config.sampling.guidance_scale == 7
+    assert config.sampler.guidance_scale == 7
     assert config.runtime.mixed_precision == "fp16"
     assert config.runtime.gradient_checkpointing
 
@@ -46,10 +46,9 @@ def test_the_example_for_stable_diffusion_trains(stable_diffusion, tmp_path):
     small = (
         "inversion.steps=2",
         "lora.steps=2",
-        "sampling.images_per_prompt=1",
-        "sampling.num_inference_steps=2",
+        "validation.images_per_prompt=1",
+        "sampler.num_inference_steps=2",
         "data.max_images=3",
-        "lora.probes=2",
     )
     here = (
         "data.source=miniworld:ember",

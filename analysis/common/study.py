@@ -24,10 +24,9 @@ BEST_PIVOT = "inversion.learning_rate=0.03"  # chosen by reports/inversion-dista
 UNHELD = (
     "data.latent_refinement_steps=0",
     "data.caption_tag_dropout_rate=0.5",
-    "data.prompt_templates=[]",
+    "experimental.prompt_templates=[]",
     "lora.train_text_encoder=false",
-    "lora.text_rate_share=1",
-    "locality.outside_timesteps=nothing",
+    "locality.outside_timesteps=none",
     "locality.mix_captions=false",
 )
 # the defaults when these studies were run; every checkpoint is what its step left, and is measured as such
@@ -35,7 +34,7 @@ THEN = (
     *UNHELD,
     "loss.max_timestep=800",
     "loss.unmasked_weight=1",
-    "lora.averaging=0",
+    "lora.ema_gamma=",
     "lora.learning_rate=1e-3",
     "locality.keep_captions_whole=true",
 )

@@ -116,7 +116,7 @@ def held_out(models: Sequence[DiffusionModel], data: DataSection, character: str
         for i, (pixels, caption) in enumerate(zip(drawn.pictures, drawn.captions, strict=True))
     ]
     first = models[0]
-    latents = LatentCache(first, samples, replace(data, vae_encoding="mean", caption_tag_dropout_rate=0.0), seed=0)
+    latents = LatentCache(first, samples, replace(data, vae_encoding="mode", caption_tag_dropout_rate=0.0), seed=0)
     clean, _sizes = latents.of([ImageView(i) for i in range(_HELD_OUT)], torch.zeros(_HELD_OUT, *latents.shape))
     rng = rng_for(_HELD_OUT_SEED, "held-out")
     own, other = np.zeros((2, len(models), _LEVELS))

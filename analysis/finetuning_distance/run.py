@@ -51,8 +51,8 @@ def plan(runs: Path) -> Sweep:
             "loss.max_timestep=1000",  # places are decided at the levels that the default leaves out
             "locality.interpolation=none",
             f"lora.distance_every={EVERY}",
-            "sampling.every_n_steps=0",
-            "sampling.images_per_prompt=1",
+            "validation.every_n_steps=0",
+            "validation.images_per_prompt=1",
             f"output.checkpointing_steps={EVERY}",
             f"output.checkpoints_total_limit={STEPS[-1] // EVERY}",
         ),

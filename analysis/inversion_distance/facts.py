@@ -67,7 +67,7 @@ def table_of(raw: Path) -> pd.DataFrame:
         for values in zip(
             table["inversion.optimizer"],
             table["inversion.learning_rate"],
-            table["inversion.embedding_norm"],
+            table["experimental.embedding_norm"],
             strict=True,
         )
     ]
@@ -120,7 +120,7 @@ def curves(table: pd.DataFrame) -> Runs:
     """The moved points of AdamW without norm control, by pair."""
     some = table[
         (table["inversion.optimizer"] == DEFAULTS[0])
-        & (table["inversion.embedding_norm"] == DEFAULTS[1])
+        & (table["experimental.embedding_norm"] == DEFAULTS[1])
         & (table["step"] > 0)
     ]
     return _by_pair(some)

@@ -51,7 +51,7 @@ class Way:
         return {
             "inversion.optimizer": self.optimizer,
             "inversion.learning_rate": self.rate,
-            "inversion.embedding_norm": self.norm,
+            "experimental.embedding_norm": self.norm,
         }
 
 
@@ -64,8 +64,8 @@ WAYS = (
 PLAN = Sweep(
     overrides=(
         *THEN,
-        "sampling.every_n_steps=0",
-        "sampling.images_per_prompt=1",
+        "validation.every_n_steps=0",
+        "validation.images_per_prompt=1",
         "output.checkpointing_steps=10",
         "output.checkpoints_total_limit=100",
     ),

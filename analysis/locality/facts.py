@@ -59,10 +59,10 @@ def name_of(row: Mapping[Any, Any]) -> str:
         return f"rank{int(row['lora.rank'])}-{rate:g}"
     parts = [f"{mode}-{rate:g}"]
     if mode != "none":
-        if row["locality.positions"] != _PLAIN["positions"]:
-            parts.append(str(row["locality.positions"]))
-        if row["locality.inputs"] != _PLAIN["inputs"]:
-            parts.append(str(row["locality.inputs"]))
+        if row["experimental.locality_positions"] != _PLAIN["positions"]:
+            parts.append(str(row["experimental.locality_positions"]))
+        if row["experimental.locality_inputs"] != _PLAIN["inputs"]:
+            parts.append(str(row["experimental.locality_inputs"]))
         if row["locality.weight"] != _PLAIN["weight"]:
             parts.append(f"weight{row['locality.weight']:g}")
     return "-".join(parts) + (f"@{step}" if step != LAST else "")
@@ -165,7 +165,7 @@ def facts(raw: Path) -> dict[str, Estimate]:
         "chance": Estimate(float(table[[f"chance.{factor}" for factor in FREE]].to_numpy().mean())),
     }
     for mode in ("vslerp_norm", "slerp"):
-        auto = runs[(runs["locality.interpolation"] == "auto") & (runs["locality.positions"] == "suffix")]
+        auto = runs[(runs["locality.interpolation"] == "auto") & (runs["experimental.locality_positions"] == "suffix")]
         found[f"auto.{mode}"] = Estimate(
             float(np.mean([json.loads(text).get(mode, 0) for text in auto["rulings"]] or [np.nan]))
         )

@@ -59,8 +59,8 @@ class Way:
             "lora.rank": self.rank,
             "locality.interpolation": self.mode,
             "locality.weight": self.weight,
-            "locality.positions": self.positions,
-            "locality.inputs": self.inputs,
+            "experimental.locality_positions": self.positions,
+            "experimental.locality_inputs": self.inputs,
             "locality.allow_uncertified": self.mode in CENTERED_MODES,
             "prior_preservation.weight": self.prior,
         }
@@ -85,8 +85,8 @@ PLAN = Sweep(
         *THEN,
         "loss.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
         f'locality.certificates=["{short_certificate.PATH.as_posix()}"]',
-        "sampling.every_n_steps=0",
-        "sampling.images_per_prompt=1",
+        "validation.every_n_steps=0",
+        "validation.images_per_prompt=1",
         "output.checkpointing_steps=100",
         "output.checkpoints_total_limit=10",
     ),

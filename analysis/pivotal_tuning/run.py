@@ -53,10 +53,10 @@ WAYS = {
     FARTHER: (*THEN, BEST_PIVOT),
     BY_PLACE: (*THEN, *_LOOSER),
     AGAIN: THEN,
-    AVERAGED: (*THEN, *_LOOSER, "lora.averaging=0.5"),
+    AVERAGED: (*THEN, *_LOOSER, "lora.ema_gamma=1"),
     LEVELS: _LEVELS,
     TEXT: (*_LEVELS, "lora.train_text_encoder=true", "lora.text_encoder_learning_rate=2e-3"),
-    TEMPLATES: (*_HALF, _ENCODER, 'data.prompt_templates=["a picture of {token}"]'),
+    TEMPLATES: (*_HALF, _ENCODER, 'experimental.prompt_templates=["a picture of {token}"]'),
     UNFITTED: (*_HALF, _ENCODER),
     TODAY: _HALF,
 }
@@ -87,7 +87,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         run_stages(config, ("invert", "tune"), progress=progress)
     trained = time.monotonic() - start
     run, readers = load_run(folder), load_readers()
-    sampling = run.config.sampling
+    sampler = run.config.sampler
     found: dict[str, Any] = {
         "seed": seed,
         "character": CHARACTERS[seed],
@@ -102,8 +102,8 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         sample_images,
         run.model,
         seed=_DRAWING_SEED + seed,
-        steps=sampling.num_inference_steps,
-        guidance=sampling.guidance_scale,
+        steps=sampler.num_inference_steps,
+        guidance=sampler.guidance_scale,
     )
     sheets = []
     for stage, word, scale in (("base", "{class}", 0.0), ("inverted", "{token}", 0.0), ("tuned", "{token}", 1.0)):

@@ -16,7 +16,7 @@ from clipgeom._version import __version__
 from clipgeom.errors import ConfigError
 from pti._logging import silence
 from pti.config.schema import Config
-from pti.config.toml_io import commented, read_config
+from pti.config.toml_io import explained, read_config, starting_file
 from pti.errors import TrainingError
 
 __all__ = ["app"]
@@ -48,11 +48,14 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command("init")
 def _init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("pti.toml"),
+    preset: Annotated[str, typer.Option(help="Preset whose values the file has.")] = "miniworld",
+    everything: Annotated[bool, typer.Option("--all", help="Write every setting, with its explanation.")] = False,
 ) -> None:
-    """Write a configuration file with all settings, their defaults and comments."""
+    """Write a configuration file with the settings that most runs change."""
+    text = explained(preset) if everything else starting_file(preset)
     if path.exists():
         raise ConfigError(f"{path} is there already; give another name, or delete it")
-    write_whole(check_output_file(path, lambda _: False, maker="pti init"), commented().encode())
+    write_whole(check_output_file(path, lambda _: False, maker="pti init"), text.encode())
     print(f"configuration: {path}")
 
 
@@ -165,7 +168,7 @@ def _sample(
     folder: Folder,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Prompt with {token} for the concept. Repeatable. Default: sampling.prompts of the run."),
+        typer.Option(help="Prompt with {token} for the concept. Repeatable. Default: validation.prompts of the run."),
     ] = None,
     count: Annotated[int | None, typer.Option(help="Number of images for each prompt.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the images.", min=0)] = None,
@@ -189,15 +192,15 @@ def _sample(
         raise ConfigError(f"--lora-scale is a finite number; got {lora_scale}")
     silence()
     run = load_run(folder, device=_device(device), pictures=False)
-    defaults = run.config.sampling
-    count = defaults.images_per_prompt if count is None else count
-    prompts = [p for p in (prompt or defaults.prompts) for _ in range(count)]
+    validation, sampler = run.config.validation, run.config.sampler
+    count = validation.images_per_prompt if count is None else count
+    prompts = [p for p in (prompt or validation.prompts) for _ in range(count)]
     images = sample_images(
         run.model,
         prompts,
-        seed=defaults.seed if seed is None else seed,
-        steps=defaults.num_inference_steps if steps is None else steps,
-        guidance=defaults.guidance_scale if guidance is None else guidance,
+        seed=validation.seed if seed is None else seed,
+        steps=sampler.num_inference_steps if steps is None else steps,
+        guidance=sampler.guidance_scale if guidance is None else guidance,
         lora_scale=lora_scale,
         size=run.config.data.resolution,
     )

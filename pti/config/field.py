@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-__all__ = ["NEVER", "option"]
-
-NEVER = object()  # it always was a setting
+__all__ = ["option"]
 
 
 def option(
@@ -19,20 +17,10 @@ def option(
     high: float | None = None,
     above: float | None = None,
     example: Any = None,
-    before: Any = NEVER,
 ) -> Any:
-    """A field with its documentation and limits: at least `low`, greater than `above`, at most `high`.
+    """Make a field with its documentation and limits: at least `low`, greater than `above`, at most `high`.
 
-    `example` is what the commented file shows for a setting that is off by default. `before` is what runs did before a
-    later version made it a setting: with that value they are the same runs, whose checkpoints and results still count.
+    `example` is the value in a commented file for a setting that is off by default.
     """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "above": above,
-        "example": example,
-        "before": before,
-    }
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "above": above, "example": example}
     return field(default=default, metadata=metadata)

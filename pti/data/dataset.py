@@ -77,11 +77,8 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     DataError
         There are no images, one cannot be decoded or has no caption, or a caption lacks ``{token}``; each is named.
     ConfigError
-        There are fewer images than `holdout`; a template lacks ``{token}``.
+        There are fewer images than `holdout`.
     """
-    for template in data.prompt_templates:
-        if _TOKEN not in template:
-            raise ConfigError(f"data.prompt_templates: {template!r} lacks {_TOKEN}, the place of the new word")
     with needs_extra("pti", "reading pictures"):
         import PIL.Image  # noqa: F401
     class_word = None

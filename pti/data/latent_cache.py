@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
 from pti.data.captions import drop_tags, mix_captions
 from pti.data.dataset import Sample
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LatentCache"]
 
 
+CAPTION_VARIANTS = 8  # of each image under tag dropout
 _WORDINGS, _EXCHANGED = 1, 2  # their streams of random numbers, beside those of crops
 
 
@@ -43,14 +45,33 @@ class LatentCache:
         Resolution, crops and mirroring.
     seed : int
         Seed of the random crops.
+    templates : sequence of str
+        Replacements for the tag with ``{token}`` under tag dropout (`drop_tags`).
+
+    Raises
+    ------
+    ConfigError
+        A template lacks ``{token}``.
     """
 
-    def __init__(self, model: DiffusionModel, samples: Sequence[Sample], data: DataSection, *, seed: int) -> None:
+    def __init__(
+        self,
+        model: DiffusionModel,
+        samples: Sequence[Sample],
+        data: DataSection,
+        *,
+        seed: int,
+        templates: Sequence[str] = (),
+    ) -> None:
+        for template in templates:
+            if "{token}" not in template:
+                raise ConfigError(f"experimental.prompt_templates: {template!r} lacks {{token}}, the placeholder token")
         self._model, self._samples, self._data, self._seed = model, samples, data, seed
+        self._templates = tuple(templates)
         self.size = data.resolution or model.size
         self.size -= self.size % model.factor
-        self.crops = data.num_random_crops if data.resize_mode == "random" else 1
-        self.wordings = data.wordings if data.caption_tag_dropout_rate else 1
+        self.crops = data.num_random_crops if data.resize_mode == "random_crop" else 1
+        self.wordings = CAPTION_VARIANTS if data.caption_tag_dropout_rate else 1
         said = [sample.caption for sample in samples]
         self._wordings = [self._worded(caption, self.wordings, (seed, i, _WORDINGS)) for i, caption in enumerate(said)]
         exchanges = [mix_captions(said, rng=np.random.default_rng((seed, k, _EXCHANGED))) for k in range(self.wordings)]
@@ -63,7 +84,7 @@ class LatentCache:
         self._means: dict[ImageView, torch.Tensor] = {}
 
     def _worded(self, caption: str, count: int, seeds: tuple[int, ...]) -> tuple[str, ...]:
-        dropout, templates = self._data.caption_tag_dropout_rate, self._data.prompt_templates
+        dropout, templates = self._data.caption_tag_dropout_rate, self._templates
         return drop_tags(caption, dropout=dropout, templates=templates, count=count, rng=np.random.default_rng(seeds))
 
     def __len__(self) -> int:

@@ -26,7 +26,7 @@ def image_to_tensor(
         RGB.
     size : int
         Side of the square in pixels.
-    crop : {"center", "random", "squeeze"}
+    crop : {"center_crop", "random_crop", "stretch"}
     rng : Generator
         Selects the position of a random crop.
     mirrored : bool
@@ -41,7 +41,7 @@ def image_to_tensor(
     from PIL import ImageOps
 
     width, height = image.size
-    if crop == "squeeze":
+    if crop == "stretch":
         scaled = image.resize((size, size), Pictures.Resampling.LANCZOS)
     else:
         ratio = size / min(width, height)
@@ -51,7 +51,7 @@ def image_to_tensor(
     spare_x, spare_y = scaled.width - size, scaled.height - size
     if mirrored:
         scaled = ImageOps.mirror(scaled)
-    if crop == "random":
+    if crop == "random_crop":
         left, top = int(rng.integers(spare_x + 1)), int(rng.integers(spare_y + 1))
     else:
         left, top = spare_x // 2, spare_y // 2

@@ -61,7 +61,7 @@ def evaluate_run(folder: str | Path, *, root: Path | None = None, progress: Prog
     """
     progress = Quiet() if progress is None else progress
     run = finished_run(folder, root)
-    settings, sampling = run.config.evaluation, run.config.sampling
+    settings, sampling = run.config.evaluation, run.config.sampler
     judges, absent = _judges(run, root)
     if not judges.text:
         progress.note(f"evaluation without CLIP: {absent['CLIP']}")
@@ -189,7 +189,7 @@ def _learnt(run: Run, judges: Judges) -> Mapping[str, str | None]:
 
 def _training_pictures(run: Run) -> Pictures:
     data, size = run.config.data, run.config.data.resolution or run.model.size
-    cut = "squeeze" if data.resize_mode == "squeeze" else "center"
+    cut = "stretch" if data.resize_mode == "stretch" else "center_crop"
     arrays = [image_to_tensor(sample.decode(), size, cut, np.random.default_rng(0))[0] for sample in run.samples]
     whole = ((torch.stack(arrays) + 1) * 127.5).round().to(torch.uint8)
     return np.ascontiguousarray(whole.permute(0, 2, 3, 1).numpy())

@@ -10,6 +10,7 @@ from typing import Any
 from clipgeom import Certificate
 from clipgeom.errors import ConfigError
 from pti._lock import locked
+from pti.config.schema import Config
 from pti.evaluation.evaluate import Evaluation
 from pti.export.files import export_name, save_embedding, save_lora
 from pti.export.model_card import Concept, Preview, metric_rows, write_model_card
@@ -54,19 +55,19 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
         precision="float16" if settings.dtype == "fp16" else "float32",
         metadata=metadata,
     )
-    sampling = run.config.sampling
+    sampler, validation = run.config.sampler, run.config.validation
     previews = []
-    for number, prompt in enumerate(sampling.prompts):
+    for number, prompt in enumerate(validation.prompts):
         pictures = sample_images(
             run.model,
-            [prompt] * sampling.images_per_prompt,
-            seed=sampling.seed,
-            steps=sampling.num_inference_steps,
-            guidance=sampling.guidance_scale,
+            [prompt] * validation.images_per_prompt,
+            seed=validation.seed,
+            steps=sampler.num_inference_steps,
+            guidance=sampler.guidance_scale,
             size=run.config.data.resolution,
         )
         file = f"preview-{number}.png"
-        save_image_grid(target / file, pictures, sampling.images_per_prompt, run.marks)
+        save_image_grid(target / file, pictures, validation.images_per_prompt, run.marks)
         previews.append(Preview(file, prompt.replace("{token}", concept.placeholder_token)))
     certificates = run.config.locality.certificates
     write_model_card(
@@ -101,7 +102,7 @@ def _public_name(run: Run) -> str:
 
 def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
     """Settings for the card, without local paths."""
-    sections: dict[str, dict[str, Any]] = {name: dict(section) for name, section in asdict(run.config).items()}
+    sections = {s.name: asdict(getattr(run.config, s.name)) for s in Config.sections()}
     sections.pop("output")
     sections["model"]["pretrained_model"] = _public_name(run)
 

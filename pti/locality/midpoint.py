@@ -9,7 +9,7 @@ denoising loss. Hence λ = 1 weights both losses equally for every latent size.
 The regulariser of Roich et al. (arXiv 2106.05744) differs: it moves a fixed distance towards random points, for an
 editable neighbourhood. Here the direction is that of the class word, and the point is the midpoint. The aim is that
 the token does not learn what the class leaves open, such as position and background. This works only if prompts leave
-it open at timesteps where it is undecided; see ``locality.keep_captions_whole``.
+it open at timesteps where it is undecided, so that tag dropout applies here at every timestep.
 
 For a fraction of the images the empty prompt replaces c½. Guidance subtracts the prediction for the empty prompt.
 LoRA trained on captions alone moves this prediction towards the concept, so that guidance would remove the concept.

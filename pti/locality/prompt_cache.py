@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pti.config.schema import LocalitySection
+from pti.config.schema import ExperimentalSection
 from pti.locality.alignment import TokenSpan, align_prompts
 from pti.locality.certification import InterpolationPlan
 from pti.locality.midpoint import midpoint
@@ -30,13 +30,13 @@ class PromptEmbedCache:
     model : DiffusionModel
         With a placeholder token, which is frozen.
     lora : Lora
-    settings : LocalitySection
+    settings : ExperimentalSection
     decision : InterpolationPlan or None
         Interpolation mode at each position; None if no midpoints are needed.
     """
 
     def __init__(
-        self, model: DiffusionModel, lora: Lora, settings: LocalitySection, decision: InterpolationPlan | None
+        self, model: DiffusionModel, lora: Lora, settings: ExperimentalSection, decision: InterpolationPlan | None
     ) -> None:
         assert model.placeholder is not None
         self.model, self.pivot, self.lora = model, model.placeholder, lora
@@ -72,7 +72,8 @@ class PromptEmbedCache:
         ----------
         captions : sequence of str
         times : Tensor, shape (n,), optional
-            Interpolation parameters; by default ``locality.interpolation_t``, computed once for each caption.
+            Interpolation parameters; by default ``experimental.locality_t`` (½ if that is ``uniform``),
+            computed once for each caption.
         """
         if times is not None or self.requires_grad:
             return self._midpoint(captions, times)
@@ -120,9 +121,10 @@ class PromptEmbedCache:
         assert self.decision is not None
         for caption in captions:
             if caption not in self._routes:
-                (self._routes[caption],) = align_prompts(self.model, [caption], self.settings.positions)
+                (self._routes[caption],) = align_prompts(self.model, [caption], self.settings.locality_positions)
         if times is None:
-            times = torch.full((len(captions),), self.settings.interpolation_t, device=self.model.device)
+            t = 0.5 if isinstance(self.settings.locality_t, str) else self.settings.locality_t
+            times = torch.full((len(captions),), t, device=self.model.device)
         routes = [self._routes[caption] for caption in captions]
         return midpoint(
             self.model, self.decision, routes, self.encode(captions, "token"), self.encode(captions, "class"), times

@@ -46,7 +46,7 @@ class Point:
     @cached_property
     def digest(self) -> str:
         """Digest of every setting but ``output.dir``, which identifies the run."""
-        return digest_of({name: value for name, value in self.config.identity().items() if name != "output.dir"})
+        return digest_of({name: value for name, value in self.config.flat().items() if name != "output.dir"})
 
     @cached_property
     def inversion(self) -> str:

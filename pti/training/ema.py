@@ -18,7 +18,7 @@ __all__ = ["PowerEMA"]
 
 
 class PowerEMA:
-    """The average of named parameters over all steps so far, those of step s weighing by about s to the power 1/share − 1.
+    """The average of named parameters over all steps so far, where step s has a weight of about s to the power gamma.
 
     A power of the step, in place of a decay for each, so that the part of training that counts is the same however
     many steps there are, and nothing is left of where it began (Karras et al., arXiv 2312.02696; Shamir and Zhang, 2013).
@@ -27,19 +27,19 @@ class PowerEMA:
     ----------
     parameters : mapping of Tensor
         What is trained, in place.
-    share : float
-        Above 0, at most 1. At 1 all steps weigh alike; the smaller, the more the last ones do: 2 to the power −1/share is
-        what the first half of them weighs.
+    gamma : float
+        At least 0. 0 is the mean of all steps; larger values favour late steps. The first half of the steps has a total
+        weight of 2 to the power −(1 + gamma).
     """
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor], share: float) -> None:
-        self.parameters, self.share = parameters, share
+    def __init__(self, parameters: Mapping[str, torch.Tensor], gamma: float) -> None:
+        self.parameters, self.gamma = parameters, gamma
         self.values = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Count in what the parameters are after a step, numbered from 1."""
-        weight = 1 - (1 - 1 / step) ** (1 / self.share)
+        weight = 1 - (1 - 1 / step) ** (1 + self.gamma)
         # all at once, as in torch.optim.swa_utils: there are hundreds, and small ones
         torch._foreach_lerp_(list(self.values.values()), [self.parameters[name] for name in self.values], weight)
 

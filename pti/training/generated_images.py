@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from pti.config.schema import SamplingSection
+from pti.config.schema import SamplerSection
 from pti.data.views import ImageView
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds
@@ -47,7 +47,7 @@ def generate_latents(
     model: DiffusionModel,
     texts: Sequence[str],
     conditions: Callable[[Sequence[str]], PromptEmbeds],
-    sampling: SamplingSection,
+    sampling: SamplerSection,
     *,
     seed: int,
     stream: str,
@@ -63,7 +63,7 @@ def generate_latents(
         The i-th image depends on the i-th text, the seed, the stream and i.
     conditions : callable
         Encodes a batch of the texts.
-    sampling : SamplingSection
+    sampling : SamplerSection
         Sampling steps and guidance scale.
     seed : int
     stream : str

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pti._random import rng_for
 from pti.config.schema import Config
@@ -25,6 +26,10 @@ from pti.training.accelerator import Runtime
 from pti.training.batches import BatchPlan, DenoisingBatch, sample_timesteps
 
 __all__ = ["LocalityLoss"]
+
+# Prompt of the base model's prediction at timesteps that training leaves out. "none" samples no such timestep.
+_OUTSIDE = {"class_word": "class", "placeholder": "token", "none": "midpoint"}
+_ROUNDING = 1e-9  # three times a third is one row, whatever its last digit
 
 
 class LocalityLoss:
@@ -52,17 +57,28 @@ class LocalityLoss:
         conditions: PromptEmbedCache,
     ) -> None:
         self.engine, self.model, self.latents, self.lora, self.conditions = engine, model, latents, lora, conditions
-        self.settings, self._config = config.locality, config
+        self.settings, self.experimental, self._config = config.locality, config.experimental, config
         self._trained = timestep_range(config.loss, len(model.alphas_cumprod))
 
     @property
     def count(self) -> int:
         """Number of regularized images in a batch of all processes."""
-        return len(range(0, self.engine.batch_slice(self._config.lora.batch_size).total, self.settings.every_nth_image))
+        return len(
+            np.flatnonzero(self.regularized(np.arange(self.engine.batch_slice(self._config.lora.batch_size).total)))
+        )
+
+    def regularized(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which rows of a batch are regularized: the fraction `locality.batch_fraction`, evenly spaced."""
+        return self.rank(rows) > self.rank(rows - 1)
+
+    def rank(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return, for each row, the index among regularized rows of the last one up to it; row 0 is regularized."""
+        ranks: NDArray[np.int64] = np.ceil((rows + 1) * self.settings.batch_fraction - _ROUNDING).astype(np.int64) - 1
+        return ranks
 
     def applies_at(self, step: int) -> bool:
         """Return whether a step has this loss."""
-        return step % self.settings.every_n_steps == 0
+        return step % self.experimental.locality_every == 0
 
     def make_batch(
         self,
@@ -92,20 +108,17 @@ class LocalityLoss:
         DenoisingBatch or None
             None if this process has no regularized image.
         """
-        chosen = (torch.from_numpy(plan.rows) % self.settings.every_nth_image == 0).nonzero().flatten()
+        chosen = torch.from_numpy(self.regularized(plan.rows)).nonzero().flatten()
         if not len(chosen):
             return None
 
         # Prompts: captions, each encoded as a midpoint, the placeholder token, the class word or the empty prompt.
         sampled = self.sample_timesteps(step, part, plan)[chosen]
-        prompts = [
-            self.caption(plan, i, int(timestep)) if captions is None else captions[i]
-            for i, timestep in zip(chosen.tolist(), sampled, strict=True)
-        ]
+        prompts = [self.caption(plan, i) if captions is None else captions[i] for i in chosen.tolist()]
         tuned_kinds, base_kinds = self.prompt_kinds(step, part, plan, sampled, chosen)
 
         device = self.engine.device
-        interpolation_t = plan.interpolation_t[chosen].to(device) if self.settings.time_drawn else None
+        interpolation_t = plan.interpolation_t[chosen].to(device) if self.experimental.locality_t == "uniform" else None
         timesteps, time_ids = sampled.to(device), time_ids[chosen]
         noisy_latents = add_noise(self.model.alphas_cumprod, latents[chosen], noise[chosen], timesteps)
 
@@ -126,16 +139,15 @@ class LocalityLoss:
     def sample_timesteps(self, step: int, part: int, plan: BatchPlan) -> torch.Tensor:
         """Return the plan's timesteps, or sample the whole schedule if untrained timesteps are regularized as well."""
         schedule = range(len(self.model.alphas_cumprod))
-        if self.settings.outside_timesteps == "nothing" or self._trained == schedule:
+        if self.settings.outside_timesteps == "none" or self._trained == schedule:
             return plan.timesteps
         rng = rng_for(self._config.runtime.seed, "held", step, part)
         sampled = sample_timesteps(rng, self.count, schedule, self._config.loss.timestep_sampling)
-        return torch.from_numpy(sampled[plan.rows // self.settings.every_nth_image])
+        return torch.from_numpy(sampled[self.rank(plan.rows)])
 
-    def caption(self, plan: BatchPlan, row: int, timestep: int) -> str:
+    def caption(self, plan: BatchPlan, row: int) -> str:
         """Return the caption for an image of the plan, with tag dropout and mixed tags as set."""
-        complete = self.settings.keep_captions_whole and timestep >= self._config.lora.tag_dropout_max_timestep
-        view = replace(plan.views[row], wording=0 if complete else int(plan.wordings[row]))
+        view = replace(plan.views[row], wording=int(plan.wordings[row]))
         return self.latents.exchanged(view) if self.settings.mix_captions else self.latents.caption(view)
 
     def prompt_kinds(
@@ -145,15 +157,17 @@ class LocalityLoss:
         empty = self.is_empty_prompt(step, part, plan, chosen)
         untrained = [int(timestep) not in self._trained for timestep in timesteps]
         base_kinds = [
-            "empty" if is_empty else self.settings.outside_timesteps if outside else "midpoint"
+            "empty" if is_empty else _OUTSIDE[self.settings.outside_timesteps] if outside else "midpoint"
             for is_empty, outside in zip(empty, untrained, strict=True)
         ]
         return ["token" if kind == "class" else kind for kind in base_kinds], base_kinds
 
     def is_empty_prompt(self, step: int, part: int, plan: BatchPlan, chosen: torch.Tensor) -> list[bool]:
         """Return which chosen images have the empty prompt: `locality.empty_prompt_fraction` of all, evenly spaced."""
-        micro_batch = (step // self.settings.every_n_steps) * self._config.runtime.gradient_accumulation_steps + part
-        counts = micro_batch * self.count + plan.rows[chosen.numpy()] // self.settings.every_nth_image
+        micro_batch = (
+            step // self.experimental.locality_every
+        ) * self._config.runtime.gradient_accumulation_steps + part
+        counts = micro_batch * self.count + self.rank(plan.rows[chosen.numpy()])
         fraction = self.settings.empty_prompt_fraction
         empty: list[bool] = (np.floor((counts + 1) * fraction) > np.floor(counts * fraction)).tolist()
         return empty

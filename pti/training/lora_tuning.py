@@ -40,6 +40,8 @@ from pti.training.optimizer import OptimizationLoop, ParamGroup
 
 __all__ = ["LoraTuning", "TuningStep"]
 
+_PROBES = 8  # noisy images for the prediction distance
+
 
 @dataclass(frozen=True, slots=True)
 class TuningStep:
@@ -96,7 +98,8 @@ class LoraTuning:
     Attributes
     ----------
     own : GeneratedLatents or None
-        Images that the base model generated for interpolated prompts (`generate_own`), for ``locality.inputs = "own"``.
+        Images that the base model generated for interpolated prompts (`generate_own`), for
+        ``experimental.locality_inputs = "generated"``.
     prior : LatentCache, GeneratedLatents or None
         Class images, for a positive ``prior_preservation.weight``.
     """
@@ -122,14 +125,14 @@ class LoraTuning:
         self._digest = digest or base_weights_sha256(model)
         self._initial_rows = [row.clone() for row in model.placeholder.embeddings]
         self.lora = add_lora(model, config.lora, seed=config.runtime.seed)
-        self.conditions = PromptEmbedCache(model, self.lora, config.locality, self.decision)
+        self.conditions = PromptEmbedCache(model, self.lora, config.experimental, self.decision)
         self.locality_loss = (
             LocalityLoss(engine, model, latents, config, self.lora, self.conditions) if self.decision else None
         )
         settings = self.settings
         text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
         unet = {n: p for n, p in self.lora.parameters.items() if n not in text}
-        text_rate = settings.text_encoder_learning_rate or settings.text_rate_share * settings.learning_rate
+        text_rate = settings.text_encoder_learning_rate or 0.5 * settings.learning_rate
         self.descent = OptimizationLoop(
             engine,
             [ParamGroup(unet, settings.learning_rate), ParamGroup(text, text_rate)],
@@ -138,7 +141,7 @@ class LoraTuning:
             schedule=settings.lr_scheduler,
             weight_decay=settings.weight_decay,
         )
-        self.averages = PowerEMA(self.lora.parameters, settings.averaging) if settings.averaging else None
+        self.averages = None if settings.ema_gamma is None else PowerEMA(self.lora.parameters, settings.ema_gamma)
         self.stopped = ""
         self._probes: tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor, torch.Tensor] | None = None
 
@@ -286,7 +289,7 @@ class LoraTuning:
     ) -> DenoisingBatch | None:
         """Make a batch for the locality loss from the training images, or from images that the base model generated."""
         assert self.locality_loss is not None
-        if self.config.locality.inputs != "own":
+        if self.config.experimental.locality_inputs != "generated":
             return self.locality_loss.make_batch(self.step, part, plan, latents, noise, time_ids)
         assert self.own is not None
         plan = self.plan_batch("own", self.own, part)
@@ -296,7 +299,11 @@ class LoraTuning:
 
     def generate_own(self) -> GeneratedLatents:
         """Generate images of interpolated prompts with the base model, for the captions of the locality loss in turn."""
-        n, wordings, numbers = len(self.latents), self.latents.wordings, range(self.config.locality.num_generated)
+        n, wordings, numbers = (
+            len(self.latents),
+            self.latents.wordings,
+            range(self.config.experimental.locality_num_generated),
+        )
         if self.config.locality.mix_captions:
             texts = [self.latents.exchanged(ImageView(i % n, wording=i // n % wordings)) for i in numbers]
         else:
@@ -316,7 +323,7 @@ class LoraTuning:
                 self.model,
                 texts,
                 conditions,
-                self.config.sampling,
+                self.config.sampler,
                 seed=self.config.runtime.seed,
                 stream=stream,
                 side=self.latents.shape[-1] * self.model.factor,
@@ -337,7 +344,7 @@ class LoraTuning:
             crops=source.crops,
             flips=source.flips,
             wordings=source.wordings,
-            whole_from=self.settings.tag_dropout_max_timestep,
+            whole_from=self.config.data.tag_dropout_max_timestep,
             shape=self.latents.shape,
             levels=timestep_range(self.config.loss, len(self.model.alphas_cumprod)),
             timesteps=self.config.loss.timestep_sampling,
@@ -348,7 +355,7 @@ class LoraTuning:
         """Mean ‖ε_θ − ε_base‖₂ over fixed noisy training images, the probes."""
         device = self.engine.device
         if self._probes is None:
-            plan = self.plan_batch("probe", self.latents, 0, probe=BatchSlice(0, 1, self.settings.probes))
+            plan = self.plan_batch("probe", self.latents, 0, probe=BatchSlice(0, 1, _PROBES))
             latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
             timesteps = plan.timesteps.to(device)
             noisy_latents = add_noise(self.model.alphas_cumprod, latents, plan.noise.to(device), timesteps)

@@ -114,7 +114,7 @@ class TextualInversion:
         self.path = self.rates = 0.0
         self.losses: list[float] = []
         self.stopped = ""
-        initial = settings.embedding_norm_target == "initial"
+        initial = config.experimental.embedding_norm_target == "initial"
         self._norms = [
             start.norm(dim=-1, keepdim=True) if initial else torch.full_like(start[:, :1], mean)
             for start, mean in zip(self.start, self.pivot.table_norms, strict=True)
@@ -147,7 +147,7 @@ class TextualInversion:
         rate = self.descent.rate
 
         # Optimizer step, with a fixed norm on the gradient that is tangent to the sphere.
-        fixed = self.settings.embedding_norm == "fixed"
+        fixed = self.config.experimental.embedding_norm == "fixed"
         losses = self.descent.take_step(self._compute_losses, before=self._project_gradients if fixed else None)
         self._control_norms()
 
@@ -225,9 +225,11 @@ class TextualInversion:
 
     @torch.no_grad()
     def _control_norms(self) -> None:
-        if self.settings.embedding_norm == "off":
+        if self.config.experimental.embedding_norm == "off":
             return
-        fraction = 1.0 if self.settings.embedding_norm == "fixed" else self.settings.embedding_norm_decay
+        fraction = (
+            1.0 if self.config.experimental.embedding_norm == "fixed" else self.config.experimental.embedding_norm_decay
+        )
         for row, target in zip(self.rows, self._norms, strict=True):
             row.copy_(retract(row, target, fraction))
 

@@ -73,7 +73,13 @@ class Trainer:
         self._refuse_other_settings()
         self._check_prompts()
         self._check_levels()
-        self.latents = LatentCache(self.model, pictures.samples, config.data, seed=config.runtime.seed)
+        self.latents = LatentCache(
+            self.model,
+            pictures.samples,
+            config.data,
+            seed=config.runtime.seed,
+            templates=config.experimental.prompt_templates,
+        )
         if config.data.resolution not in (None, self.latents.size):
             self.progress.note(
                 f"data.resolution = {config.data.resolution} becomes {self.latents.size}, a multiple of {self.model.factor}"
@@ -134,7 +140,7 @@ class Trainer:
         if settings.interpolation == "none":
             return
         captions = self.latents.captions(exchanged=settings.mix_captions)
-        routes = align_prompts(self.model, captions, settings.positions)
+        routes = align_prompts(self.model, captions, self.config.experimental.locality_positions)
         self.decision = decision = plan_interpolation(settings, self.model, interpolated_positions(self.model, routes))
         for note in decision.notes(self.model):
             self.progress.note(f"locality: {note}")
@@ -171,7 +177,7 @@ class Trainer:
 
     def _own_pictures(self, tuning: LoraTuning) -> None:
         """What the frozen model has to draw beforehand, drawn once."""
-        if tuning.decision is not None and self.config.locality.inputs == "own":
+        if tuning.decision is not None and self.config.experimental.locality_inputs == "generated":
             tuning.own = self._kept("own", tuning.generate_own, tuning)
         if self.config.prior_preservation.weight > 0:
             tuning.prior = self.prior or self._kept("prior", tuning.generate_prior, tuning)
@@ -228,7 +234,7 @@ class Trainer:
 
     def _drive(self, stage: TextualInversion | LoraTuning) -> None:
         """Take the steps of a stage, and keep what has to be kept."""
-        every, previews = self.config.output.checkpointing_steps, self.config.sampling.every_n_steps
+        every, previews = self.config.output.checkpointing_steps, self.config.validation.every_n_steps
         self.progress.expect(stage.settings.steps)
         self.progress.skip(stage.step)
         try:
@@ -258,7 +264,7 @@ class Trainer:
 
     def _preview(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
-            settings = self.config.sampling
+            settings, sampler = self.config.validation, self.config.sampler
             prompts = [p for p in settings.prompts for _ in range(settings.images_per_prompt)]
             if prompts:
                 with self.engine.autocast(), stage.evaluation_weights() as model:
@@ -266,8 +272,8 @@ class Trainer:
                         model,
                         prompts,
                         seed=settings.seed,
-                        steps=settings.num_inference_steps,
-                        guidance=settings.guidance_scale,
+                        steps=sampler.num_inference_steps,
+                        guidance=sampler.guidance_scale,
                         size=self.latents.size,
                     )
                 path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
@@ -298,7 +304,7 @@ class Trainer:
             (f"the caption of {sample.name}", sample.caption)
             for sample in (*self.pictures.samples, *self.pictures.held_out)
         ]
-        for name in ("sampling", "evaluation"):
+        for name in ("validation", "evaluation"):
             prompts += [(f"one of {name}.prompts", prompt) for prompt in getattr(self.config, name).prompts]
         for name, prompt in prompts:
             for encoder in self.model.encoders:
@@ -310,10 +316,10 @@ class Trainer:
     def _check_levels(self) -> None:
         levels = len(self.model.alphas_cumprod)
         timestep_range(self.config.loss, levels)
-        if self.config.sampling.num_inference_steps > levels:
+        if self.config.sampler.num_inference_steps > levels:
             raise ConfigError(
-                f"sampling.num_inference_steps is at most {levels}, the noise levels of {self.model.source}; "
-                f"got {self.config.sampling.num_inference_steps}"
+                f"sampler.num_inference_steps is at most {levels}, the noise levels of {self.model.source}; "
+                f"got {self.config.sampler.num_inference_steps}"
             )
 
     def _open_folder(self) -> None:

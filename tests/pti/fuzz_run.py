@@ -24,15 +24,15 @@ from tests.tiny.runs import configuration, save_sd
 _SETTINGS = (
     "data.latent_refinement_steps=2",
     "loss.unmasked_weight=0.5",
-    "locality.inputs=own",
-    "locality.num_generated=2",
+    "experimental.locality_inputs=generated",
+    "experimental.locality_num_generated=2",
 )
 _SETTINGS += (
     "prior_preservation.weight=0.3",
     "prior_preservation.num_class_images=2",
     "inversion.steps=2",
     "lora.steps=2",
-    "sampling.prompts=[]",
+    "validation.prompts=[]",
 )
 _SETTINGS += ("output.checkpointing_steps=1", "output.checkpoints_total_limit=3")
 _LAST = Path("checkpoints", "tune-0000002.safetensors")

@@ -50,7 +50,7 @@ def test_a_run_tells_of_damaged_lines(sd, tmp_path):
         def note(self, text):
             notes.append(text)
 
-    settings = configuration(sd, tmp_path / "run", "inversion.steps=2", "sampling.prompts=[]")
+    settings = configuration(sd, tmp_path / "run", "inversion.steps=2", "validation.prompts=[]")
     folder = run_stages(settings, ("invert",))
     path = folder / "metrics.jsonl"
     path.write_text("{}\n" + path.read_text())

@@ -17,7 +17,7 @@ STEPS = (
     "lora.steps=6",
     "output.checkpointing_steps=2",
     "output.checkpoints_total_limit=3",
-    "sampling.prompts=[]",
+    "validation.prompts=[]",
 )
 EVERYTHING = (
     *STEPS,
@@ -25,16 +25,16 @@ EVERYTHING = (
     "inversion.lr_scheduler=cosine",
     "inversion.early_stopping_patience=2",
     "inversion.early_stopping_min_delta=0.0",
-    "inversion.embedding_norm=decay",
+    "experimental.embedding_norm=decay",
     "lora.lr_scheduler=linear",
     "lora.lr_warmup_steps=2",
     "lora.train_text_encoder=true",
     "prior_preservation.weight=0.3",
     "prior_preservation.num_class_images=3",
-    "locality.inputs=own",
-    "locality.num_generated=3",
+    "experimental.locality_inputs=generated",
+    "experimental.locality_num_generated=3",
     "locality.time_drawn=true",
-    "data.resize_mode=random",
+    "data.resize_mode=random_crop",
     "data.random_flip=true",
 )
 # Of 100 levels, the others being only held. Not where two processes are compared with one: there Adam makes 2e-5 of rounding

@@ -132,6 +132,7 @@ def configuration(model, folder, *changes):
     return read_config(
         None,
         (
+            "preset=miniworld",
             f'model.pretrained_model="{model}"',
             f'output.dir="{folder}"',
             "concept.placeholder_token=<tok>",
@@ -146,11 +147,10 @@ def configuration(model, folder, *changes):
             "data.latent_refinement_steps=2",
             "lora.train_text_encoder=false",  # which costs most of the time; tests of it turn it on
             "lora.distance_every=2",
-            "lora.probes=2",
             "output.checkpointing_steps=2",
-            "sampling.num_inference_steps=2",
-            "sampling.images_per_prompt=2",
-            "sampling.every_n_steps=0",
+            "sampler.num_inference_steps=2",
+            "validation.images_per_prompt=2",
+            "validation.every_n_steps=0",
             "runtime.device=cpu",
             *changes,
         ),

@@ -18,9 +18,9 @@ BASE = (
     "inversion.steps=2",
     "lora.steps=2",
     "lora.distance_every=1",
-    "sampling.prompts=[]",
+    "validation.prompts=[]",
     "data.max_images=2",
-    "sampling.num_inference_steps=1",
+    "sampler.num_inference_steps=1",
 )
 
 # setting: (what it changes, its value, what has to be set beside it in both runs)
@@ -30,15 +30,14 @@ INVERT = {
     "data.source": ("miniworld:comet", ("concept.class_word=dragon",)),
     "data.instance_prompt": ('"ink {token}"', ()),
     "data.caption_tag_dropout_rate": ("1.0", ()),
-    "data.prompt_templates": ('["one {token}"]', ("data.caption_tag_dropout_rate=1.0",)),
-    "data.wordings": ("2", ("data.caption_tag_dropout_rate=0.5", "data.wordings=3", "inversion.steps=4")),
+    "experimental.prompt_templates": ('["one {token}"]', ("data.caption_tag_dropout_rate=1.0",)),
     "data.max_images": ("3", ()),
     "data.holdout": ("1", ()),
     "data.resolution": ("16", ()),
-    "data.resize_mode": ("squeeze", ("oblong",)),
-    "data.num_random_crops": ("7", ("oblong", "data.resize_mode=random")),
+    "data.resize_mode": ("stretch", ("oblong",)),
+    "data.num_random_crops": ("7", ("oblong", "data.resize_mode=random_crop")),
     "data.random_flip": ("true", ()),
-    "data.vae_encoding": ("mean", ()),
+    "data.vae_encoding": ("mode", ()),
     "data.latent_refinement_steps": ("9", ()),
     "loss.timestep_sampling": ("uniform", ()),
     "loss.min_timestep": ("50", ()),
@@ -52,9 +51,9 @@ INVERT = {
     "inversion.lr_warmup_steps": ("2", ()),
     "inversion.optimizer": ("sgd", ()),
     "inversion.weight_decay": ("0.9", ()),
-    "inversion.embedding_norm": ("fixed", ()),
-    "inversion.embedding_norm_target": ("table", ("inversion.embedding_norm=fixed",)),
-    "inversion.embedding_norm_decay": ("0.5", ("inversion.embedding_norm=decay", "inversion.learning_rate=0.1")),
+    "experimental.embedding_norm": ("fixed", ()),
+    "experimental.embedding_norm_target": ("table", ("experimental.embedding_norm=fixed",)),
+    "experimental.embedding_norm_decay": ("0.5", ("experimental.embedding_norm=decay", "inversion.learning_rate=0.1")),
     "inversion.max_distance": ("0.01", ()),
     "inversion.early_stopping_patience": ("1", ("inversion.early_stopping_min_delta=1.0", "inversion.steps=4")),
     "inversion.early_stopping_min_delta": (
@@ -78,53 +77,41 @@ TUNE = {
     "lora.lr_scheduler": ("linear", ()),
     "lora.lr_warmup_steps": ("2", ()),
     "lora.weight_decay": ("0.9", ()),
-    "lora.averaging": ("1.0", ()),
+    "lora.ema_gamma": ("0", ()),
     "lora.rank": ("3", ()),
     "lora.alpha": ("5.0", ()),
-    "lora.tag_dropout_max_timestep": ("0", ("data.caption_tag_dropout_rate=1.0",)),
+    "data.tag_dropout_max_timestep": ("0", ("data.caption_tag_dropout_rate=1.0",)),
     "lora.target_modules": ('["to_q"]', ()),
     "lora.train_text_encoder": ("true", ()),
     "lora.text_encoder_learning_rate": ("0.02", ("lora.train_text_encoder=true",)),
-    "lora.text_rate_share": ("1.0", ("lora.train_text_encoder=true",)),
     "lora.text_encoder_target_modules": ('["q_proj"]', ("lora.train_text_encoder=true",)),
     "lora.max_weight_distance": ("1e-6", ()),
     "lora.max_prediction_distance": ("1e-6", ()),
     "locality.interpolation": ("lerp", ()),
     "locality.weight": ("2.0", ()),
-    "locality.interpolation_t": ("0.25", ()),
-    "locality.time_drawn": ("true", ()),
-    "locality.positions": ("placeholder", ()),
-    "locality.keep_captions_whole": (
-        "true",
-        (
-            "lora.tag_dropout_max_timestep=0",
-            "data.caption_tag_dropout_rate=0.9",
-            "locality.every_nth_image=1",
-            "locality.empty_prompt_fraction=0.0",
-            "lora.steps=4",
-        ),
-    ),
-    "locality.outside_timesteps": ("nothing", ("loss.max_timestep=30",)),
+    "experimental.locality_t": ("0.25", ()),
+    "experimental.locality_positions": ("placeholder", ()),
+    "locality.outside_timesteps": ("none", ("loss.max_timestep=30",)),
     "locality.mix_captions": ("false", ("locality.empty_prompt_fraction=0.0",)),
-    "locality.inputs": ("own", ()),
-    "locality.num_generated": ("3", ("locality.inputs=own",)),
+    "experimental.locality_inputs": ("generated", ()),
+    "experimental.locality_num_generated": ("3", ("experimental.locality_inputs=generated",)),
     "locality.empty_prompt_fraction": ("0.0", ()),
-    "locality.every_nth_image": ("1", ()),
-    "locality.every_n_steps": ("2", ()),
+    "locality.batch_fraction": ("1", ()),
+    "experimental.locality_every": ("2", ()),
     "prior_preservation.weight": ("0.5", ()),
     "prior_preservation.class_images": ("a folder", ("prior_preservation.weight=0.5",)),
     "prior_preservation.class_prompt": ("a drawing of {class}", ("prior_preservation.weight=0.5",)),
     "prior_preservation.num_class_images": ("3", ("prior_preservation.weight=0.5", "lora.batch_size=4")),
-    "sampling.guidance_scale": ("1.5", ("locality.inputs=own",)),
+    "sampler.guidance_scale": ("1.5", ("experimental.locality_inputs=generated",)),
 }
 PREVIEWS = {
-    "sampling.prompts": ('["{token} at night", "{token}"]', ()),
-    "sampling.images_per_prompt": ("3", ()),
-    "sampling.every_n_steps": ("1", ()),
-    "sampling.seed": ("5", ()),
-    "sampling.num_inference_steps": ("3", ()),
+    "validation.prompts": ('["{token} at night", "{token}"]', ()),
+    "validation.images_per_prompt": ("3", ()),
+    "validation.every_n_steps": ("1", ()),
+    "validation.seed": ("5", ()),
+    "sampler.num_inference_steps": ("3", ()),
 }
-METRICS = {"lora.distance_every": ("2", ()), "lora.probes": ("3", ())}
+METRICS = {"lora.distance_every": ("2", ())}
 ELSEWHERE = {  # what each of these changes has a test of its own, named here
     **dict.fromkeys(
         (
@@ -212,7 +199,7 @@ def test_settings_of_stage_two_change_it_alone(outcome, name):
 @pytest.mark.parametrize("name", PREVIEWS)
 def test_settings_of_pictures_change_no_weight(outcome, name):
     value, beside = PREVIEWS[name]
-    base = ('sampling.prompts=["{token}"]', *beside)
+    base = ('validation.prompts=["{token}"]', *beside)
     without, along = outcome(*base), outcome(*base, f"{name}={value}")
     assert without["previews"] != along["previews"]
     assert same(without["tune"], along["tune"])
@@ -360,7 +347,7 @@ def test_checkpoints_and_their_folder(sd, tmp_path):
             "inversion.steps=3",
             f"output.checkpointing_steps={every}",
             f"output.checkpoints_total_limit={keep}",
-            "sampling.prompts=[]",
+            "validation.prompts=[]",
         )
         folder = run_stages(configuration(sd, tmp_path / f"{every}-{keep}", *changes), ("invert",))
         names[every, keep] = sorted(p.stem for p in (folder / "checkpoints").iterdir())
@@ -370,7 +357,7 @@ def test_checkpoints_and_their_folder(sd, tmp_path):
         (1, 3): ["invert-0000001", "invert-0000002", "invert-0000003"],
     }
     folder = run_stages(
-        configuration(sd, tmp_path / "2-9", *changes[:1], "output.checkpoints_total_limit=9", "sampling.prompts=[]"),
+        configuration(sd, tmp_path / "2-9", *changes[:1], "output.checkpoints_total_limit=9", "validation.prompts=[]"),
         ("invert",),
     )
     assert sorted(p.stem for p in (folder / "checkpoints").iterdir()) == ["invert-0000002", "invert-0000003"]

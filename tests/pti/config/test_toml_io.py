@@ -1,52 +1,95 @@
 """Settings: read, checked, overridden, written out; a wrong one is named, and what was meant is guessed."""
 
-import json
 import re
 from dataclasses import fields, replace
 
 import pytest
 
 from clipgeom.errors import ConfigError
-from pti.config.former_names import FORMER_SECTIONS, FORMER_SETTINGS
+from pti.config.former_names import FORMER_SECTIONS, FORMER_SETTINGS, REMOVED_SETTINGS
 from pti.config.identity import differences, fingerprint
-from pti.config.schema import EARLIER, Config
-from pti.config.toml_io import commented, read_config, toml_of
+from pti.config.presets import names_of_presets, read_preset
+from pti.config.schema import Config
+from pti.config.toml_io import changed, explained, read_config, starting_file, toml_of
 
 
-def test_the_commented_file_holds_the_defaults_and_explains_every_setting(tmp_path):
-    text = commented()
+@pytest.mark.parametrize("preset", [*names_of_presets(), "none"])
+def test_the_written_files_have_the_values_of_the_preset(tmp_path, preset):
+    expected = read_config(None, (f"preset={preset}",))
+    assert expected.preset == preset
+    text = explained(preset)
     (tmp_path / "a.toml").write_text(text, encoding="utf-8")
-    assert read_config(tmp_path / "a.toml") == Config() == read_config()
+    (tmp_path / "short.toml").write_text(starting_file(preset), encoding="utf-8")
+    assert read_config(tmp_path / "a.toml") == expected
+    assert read_config(tmp_path / "short.toml") == expected
     for name in Config().flat():
         assert re.search(rf"^(# )?{name.split('.')[1]} = ", text, re.MULTILINE), name
-    for section in fields(Config):
-        for key in fields(section.default):
-            assert len(key.metadata["help"]) > 10
-    uncommented = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)  # the examples are valid as well
-    (tmp_path / "b.toml").write_text(uncommented, encoding="utf-8")
+    for written in (text, starting_file(preset)):  # the examples are valid as well
+        (tmp_path / "b.toml").write_text(re.sub(r"^# (\w+ = )", r"\1", written, flags=re.MULTILINE), encoding="utf-8")
+        read_config(tmp_path / "b.toml")
+    (tmp_path / "b.toml").write_text(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE), encoding="utf-8")
     assert None not in read_config(tmp_path / "b.toml").flat().values()
 
 
+def test_the_starting_file_is_short():
+    settings = [line for line in starting_file().splitlines() if re.match(r"(# )?\w+ = ", line)]
+    assert 20 <= len(settings) <= 30
+    assert all("  # " in line for line in settings)
+
+
+def test_there_are_few_settings():
+    names = list(Config().flat())
+    experimental = [name for name in names if name.startswith("experimental.")]
+    assert len(experimental) <= 10
+    assert len(names) - len(experimental) <= 90
+
+
+def test_the_preset_of_the_bundled_model_is_the_default_when_nothing_is_configured(tmp_path):
+    assert read_config().preset == "miniworld"
+    assert read_config(None, ("model.pretrained_model=miniworld",)) == read_config()
+    plain = read_config(None, ('model.pretrained_model="some/other"',))
+    assert plain == changed(Config(), {"model.pretrained_model": "some/other"})
+    assert plain.lora.learning_rate == 1e-4
+    assert read_config(None, ("preset=none",)) == Config()
+    taken = read_config(None, ('model.pretrained_model="some/other"', "preset=miniworld"))
+    assert taken.lora.learning_rate == read_config().lora.learning_rate == 4e-3
+    (tmp_path / "a.toml").write_text('preset = "miniworld"\n[lora]\nrank = 3\n', encoding="utf-8")
+    mine = read_config(tmp_path / "a.toml", ("lora.ema_gamma=", "lora.alpha=2"))
+    assert mine == changed(read_config(), {"lora.rank": 3, "lora.ema_gamma": None, "lora.alpha": 2.0})
+    with pytest.raises(
+        ConfigError, match=r"preset is one of miniworld, none; got 'minworld' \(did you mean 'miniworld'"
+    ):
+        read_config(None, ("preset=minworld",))
+
+
+def test_presets_are_complete():
+    """Every setting that has a value by default is named, so that a changed default changes no preset."""
+    there = {name for name, value in Config().flat().items() if value is not None}
+    for preset in names_of_presets():
+        named = {f"{section}.{key}" for section, values in read_preset(preset).items() for key in values}
+        assert there <= named <= set(Config().flat())
+
+
 def test_help_texts_are_short_and_name_no_files_of_the_repository():
-    for section in fields(Config):
-        for key in fields(section.default):
+    for section in Config.sections():
+        for key in fields(section.default_factory):
             text = key.metadata["help"]
             assert not re.search(r"\b(reports|docs|analysis)/", text), key.name
             assert all(len(sentence.split()) <= 25 for sentence in re.split(r"(?<=\.)\s", text)), key.name
 
 
 def test_help_texts_name_settings_that_exist():
-    names = set(re.findall(rf"\b(?:{'|'.join(f.name for f in fields(Config))})\.\w+", commented()))
-    assert "inversion.embedding_norm_target" in names
+    names = set(re.findall(rf"\b(?:{'|'.join(f.name for f in Config.sections())})\.\w+", explained()))
+    assert "experimental.embedding_norm_target" in names
     assert names - {"metadata.jsonl"} <= set(Config().flat())
 
 
 def test_what_is_written_is_read_back(tmp_path):
     config = read_config(
-        None, ("lora.learning_rate=1e-7", 'sampling.prompts=["a \\"b\\"", "é"]', "data.resolution=64", "output.dir=7")
+        None, ("lora.learning_rate=1e-7", 'validation.prompts=["a \\"b\\"", "é"]', "data.resolution=64", "output.dir=7")
     )
     assert config.lora.learning_rate == 1e-7
-    assert config.sampling.prompts == ('a "b"', "é")
+    assert config.validation.prompts == ('a "b"', "é")
     assert config.output.dir == "7"
     (tmp_path / "config.toml").write_text(toml_of(config), encoding="utf-8")
     assert read_config(tmp_path) == config
@@ -64,7 +107,9 @@ def test_what_is_written_is_read_back(tmp_path):
         ("lora.learning_rate=0", "lora.learning_rate is more than 0"),
         ("lora.learning_rate=nan", "lora.learning_rate is more than 0; got nan"),
         ("lora.learning_rate=inf", "lora.learning_rate is more than 0 and finite; got inf"),
-        ("locality.interpolation_t=1.5", "locality.interpolation_t is at least 0 and at most 1; got 1.5"),
+        ("experimental.locality_t=1.5", "experimental.locality_t is at least 0 and at most 1; got 1.5"),
+        ("experimental.locality_t=uniforn", "experimental.locality_t is a number or \"uniform\"; got 'uniforn'"),
+        ("experimental.locality_t=true", "experimental.locality_t is a number; got True"),
         (
             "locality.interpolation=slurp",
             r"locality.interpolation is one of .*; got 'slurp' \(did you mean 'slerp'\?\)",
@@ -85,6 +130,12 @@ def test_wrong_settings_are_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("lora.averaging=0.5", "lora.averaging is now called lora.ema_gamma, as 1/averaging - 1; use that name"),
+        ("locality.time_drawn=true", 'locality.time_drawn was removed: write experimental.locality_t = "uniform"'),
+        (
+            "sampling.seed=1",
+            "[sampling] is now called [sampler] and [validation]; write sampling.seed as validation.seed",
+        ),
         ("inversion.rate=0.1", "inversion.rate is now called inversion.learning_rate; use that name"),
         ("tuning.rate=0.1", "[tuning] is now called [lora]; write tuning.rate as lora.learning_rate"),
         ("tuning.rate=", "[tuning] is now called [lora]; write tuning.rate as lora.learning_rate"),
@@ -99,13 +150,12 @@ def test_former_names_are_refused_with_the_present_ones(change, message):
 
 def test_former_names_lead_to_settings_that_exist():
     known = Config().flat()
-    assert set(FORMER_SETTINGS.values()) <= set(known)
-    assert not set(FORMER_SETTINGS) & set(known)
+    assert {name.partition(",")[0] for name in FORMER_SETTINGS.values()} <= set(known)
+    assert not {*FORMER_SETTINGS, *REMOVED_SETTINGS} & set(known)
+    assert not set(FORMER_SETTINGS) & set(REMOVED_SETTINGS)
     sections = {name.partition(".")[0] for name in known}
-    assert set(FORMER_SECTIONS.values()) <= sections
+    assert {part for name in FORMER_SECTIONS.values() for part in name.split("] and [")} <= sections
     assert not set(FORMER_SECTIONS) & sections
-    renamed = {name for name in known if name.partition(".")[0] in FORMER_SECTIONS.values()}
-    assert renamed <= set(FORMER_SETTINGS.values())
 
 
 def test_files_that_are_no_configuration(tmp_path):
@@ -126,7 +176,7 @@ def test_a_checkpoint_belongs_to_what_its_stage_reads():
     other = replace(base, lora=replace(base.lora, rank=16))
     assert fingerprint(base, "invert") == fingerprint(other, "invert")
     assert differences(fingerprint(base, "tune"), fingerprint(other, "tune")) == ["lora.rank was 8, is 16"]
-    quiet = replace(base, output=replace(base.output, dir="b"), sampling=replace(base.sampling, every_n_steps=0))
+    quiet = replace(base, output=replace(base.output, dir="b"), validation=replace(base.validation, every_n_steps=0))
     assert fingerprint(base, "tune") == fingerprint(quiet, "tune")
 
 
@@ -135,27 +185,3 @@ def test_two_processes_with_half_the_batch_are_one_with_all_of_it():
     whole = read_config(None, ("inversion.batch_size=4", "lora.batch_size=6"))
     assert fingerprint(half, "tune", processes=2) == fingerprint(whole, "tune")
     assert fingerprint(half, "tune") != fingerprint(whole, "tune")
-
-
-def test_a_setting_that_came_later_leaves_older_runs_what_they_were(tmp_path):
-    others = {
-        "loss.unmasked_weight": 0.1,
-        "lora.averaging": 1.0,
-        "locality.keep_captions_whole": False,
-        "lora.text_rate_share": 0.5,
-        "locality.outside_timesteps": "class",
-        "locality.mix_captions": True,
-        "data.prompt_templates": ["one {token}"],
-        "data.latent_refinement_steps": 150,
-    }
-    assert set(others) == set(EARLIER)
-    for name, value in EARLIER.items():
-        before, now = (read_config(None, [f"{name}={json.dumps(v)}"]) for v in (value, others[name]))
-        assert name not in fingerprint(before, "tune")
-        assert name in fingerprint(now, "tune")
-        told = differences(fingerprint(before, "tune"), fingerprint(now, "tune"))
-        assert told == [f"{name} was {json.dumps(value)}, is {json.dumps(others[name])}"]
-        key = name.partition(".")[2]
-        written = toml_of(now).replace(f"{key} = {json.dumps(others[name])}\n", "")
-        (tmp_path / "config.toml").write_text(written, encoding="utf-8")
-        assert read_config(tmp_path) == before  # a run folder of then, which holds every setting that there was

@@ -196,10 +196,10 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
     samples = read(folder).samples
     settings = DataSection(
         source=str(folder),
-        resize_mode="random",
+        resize_mode="random_crop",
         num_random_crops=2,
         random_flip=True,
-        vae_encoding="mean",
+        vae_encoding="mode",
         latent_refinement_steps=0,
     )
     shuffled, ordered = (LatentCache(model, samples, settings, seed=3) for _ in range(2))
@@ -226,7 +226,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     model = load_pipeline(str(sd))
     samples = read(folder).samples
     encoded, near, fitted = (
-        LatentCache(model, samples, DataSection(vae_encoding="mean", latent_refinement_steps=n), seed=0)
+        LatentCache(model, samples, DataSection(vae_encoding="mode", latent_refinement_steps=n), seed=0)
         for n in (0, 3, 60)
     )
     views, noise = [ImageView(0), ImageView(1, mirrored=True)], torch.zeros(2, 4, 4, 4)
@@ -240,7 +240,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
     assert error(fitted) < error(near) < error(encoded)
     moved = fitted.of(views, noise)[0] - encoded.of(views, noise)[0]
     assert 0 < float(moved.abs().max()) < 60 * 0.025  # no further than the steps go
-    again = LatentCache(model, samples, DataSection(vae_encoding="mean", latent_refinement_steps=60), seed=0)
+    again = LatentCache(model, samples, DataSection(vae_encoding="mode", latent_refinement_steps=60), seed=0)
     assert torch.equal(again.of(views[1:], noise[1:])[0], fitted.of(views, noise)[0][1:])  # each on its own
     assert all(parameter.grad is None for parameter in model.vae.parameters())
 
@@ -256,7 +256,7 @@ def test_latents_are_fitted_to_their_picture(folder, sd):
 def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, settings, mean, factor):
     model, samples = load_pipeline(str(sd)), read(folder).samples
     model.vae.register_to_config(scaling_factor=2.0, **settings)
-    data = DataSection(vae_encoding="mean", latent_refinement_steps=0)
+    data = DataSection(vae_encoding="mode", latent_refinement_steps=0)
     kept = LatentCache(model, samples, data, seed=0)
     found = kept.of([ImageView(0)], torch.zeros(1, 4, 4, 4))[0]
     picture = kept.pixels(ImageView(0))[0][None]
@@ -273,7 +273,7 @@ def test_latents_are_scaled_as_the_autoencoder_is_configured(folder, sd, setting
 def test_latents_that_were_fitted_before_are_not_fitted_again(folder, sd, monkeypatch):
     model = load_pipeline(str(sd))
     settings = DataSection(
-        source=str(folder), resize_mode="random", num_random_crops=2, random_flip=True, latent_refinement_steps=3
+        source=str(folder), resize_mode="random_crop", num_random_crops=2, random_flip=True, latent_refinement_steps=3
     )
     first, second = (LatentCache(model, read(folder).samples, settings, seed=3) for _ in range(2))
     means = first.means()

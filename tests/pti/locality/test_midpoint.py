@@ -113,7 +113,7 @@ def test_prompts_that_do_not_align_are_refused_with_their_tokens(sd):
 
 def test_the_gradient_is_that_of_a_finite_difference(sd, tmp_path):
     """Figure 6, in float64: with respect to a low-rank factor."""
-    tuning = tuning_of(configuration(sd, tmp_path / "run", "lora.learning_rate=0.05", "locality.every_nth_image=1"))
+    tuning = tuning_of(configuration(sd, tmp_path / "run", "lora.learning_rate=0.05", "locality.batch_fraction=1"))
     list(tuning.run())
     model = tuning.model
     model.unet.double()
@@ -150,7 +150,7 @@ def test_what_is_walked_is_that_gradient_by_the_whole_step(sd, tmp_path, share, 
     """The gradient of the batched step is the sum of those of its two losses, each computed alone."""
     changes = (
         "locality.weight=3.0",
-        "locality.every_nth_image=1",
+        "locality.batch_fraction=1",
         f"locality.empty_prompt_fraction={share}",
         "locality.mix_captions=false",
     )
@@ -201,7 +201,7 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
     """After the same steps the tuned midpoint is nearer to the frozen one than without the regulariser."""
     stages = []
     for weight in (20.0, 0.0):
-        changes = (f"locality.weight={weight}", "lora.steps=25", "locality.every_nth_image=1")
+        changes = (f"locality.weight={weight}", "lora.steps=25", "locality.batch_fraction=1")
         stages.append(tuning_of(configuration(sd, tmp_path / str(weight), *changes)))
         list(stages[-1].run())
     stages[1].conditions.decision = stages[0].decision
@@ -221,7 +221,7 @@ def test_it_holds_the_midpoint_where_it_was(sd, tmp_path):
 def test_every_so_many_steps_and_pictures(sd, tmp_path):
     tuning = tuning_of(
         configuration(
-            sd, tmp_path / "run", "locality.every_n_steps=2", "locality.every_nth_image=2", "lora.batch_size=3"
+            sd, tmp_path / "run", "experimental.locality_every=2", "locality.batch_fraction=0.5", "lora.batch_size=3"
         )
     )
     sizes, original = [], tuning.model.unet.forward
@@ -242,12 +242,12 @@ def test_every_so_many_steps_and_pictures(sd, tmp_path):
 def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
     """Whatever is regularised on: with a picture a step as well, where steps take turns."""
     for changes in (
-        ("lora.batch_size=4", "locality.every_nth_image=2"),
+        ("lora.batch_size=4", "locality.batch_fraction=0.5"),
         ("lora.batch_size=1",),
-        ("lora.batch_size=3", "locality.every_n_steps=2"),
+        ("lora.batch_size=3", "experimental.locality_every=2"),
     ):
         tuning = tuning_of(configuration(sd, tmp_path / "run", f"locality.empty_prompt_fraction={share}", *changes))
-        every, found = tuning.config.locality.every_n_steps, []
+        every, found = tuning.config.experimental.locality_every, []
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
             draw = tuning.plan_batch("tune", tuning.latents, 0)
@@ -263,9 +263,9 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
     gaps = []
     for weight in (50.0, 0.0):
         changes = (
-            f"locality.weight={weight}", "locality.every_nth_image=1", "locality.empty_prompt_fraction=0",
+            f"locality.weight={weight}", "locality.batch_fraction=1", "locality.empty_prompt_fraction=0",
             f"locality.outside_timesteps={untrained}",
-            "loss.max_timestep=30", "lora.steps=40", "lora.learning_rate=0.01", "lora.averaging=0",
+            "loss.max_timestep=30", "lora.steps=40", "lora.learning_rate=0.01", "lora.ema_gamma=",
             f"lora.train_text_encoder={text_encoder}",
         )  # fmt: skip
         tuning = tuning_of(configuration(sd, tmp_path / str(weight), *changes))
@@ -294,7 +294,7 @@ def test_levels_that_are_held(sd, tmp_path):
                 sd,
                 tmp_path / "run",
                 "lora.batch_size=8",
-                "locality.every_nth_image=1",
+                "locality.batch_fraction=1",
                 "locality.empty_prompt_fraction=0",
                 *changes,
             )
@@ -303,7 +303,7 @@ def test_levels_that_are_held(sd, tmp_path):
         levels = tuning.locality_loss.sample_timesteps(0, 0, draw)
         return draw.timesteps, levels, *tuning.locality_loss.prompt_kinds(0, 0, draw, levels, torch.arange(8))
 
-    times, levels, tuned, frozen = drawn("loss.max_timestep=30", "locality.outside_timesteps=nothing")
+    times, levels, tuned, frozen = drawn("loss.max_timestep=30", "locality.outside_timesteps=none")
     assert torch.equal(times, levels)
     assert set(tuned) == set(frozen) == {"midpoint"}
     times, levels, tuned, frozen = drawn("loss.max_timestep=30", "loss.min_timestep=20")
@@ -320,7 +320,7 @@ def test_levels_that_are_held(sd, tmp_path):
 def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypatch):
     """Figure 7, at levels that are only held."""
     tuning = tuning_of(
-        configuration(sd, tmp_path / "run", "lora.batch_size=6", "locality.every_nth_image=2", "loss.max_timestep=50")
+        configuration(sd, tmp_path / "run", "lora.batch_size=6", "locality.batch_fraction=0.5", "loss.max_timestep=50")
     )
 
     def held(share):
@@ -344,7 +344,7 @@ def test_it_holds_what_guidance_subtracts(sd, tmp_path, text_encoder):
         changes = (
             f"locality.weight={weight}",
             "locality.empty_prompt_fraction=1",
-            "locality.every_nth_image=1",
+            "locality.batch_fraction=1",
             "lora.steps=25",
         )
         tuning = tuning_of(
@@ -365,8 +365,8 @@ def test_own_pictures_of_the_midpoint(sd, tmp_path, text_encoder):
     config = configuration(
         sd,
         tmp_path / "run",
-        "locality.inputs=own",
-        "locality.num_generated=4",
+        "experimental.locality_inputs=generated",
+        "experimental.locality_num_generated=4",
         f"lora.train_text_encoder={text_encoder}",
     )
     tuning = tuning_of(config)

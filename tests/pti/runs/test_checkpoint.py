@@ -112,15 +112,15 @@ def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
     settings = (
         "data.latent_refinement_steps=2",
         "loss.unmasked_weight=0.5",
-        "locality.inputs=own",
-        "locality.num_generated=2",
+        "experimental.locality_inputs=generated",
+        "experimental.locality_num_generated=2",
     )
     settings += (
         "prior_preservation.weight=0.3",
         "prior_preservation.num_class_images=2",
         "inversion.steps=1",
         "lora.steps=1",
-        "sampling.prompts=[]",
+        "validation.prompts=[]",
     )
     folder = run_stages(configuration(sd, tmp_path / "run", *settings), ("invert", "tune"))
     kept = {folder / f"{name}.safetensors": b"" for name in ("latents", "focus", "own", "prior")}

@@ -41,7 +41,7 @@ def another_process(folder):
 
 
 def test_a_folder_in_use_is_refused_until_its_process_is_gone(sd, tmp_path):
-    config = configuration(sd, tmp_path / "run", "inversion.steps=1", "lora.steps=1", "sampling.prompts=[]")
+    config = configuration(sd, tmp_path / "run", "inversion.steps=1", "lora.steps=1", "validation.prompts=[]")
     folder = run_stages(config, ("invert", "tune"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
     calls = (
@@ -83,7 +83,7 @@ def test_a_folder_without_a_run_is_left_as_it_is(tmp_path):
 
 @pytest.mark.slow
 def test_of_two_runs_at_once_one_trains(sd, tmp_path):
-    settings = ("inversion.steps=10", "lora.steps=10", "sampling.prompts=[]")
+    settings = ("inversion.steps=10", "lora.steps=10", "validation.prompts=[]")
     config = configuration(sd, tmp_path / "run", *settings)
     from pti.config.toml_io import toml_of
 

@@ -52,7 +52,7 @@ def test_names_hold_when_the_grid_grows():
     )
     same_last = Sweep(vary={"inversion.learning_rate": [1.0], "lora.learning_rate": [2.0]}).points()
     assert same_last[0].label == "inversion.learning_rate=1.0-lora.learning_rate=2.0"
-    long = Sweep(vary={"sampling.prompts": [["é/" * 300]]}).points()[0].name
+    long = Sweep(vary={"validation.prompts": [["é/" * 300]]}).points()[0].name
     assert len(long) < 130
     assert "/" not in long
 

@@ -27,7 +27,7 @@ QUICK = (
     "inversion.steps=2",
     "lora.steps=2",
     "output.checkpointing_steps=1",
-    "sampling.prompts=[]",
+    "validation.prompts=[]",
     "locality.interpolation=none",
 )
 RATES = {"lora.learning_rate": [0.01, 0.02]}

@@ -63,7 +63,7 @@ def test_the_loss_weighs_places():
 
 def test_a_mirrored_picture_has_mirrored_places(any_pipeline, tmp_path):
     config = configuration(
-        any_pipeline, tmp_path, "data.random_flip=true", "data.resize_mode=random", "data.num_random_crops=2"
+        any_pipeline, tmp_path, "data.random_flip=true", "data.resize_mode=random_crop", "data.num_random_crops=2"
     )
     latents = session(config).latents
     assert latents.loss_weights([ImageView(0)]) is None
@@ -79,7 +79,7 @@ def test_a_run_looks_once_and_shows_what_it_found(sd, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pti.training.trainer, "class_word_saliency", lambda *a, **k: looks.append(a[3]) or class_word_saliency(*a, **k)
     )
-    few = ("inversion.steps=1", "lora.steps=1", "sampling.prompts=[]", "loss.unmasked_weight=0.1")
+    few = ("inversion.steps=1", "lora.steps=1", "validation.prompts=[]", "loss.unmasked_weight=0.1")
 
     def run(name, *changes):
         """How often it has looked by then."""
@@ -100,7 +100,7 @@ def test_both_stages_weigh_places(tmp_path):
     losses = {}
     for unmasked in (1.0, 0.1):
         folder = tmp_path / str(unmasked)
-        few = ("inversion.steps=1", "lora.steps=1", "sampling.prompts=[]", "locality.interpolation=none")
+        few = ("inversion.steps=1", "lora.steps=1", "validation.prompts=[]", "locality.interpolation=none")
         run_stages(configuration("miniworld", folder, *few, f"loss.unmasked_weight={unmasked}"), ("invert", "tune"))
         table = pd.read_parquet(folder / "metrics.parquet")
         losses[unmasked] = table.groupby("stage").loss.first()

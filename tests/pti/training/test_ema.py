@@ -96,7 +96,7 @@ def test_training_itself_is_the_same_and_what_comes_of_it_is_the_average(sd, tmp
 
 
 def test_a_run_is_loaded_with_its_averages(sd, tmp_path):
-    config = configuration(sd, tmp_path / "run", "lora.averaging=1", "sampling.prompts=[]")
+    config = configuration(sd, tmp_path / "run", "lora.ema_gamma=0", "validation.prompts=[]")
     run_stages(config, ("invert", "tune"))
     stored = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints", "tune")).tensors
     loaded = load_run(tmp_path / "run").lora.parameters

@@ -155,10 +155,10 @@ def test_what_a_prompt_leaves_open_is_held_where_captions_are_whole(tune):
 
     def held(*changes):
         tuning, _ = tune(
-            "lora.tag_dropout_max_timestep=0",
+            "data.tag_dropout_max_timestep=0",
             "data.caption_tag_dropout_rate=0.9",
             "lora.batch_size=6",
-            "locality.every_nth_image=1",
+            "locality.batch_fraction=1",
             "locality.mix_captions=false",
             *changes,
             steps=False,

@@ -66,7 +66,7 @@ def test_a_table_that_moves_is_noticed(invert):
 def test_the_distance_limit_is_met_exactly(invert):
     for norm in ("off", "fixed"):
         inversion, records = invert(
-            "inversion.steps=50", "inversion.max_distance=0.1", f"inversion.embedding_norm={norm}"
+            "inversion.steps=50", "inversion.max_distance=0.1", f"experimental.embedding_norm={norm}"
         )
         assert records[-1].stopped == "distance 0.1 reached"
         assert len(records) < 50
@@ -77,17 +77,17 @@ def test_the_distance_limit_is_met_exactly(invert):
 
 
 def test_a_fixed_norm_stays_and_directions_move(invert):
-    inversion, _ = invert("inversion.embedding_norm=fixed", "inversion.learning_rate=0.1")
+    inversion, _ = invert("experimental.embedding_norm=fixed", "inversion.learning_rate=0.1")
     torch.testing.assert_close(inversion.rows[0].norm(dim=-1), inversion.start[0].norm(dim=-1))
     assert distance(inversion.rows, inversion.start) > 0.05
-    inversion, _ = invert("inversion.embedding_norm=fixed", "inversion.embedding_norm_target=table")
+    inversion, _ = invert("experimental.embedding_norm=fixed", "experimental.embedding_norm_target=table")
     assert float(inversion.rows[0].detach().norm()) == pytest.approx(inversion.pivot.table_norms[0], rel=1e-5)
 
 
 def test_decay_pulls_the_norm_to_its_target(invert):
     free, _ = invert("inversion.learning_rate=0.2")
     held, _ = invert(
-        "inversion.learning_rate=0.2", "inversion.embedding_norm=decay", "inversion.embedding_norm_decay=0.5"
+        "inversion.learning_rate=0.2", "experimental.embedding_norm=decay", "experimental.embedding_norm_decay=0.5"
     )
     gap = [abs(float(i.rows[0].detach().norm() - i.start[0].norm())) for i in (free, held)]
     assert gap[1] < gap[0]

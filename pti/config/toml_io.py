@@ -22,7 +22,17 @@ from pti.config.former_names import FORMER_SECTIONS, FORMER_SETTINGS, REMOVED_SE
 from pti.config.presets import names_of_presets, read_preset
 from pti.config.schema import Config
 
-__all__ = ["Config", "changed", "explained", "explanation", "read_config", "starting_file", "toml_of", "value_of"]
+__all__ = [
+    "Config",
+    "changed",
+    "explained",
+    "explanation",
+    "read_config",
+    "starting_file",
+    "toml_of",
+    "value_of",
+    "written_value",
+]
 
 
 DEFAULT_PRESET = "miniworld"  # for the bundled model of the same name
@@ -146,7 +156,12 @@ def value_of(name: str, written: str) -> Any:
 def explained(preset: str = "miniworld") -> str:
     """Return a TOML file with every setting: its explanation, and its value in a preset."""
     config = _parse(_values_of(preset), preset)
-    lines = ["# Pivotal tuning: every setting. Delete what you do not change.", "", f"preset = {_toml(preset)}", ""]
+    lines = [
+        "# Pivotal tuning: every setting. Delete what you do not change.",
+        "",
+        f"preset = {written_value(preset)}",
+        "",
+    ]
     for section in Config.sections():
         values = getattr(config, section.name)
         lines += [f"# {(values.__doc__ or '').strip()}", f"[{section.name}]"]
@@ -154,7 +169,9 @@ def explained(preset: str = "miniworld") -> str:
             lines += _wrapped(explanation(key))
             value = getattr(values, key.name)
             lines.append(
-                f"# {key.name} = {_toml(key.metadata['example'])}" if value is None else f"{key.name} = {_toml(value)}"
+                f"# {key.name} = {written_value(key.metadata['example'])}"
+                if value is None
+                else f"{key.name} = {written_value(value)}"
             )
         lines.append("")
     return "\n".join(lines)
@@ -164,7 +181,7 @@ def starting_file(preset: str = "miniworld") -> str:
     """Return a TOML file with the settings that most runs change, at most 30, and their values in a preset."""
     config = _parse(_values_of(preset), preset)
     lines = ["# Pivotal tuning: the settings that most runs change. All settings: pti init --all", ""]
-    lines += [f"preset = {_toml(preset)}  # values of all settings that are not named here", ""]
+    lines += [f"preset = {written_value(preset)}  # values of all settings that are not named here", ""]
     for section in Config.sections():
         names = [name.partition(".")[2] for name in _STARTING if name.startswith(f"{section.name}.")]
         if names:
@@ -172,7 +189,11 @@ def starting_file(preset: str = "miniworld") -> str:
         for name in names:
             key = next(key for key in fields(getattr(config, section.name)) if key.name == name)
             value = getattr(getattr(config, section.name), name)
-            written = f"# {name} = {_toml(key.metadata['example'])}" if value is None else f"{name} = {_toml(value)}"
+            written = (
+                f"# {name} = {written_value(key.metadata['example'])}"
+                if value is None
+                else f"{name} = {written_value(value)}"
+            )
             lines.append(f"{written}  # {_brief(key)}")
         lines += [""] * bool(names)
     return "\n".join(lines)
@@ -180,12 +201,14 @@ def starting_file(preset: str = "miniworld") -> str:
 
 def toml_of(config: Config) -> str:
     """Convert a configuration to TOML with every value."""
-    lines = [f"preset = {_toml(config.preset)}", ""]
+    lines = [f"preset = {written_value(config.preset)}", ""]
     for section in Config.sections():
         lines.append(f"[{section.name}]")
         values = getattr(config, section.name)
         lines += [
-            f"{key.name} = {_toml(value)}" for key in fields(values) if (value := getattr(values, key.name)) is not None
+            f"{key.name} = {written_value(value)}"
+            for key in fields(values)
+            if (value := getattr(values, key.name)) is not None
         ]
         lines.append("")
     return "\n".join(lines)
@@ -327,9 +350,10 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="#   ", break_on_hyphens=False)
 
 
-def _toml(value: Any) -> str:
+def written_value(value: Any) -> str:
+    """Write a value as TOML."""
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(_toml(item) for item in value)}]"
+        return f"[{', '.join(written_value(item) for item in value)}]"
     if isinstance(value, float):
         return repr(value) if "e" not in repr(value) or "." in repr(value) else repr(value).replace("e", ".0e")
     return json.dumps(value, ensure_ascii=False)  # TOML's basic strings, numbers and booleans are JSON's

@@ -33,7 +33,7 @@ EVERYTHING = (
     "prior_preservation.num_class_images=3",
     "experimental.locality_inputs=generated",
     "experimental.locality_num_generated=3",
-    "locality.time_drawn=true",
+    "experimental.locality_t=uniform",
     "data.resize_mode=random_crop",
     "data.random_flip=true",
 )
@@ -105,7 +105,7 @@ def test_killed_at_ten_steps_and_resumed_bit_for_bit(sd, tmp_path):
 @pytest.mark.slow
 def test_two_processes_resume_bit_for_bit_and_compute_what_one_does(sd, tmp_path):
     """Figures 4 and 7, with gloo on this machine: five random steps of either stage, either process, then to the end."""
-    common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.every_nth_image=3")}
+    common = {"pipeline": str(sd), "changes": (*EVERYTHING, "locality.batch_fraction=0.3333333333333333")}
     half = {**common, "processes": 2, "changes": (*common["changes"], "inversion.batch_size=2", "lora.batch_size=2")}
     whole = {**common, "processes": 1, "changes": (*common["changes"], "inversion.batch_size=4", "lora.batch_size=4")}
     kills = random_kills(10, 2, processes=2)

@@ -8,7 +8,7 @@ from clipgeom.errors import ConfigError
 from pti.config.schema import DataSection
 from pti.data.captions import drop_tags, mix_captions
 from pti.data.dataset import read_images
-from pti.data.latent_cache import LatentCache
+from pti.data.latent_cache import CAPTION_VARIANTS, LatentCache
 from pti.data.views import ImageView
 from pti.models.pipeline import load_pipeline
 from tests.tiny.runs import write_pictures
@@ -64,19 +64,20 @@ def test_templates_take_the_place_of_the_part_with_the_word_as_often_as_others_a
     assert all("{token}" not in text for text in worded("dog, sea", templates=templates))
 
 
-def test_a_template_without_the_word_is_refused(tmp_path):
+def test_a_template_without_the_placeholder_is_refused(sd, tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION,))
-    with pytest.raises(ConfigError, match=r"data\.prompt_templates: 'a picture' lacks \{token\}"):
-        read_images(DataSection(source=str(folder), prompt_templates=("a picture",)))
+    data = DataSection(source=str(folder))
+    with pytest.raises(ConfigError, match=r"experimental\.prompt_templates: 'a picture' lacks \{token\}"):
+        LatentCache(load_pipeline(str(sd)), read_images(data).samples, data, seed=0, templates=("a picture",))
 
 
 def test_wordings_share_the_picture_and_have_captions_of_their_own(sd, tmp_path):
     folder = write_pictures(tmp_path / "pictures", (CAPTION, "a {token}, by the sea"))
-    data = DataSection(source=str(folder), caption_tag_dropout_rate=0.5, wordings=4)
+    data = DataSection(source=str(folder), caption_tag_dropout_rate=0.5)
     model = load_pipeline(str(sd))
     latents = LatentCache(model, read_images(data).samples, data, seed=0)
-    assert latents.wordings == 4
-    texts = [latents.caption(ImageView(0, wording=i)) for i in range(4)]
+    assert latents.wordings == CAPTION_VARIANTS == 8
+    texts = [latents.caption(ImageView(0, wording=i)) for i in range(8)]
     assert texts[0] == CAPTION
     assert len(set(texts)) > 1
     assert set(texts) <= set(latents.captions())

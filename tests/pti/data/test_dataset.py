@@ -178,15 +178,15 @@ def test_deep_greys_keep_their_shades(tmp_path):
 def test_cut_outs():
     image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
     rng = np.random.default_rng(0)
-    center, sizes = image_to_tensor(image, 8, "center", rng)
+    center, sizes = image_to_tensor(image, 8, "center_crop", rng)
     np.testing.assert_allclose((center.numpy() + 1) * 127.5, np.asarray(image)[:, 2:10].transpose(2, 0, 1), atol=1e-4)
     assert sizes.tolist() == [[8, 12, 0, 2, 8, 8]]
-    mirrored, _ = image_to_tensor(image, 8, "center", rng, mirrored=True)
+    mirrored, _ = image_to_tensor(image, 8, "center_crop", rng, mirrored=True)
     assert torch.equal(mirrored, center.flip(-1))
-    squeezed, sizes = image_to_tensor(image, 8, "squeeze", rng)
+    squeezed, sizes = image_to_tensor(image, 8, "stretch", rng)
     assert sizes.tolist() == [[8, 12, 0, 0, 8, 8]]
     assert not torch.equal(squeezed, center)
-    lefts = {int(image_to_tensor(image, 8, "random", rng)[1][0, 3]) for _ in range(50)}
+    lefts = {int(image_to_tensor(image, 8, "random_crop", rng)[1][0, 3]) for _ in range(50)}
     assert lefts == {0, 1, 2, 3, 4}
 
 
@@ -214,7 +214,7 @@ def test_latents_are_kept_by_view_and_match_their_pictures(folder, sd):
         with torch.no_grad():
             image = samples[view.sample].decode()
             array, _ = image_to_tensor(
-                image, 8, "random", np.random.default_rng((3, view.sample, view.crop)), mirrored=view.mirrored
+                image, 8, "random_crop", np.random.default_rng((3, view.sample, view.crop)), mirrored=view.mirrored
             )
             by_hand = model.vae.encode(array[None]).latent_dist.mean[0] * 0.5
         torch.testing.assert_close(together[row], by_hand)

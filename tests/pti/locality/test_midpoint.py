@@ -251,16 +251,16 @@ def test_the_empty_prompt_has_its_share_of_the_pictures(sd, tmp_path, share):
         for step in range(0, 12 * every, every):
             tuning.descent.step = step
             draw = tuning.plan_batch("tune", tuning.latents, 0)
-            chosen = torch.arange(0, tuning.settings.batch_size, tuning.config.locality.every_nth_image)
+            chosen = torch.from_numpy(tuning.locality_loss.regularized(draw.rows).nonzero()[0])
             found += tuning.locality_loss.is_empty_prompt(step, 0, draw, chosen)
         assert np.mean(found) == share
 
 
 @pytest.mark.parametrize("text_encoder", ["false", "true"])
-@pytest.mark.parametrize("untrained", ["class", "token"])
+@pytest.mark.parametrize("untrained", ["class_word", "placeholder"])
 def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_encoder):
     """There the token's prediction is that of the frozen model, for the class word or for itself."""
-    gaps = []
+    gaps, kind = [], {"class_word": "class", "placeholder": "token"}[untrained]
     for weight in (50.0, 0.0):
         changes = (
             f"locality.weight={weight}", "locality.batch_fraction=1", "locality.empty_prompt_fraction=0",
@@ -280,7 +280,7 @@ def test_levels_that_training_leaves_out_are_held(sd, tmp_path, untrained, text_
                 tuning.model, noisy, times, encode_prompts(tuning.model, [tuning.pivot.in_prompt(c) for c in captions])
             )
             with tuning.lora.disabled():
-                wanted = predict_noise(tuning.model, noisy, times, tuning.conditions.encode(captions, untrained))
+                wanted = predict_noise(tuning.model, noisy, times, tuning.conditions.encode(captions, kind))
         gaps.append(float(difference(said, wanted).mean()))
     assert gaps[0] < 0.5 * gaps[1]
 
@@ -328,7 +328,7 @@ def test_two_processes_hold_the_halves_of_what_one_holds(sd, tmp_path, monkeypat
         draw = tuning.plan_batch("tune", tuning.latents, 1)
         chosen = torch.tensor([i for i, row in enumerate(draw.rows) if row % 2 == 0])
         levels = tuning.locality_loss.sample_timesteps(5, 1, draw)[chosen]
-        said = [tuning.locality_loss.caption(draw, int(i), int(level)) for i, level in zip(chosen, levels, strict=True)]
+        said = [tuning.locality_loss.caption(draw, int(i)) for i in chosen]
         return levels.tolist(), said, *tuning.locality_loss.prompt_kinds(5, 1, draw, levels, chosen)
 
     whole, *halves = (held(share) for share in (BatchSlice(0, 1, 6), BatchSlice(0, 2, 3), BatchSlice(1, 2, 3)))

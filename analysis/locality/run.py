@@ -73,7 +73,7 @@ WAYS = (
     *(Way(rate, "auto") for rate in RATES),
     *(Way(mode=mode) for mode in ("lerp", "slerp", "vslerp", "aslerp")),
     Way(mode="auto", positions="placeholder"),
-    Way(mode="auto", inputs="own"),
+    Way(mode="auto", inputs="generated"),
     *(Way(mode="auto", weight=weight) for weight in (0.1, 10.0)),
     Way(prior=1.0),
     Way(rank=2),

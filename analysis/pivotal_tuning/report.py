@@ -17,7 +17,6 @@ from analysis.common.template import fill_in
 from analysis.pivotal_tuning import pilots as pivotal_tuning_pilots
 from clipgeom.miniworld import FACTORS
 from clipgeom.miniworld.readers import entropy
-from pti.config.schema import EARLIER
 
 __all__ = ["write"]
 
@@ -49,9 +48,8 @@ def write(raw: Path, out: Path) -> None:
 
 
 def _way(run: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run, but those of its character and its seed; as they were before they could be set, where they could not."""
-    settings = {**EARLIER, **run["settings"]}
-    # lists were tuples where they were no settings yet
+    """The settings of a run, but those of its character and its seed."""
+    settings = {**run["removed_settings"], **run["settings"]}
     return {name: json.loads(json.dumps(settings[name])) for name in sorted(settings) if name not in _OWN}
 
 

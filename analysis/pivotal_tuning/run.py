@@ -44,7 +44,7 @@ OUT = ROOT / "reports" / "pivotal-tuning"
 # seeds of the first character; 0 to 4, 13, 14, 21 to 24, 28 to 31, 33, 34, 41, 47 to 51 and 57 to 61 were looked at as well
 BEFORE, FARTHER, BY_PLACE, AGAIN, AVERAGED = 5, 15, 35, 42, 52
 LEVELS, TEXT, TEMPLATES, UNFITTED, TODAY = 62, 67, 72, 77, 82
-_LOOSER = ("loss.unmasked_weight=0.1", "lora.learning_rate=2e-3", "locality.keep_captions_whole=false")
+_LOOSER = ("loss.unmasked_weight=0.1", "lora.learning_rate=2e-3")
 _LEVELS = (*UNHELD, "loss.max_timestep=650", "lora.learning_rate=4e-3")
 _HALF = ("lora.text_encoder_learning_rate=2e-3",)  # of lora.learning_rate, which is what it is by default
 _ENCODER = "data.latent_refinement_steps=0"  # latents as the encoder has them

@@ -337,6 +337,15 @@ def explanation(key: Field[Any]) -> str:
     return key.metadata["help"] + (f" One of {', '.join(choices)}." if len(choices) > 1 else "")
 
 
+def _line(key: Field[Any], value: Any) -> str:
+    """One setting of a written file; one that is off stands in a comment, with an example."""
+    return (
+        f"# {key.name} = {written_value(key.metadata['example'])}"
+        if value is None
+        else f"{key.name} = {written_value(value)}"
+    )
+
+
 def _brief(key: Field[Any]) -> str:
     """First sentence of a setting's help."""
     help: str = key.metadata["help"]

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.common.citations import tell
 from analysis.common.template import fill_in
-from analysis.inversion_distance import sentences
+from analysis.common.wording import chosen, listed
 from analysis.inversion_distance.facts import FITS, PREDICTED, PREDICTORS, facts, table_of
-from analysis.inversion_distance.sentences import NAMES, PLAIN, Tell
 from clipgeom.geometry.estimate import Estimate
 
 __all__ = ["write"]
+
+NAMES = {
+    "adamw-0.0001": "AdamW, 0.0001",
+    "adamw-0.001": "AdamW, 0.001",
+    "adamw-0.003": "AdamW, 0.003",
+    "adamw-0.01": "AdamW, 0.01",
+    "adamw-0.03": "AdamW, 0.03",
+    "adamw-0.1": "AdamW, 0.1",
+    "fixed-0.001": "fixed norm, 0.001",
+    "fixed-0.01": "fixed norm, 0.01",
+    "decay-0.01": "norm decay, 0.01",
+    "sgd-0.3": "plain descent, 0.3",
+}
+
+PLAIN = [way for way in NAMES if way.startswith("adamw")]  # without control of the norm
 
 _LABELS = {
     "distance": "distance moved in the token space, ‖e − e₀‖₂",
@@ -73,13 +88,44 @@ def _color(way: str) -> tuple[float, ...]:
 
 def _text(found: Mapping[str, Estimate]) -> str:
     t = partial(tell, found)
-    best = max(PLAIN, key=lambda way: found[f"{way}.gain"].value)
+    gain = {way: found[f"{way}.gain"].value for way in PLAIN}
+    safe = [way for way in PLAIN if found[f"{way}.free_kept"].above(found["rule.kept"].value)]
+    control = {way: found[f"{way}.control_lost"] for way in PLAIN}
+    moved = {
+        "it falls": [way for way, fact in control.items() if fact.below(0)],
+        "it rises": [way for way, fact in control.items() if fact.above(0)],
+    }
     return fill_in(
-        "inversion_distance", t=t, found=found, best=best, sentences=sentences, ways=_rows(t), fits=_fit_rows(t)
+        "inversion_distance",
+        t=t,
+        found=found,
+        names=NAMES,
+        plain=PLAIN,
+        best=max(PLAIN, key=gain.__getitem__),
+        safe=max(safe, key=gain.__getitem__, default=None),
+        lost=found["control_kept.distance.after"].below(0),
+        bends=lambda name: np.isfinite(found[name].value),
+        moved_control=[(verb, ways) for verb, ways in moved.items() if ways],
+        predictors={y: _compared(found, y) for y in ("control_kept", "gain")},
+        chosen=chosen,
+        ways=_rows(t),
+        fits=_fit_rows(t),
     )
 
 
-def _rows(t: Tell) -> str:
+def _compared(found: Mapping[str, Estimate], y: str) -> dict[str, str]:
+    """Predictors of `y` that are surely better or worse than the distance in the token space."""
+    minus = {x: found[f"{y}.{x}.minus"] for x in PREDICTORS if x != "distance"}
+    largest = max(minus, key=lambda x: minus[x].value)
+    return {
+        "stronger": listed(PREDICTORS[x] for x, fact in minus.items() if fact.above(0)),
+        "weaker": listed(PREDICTORS[x] for x, fact in minus.items() if fact.below(0)),
+        "largest": largest,
+        "largest_name": PREDICTORS[largest],
+    }
+
+
+def _rows(t: Callable[..., str]) -> str:
     return "\n".join(
         f"| {name} | {t(f'{way}.distance')} | {t(f'{way}.ratio', '.3f')} | {t(f'{way}.gain', '.3f')} | {t(f'{way}.appearance')} | "
         f"{t(f'{way}.edit', '.3f')} | {t(f'{way}.control_kept', '.3f')} | {t(f'{way}.free_kept')} | {t(f'{way}.word.angle', '.0f')} | {t(f'{way}.word.on_shell')} |"
@@ -87,7 +133,7 @@ def _rows(t: Tell) -> str:
     )
 
 
-def _fit_rows(t: Tell) -> str:
+def _fit_rows(t: Callable[..., str]) -> str:
     return "\n".join(
         f"| {_LABELS[y]} | {name} | {t(f'{y}.{x}.rank')} | {'' if x == 'distance' else t(f'{y}.{x}.minus', '+.2f')} | "
         f"{t(f'{y}.{x}.boundary', '.3g')} | {t(f'{y}.{x}.before', '.3f')} | {t(f'{y}.{x}.after', '.3f')} |"

@@ -2,7 +2,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from analysis.common import template
-from analysis.common.template import fill_in, markdown_rows
+from analysis.common.template import claim, fill_in, markdown_rows
+from clipgeom.errors import ClipGeomError
 
 
 def test_a_template_takes_names_and_refuses_unknown_ones(tmp_path, monkeypatch):
@@ -19,3 +20,9 @@ def test_a_template_takes_names_and_refuses_unknown_ones(tmp_path, monkeypatch):
 
 def test_rows_of_a_markdown_table():
     assert markdown_rows([["a", 1], ["b", ""]]) == "| a | 1 |\n| b |  |"
+
+
+def test_a_claim_that_the_facts_do_not_support_stops_the_report():
+    assert claim(True, "x rises") == ""
+    with pytest.raises(ClipGeomError, match=r"support a sentence of report\.md\.j2: x rises"):
+        claim(False, "x rises")

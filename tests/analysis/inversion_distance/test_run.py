@@ -53,7 +53,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         **{f"placed.{name}": edit for name in ("position", "background", "style")},
                         "word.distance": 5 * distance,
                         "word.angle": 20 * distance * np.exp(rng.normal(0, 1)),
-                        "word.on_shell": 0.9,
+                        "word.on_shell": 0.2 if step else 0.9,
                         "eos.distance": 2 * distance,
                         "eos.angle": 10 * distance,
                         "eos.on_shell": 0.9,

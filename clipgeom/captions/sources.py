@@ -23,12 +23,14 @@ _COCO_SPLITS = ("val", "train")
 _SUFFIXES = (".txt", ".json", ".zip", ".csv", ".tsv", ".jsonl", ".parquet")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _KINDS = f"a file ({', '.join(_SUFFIXES)}), miniworld, coco2014:val, or a hub data set, whose id looks like owner/name"
-_HAVE_IMAGES = (
-    "COCO captions (.json, .zip, coco2014:val), and tables and data sets with a column image_id, or another one given "
-    "as --image-column,"
+_NO_IMAGES = (
+    '{} has no image ids, which per_image="first" needs. COCO captions (.json, .zip, coco2014:val), and tables and data '
+    "sets with a column image_id, or another one given as --image-column, do; for consecutive captions of one image give "
+    "--group-size."
 )
 
 
+# Many parameters: users name the options of a source here, by keyword; `Selection` and `_ColumnOptions` carry them on.
 def open_captions(
     source: str | os.PathLike[str],
     /,
@@ -105,22 +107,25 @@ def open_captions(
     options = _ColumnOptions(column, image_column)
     named = _named(source, options, split) if isinstance(source, str) else None
     opened = named or _on_disk_or_hub(source, options, split)
-    groups_by = _groups_by(opened, selection.group_size)
-    if per_image == "first" and groups_by is None:
-        raise ConfigError(
-            f'{opened.description} has no image ids, which per_image="first" needs. {_HAVE_IMAGES} do; for consecutive '
-            "captions of one image give --group-size."
-        )
-    with closing(opened.rows()) as rows:
-        if next(rows, None) is None:
-            raise CaptionError(f"{opened.description} holds no captions: it is empty.")
+    groups_by = _groups_by(opened, selection)
+    _require_captions(opened)
     return CaptionStream(opened, selection, groups_by)
 
 
-def _groups_by(opened: Source, group_size: int | None) -> str | None:
+def _require_captions(opened: Source) -> None:
+    """Read the first caption."""
+    with closing(opened.rows()) as rows:
+        if next(rows, None) is None:
+            raise CaptionError(f"{opened.description} holds no captions: it is empty.")
+
+
+def _groups_by(opened: Source, selection: Selection) -> str | None:
     """Describe how captions of one image are recognised."""
+    group_size = selection.group_size
     has_ids = not (isinstance(opened, TextLines) or (isinstance(opened, TableCaptions) and opened.image_column is None))
     if group_size is None:
+        if selection.per_image == "first" and not has_ids:
+            raise ConfigError(_NO_IMAGES.format(opened.description))
         return "image ids" if has_ids else None
     if has_ids:
         raise ConfigError(

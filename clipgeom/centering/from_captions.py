@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom.centering import CenteringCheck, check_centering
-from clipgeom.encoder.encode_captions import collect
+from clipgeom.encoder.encode_captions import EncodingRequest, collect
 from clipgeom.encoder.positions import Position
 from clipgeom.encoder.storage.cache import EmbeddingCache
 from clipgeom.geometry.norms import require_samples
@@ -42,11 +42,8 @@ def check_captions(
         collect(
             encoder,
             captions,
-            Path(folder),
-            representations=representations,
-            positions=positions,
-            cache=cache,
-            pack_size=pack_size,
+            EncodingRequest(representations, positions, cache=cache, pack_size=pack_size),
+            folder=Path(folder),
             progress=progress or Quiet(),
         ) as collected,
     ):

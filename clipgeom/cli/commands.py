@@ -236,7 +236,7 @@ def _encode(
     POSITION.captions contains the indices of the captions with that position.
     POSITION.images contains their image numbers, if known.
     """
-    from clipgeom.encoder.encode_captions import collect
+    from clipgeom.encoder.encode_captions import EncodingRequest, collect
 
     check_embeddings_path(out, overwrite=overwrite)
     with Progress("encoded", "captions") as progress:
@@ -249,11 +249,10 @@ def _encode(
             collect(
                 inputs.encoder,
                 inputs.captions,
-                Path(folder),
-                representations=inputs.representations,
-                positions=inputs.positions,
-                cache=inputs.cache,
-                pack_size=options.pack_size,
+                EncodingRequest(
+                    inputs.representations, inputs.positions, cache=inputs.cache, pack_size=options.pack_size
+                ),
+                folder=Path(folder),
                 progress=progress,
             ) as collected,
         ):

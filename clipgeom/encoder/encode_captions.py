@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
     from clipgeom.encoder.load import TextEncoder
 
-__all__ = ["PROFILE_CAPTIONS", "CaptionSpool", "Collected", "collect"]
+__all__ = ["PROFILE_CAPTIONS", "CaptionSpool", "Collected", "EncodingRequest", "collect"]
 
 # The profile keeps the vectors of all positions; this many captions bound the disk it takes (0.4 GB for two
 # representations of width 768). Its rows state their own n.
@@ -72,6 +72,36 @@ class CaptionSpool:
         return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodingRequest:
+    """Representations and positions to provide of a caption set, and how to encode them.
+
+    Parameters
+    ----------
+    representations, positions
+        Every pair of them is provided for every caption.
+    profile : bool
+        Also provide every position of the first `PROFILE_CAPTIONS` captions.
+    padded : bool
+        Include padded positions in the profile.
+    cache : EmbeddingCache, optional
+        Cache to read vectors from and write them to; without one they are deleted after use.
+    pack_size : int, optional
+        Tokens per forward pass; affects speed and memory only.
+    """
+
+    representations: tuple[str, ...]
+    positions: tuple[Position, ...]
+    profile: bool = False
+    padded: bool = False
+    cache: EmbeddingCache | None = None
+    pack_size: int | None = None
+
+    def pairs(self) -> list[Key]:
+        """Each representation at each position, in the order of a report's rows."""
+        return [(name, place) for name in self.representations for place in self.positions]
+
+
 @dataclass(frozen=True, eq=False)
 class Collected:
     """Vectors of a caption set by (representation, position), and counts of the captions.
@@ -96,55 +126,29 @@ class Collected:
 
 @contextmanager
 def collect(
-    encoder: TextEncoder,
-    captions: CaptionStream,
-    folder: Path,
-    *,
-    representations: tuple[str, ...],
-    positions: tuple[Position, ...],
-    progress: Progress,
-    profile: bool = False,
-    padded: bool = False,
-    cache: EmbeddingCache | None = None,
-    pack_size: int | None = None,
+    encoder: TextEncoder, captions: CaptionStream, request: EncodingRequest, *, folder: Path, progress: Progress
 ) -> Iterator[Collected]:
     """Encode a caption set unless it is cached, and provide its vectors within the context.
 
-    Parameters
-    ----------
-    encoder : TextEncoder
-    captions : CaptionStream
-    folder : Path
-        An existing folder for the captions, and for the vectors where no cache keeps them.
-    representations, positions
-        Representations and positions to read for every caption.
-    progress : Progress
-    profile : bool
-        Also keep every position of the first `PROFILE_CAPTIONS` captions.
-    padded : bool
-        Include padded positions in the profile.
-    cache : EmbeddingCache, optional
-        Cache to read vectors from and write them to.
-    pack_size : int, optional
-        Tokens per forward pass.
+    `folder` is an existing folder for the captions, and for the vectors if no cache keeps them.
     """
-    everywhere = [Position("content", i) for i in range(encoder.max_positions)] if profile else []
-    if profile and padded:
+    representations, positions = request.representations, request.positions
+    everywhere = [Position("content", i) for i in range(encoder.max_positions)] if request.profile else []
+    if request.profile and request.padded:
         everywhere += [Position("padded", i) for i in range(encoder.max_positions)]
     extra = [place for place in everywhere if place not in positions]
     wanted = [Wanted(place, representations) for place in positions]
     wanted += [Wanted(place, representations, PROFILE_CAPTIONS) for place in extra]
 
     spool = CaptionSpool(captions, folder / "captions.jsonl")
-    with _store(encoder, captions, folder / "vectors", wanted, cache, progress) as store:
+    with _store(encoder, captions, folder / "vectors", wanted, request.cache, progress) as store:
         progress.expect(len(spool))
-        store.fill(encoder, spool.texts(), wanted, pack_size=pack_size, progress=progress)
+        store.fill(encoder, spool.texts(), wanted, pack_size=request.pack_size, progress=progress)
         lengths = store.lengths
-        keys = [(name, place) for name in representations for place in positions]
         side = [(name, place) for name in representations for place in extra]
         yield Collected(
             captions=spool,
-            vectors={(name, place): store.vectors(name, place) for name, place in keys},
+            vectors={(name, place): store.vectors(name, place) for name, place in request.pairs()},
             profile={(name, place): store.vectors(name, place, PROFILE_CAPTIONS) for name, place in side},
             rows={place: np.flatnonzero(place.present(lengths.eos)) for place in positions},
             n=len(lengths.eos),

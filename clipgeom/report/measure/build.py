@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from clipgeom._progress import Progress, Quiet
 from clipgeom._version import __version__
-from clipgeom.encoder.encode_captions import CaptionSpool, Collected, collect
+from clipgeom.encoder.encode_captions import CaptionSpool, Collected, EncodingRequest, collect
 from clipgeom.encoder.positions import Position
 from clipgeom.encoder.storage.cache import EmbeddingCache
 from clipgeom.errors import DomainError
 from clipgeom.geometry.embedding_files import embeddings_metadata, groups_of_embeddings
 from clipgeom.geometry.vectors import ArrayVectors, Vectors
 from clipgeom.report.folder import SCHEMA
-from clipgeom.report.measure.rows import Row, RowArrays, json_ready, measure_profile, measure_row
+from clipgeom.report.measure.rows import Row, RowArrays, VectorSet, json_ready, measure_profile, measure_row
 
 if TYPE_CHECKING:
     from clipgeom.captions import CaptionStream
@@ -48,6 +48,7 @@ class ReportData:
     rows: list[RowArrays] = field(default_factory=list)
 
 
+# Many parameters: users give them from Python, by keyword; `EncodingRequest` carries those of the encoding on.
 def measure_captions(
     encoder: TextEncoder,
     captions: CaptionStream,
@@ -98,66 +99,25 @@ def measure_captions(
     ClipGeomError
         Captions or encoder cannot be read, or too few captions have a position.
     """
-    rows = []
+    request = EncodingRequest(representations, positions, profile, padded, cache, pack_size)
+    progress = progress or Quiet()
     with (
         tempfile.TemporaryDirectory(prefix=".clipgeom-", dir=workspace) as folder,
-        collect(
-            encoder,
-            captions,
-            Path(folder),
-            representations=representations,
-            positions=positions,
-            profile=profile,
-            padded=padded,
-            cache=cache,
-            pack_size=pack_size,
-            progress=progress or Quiet(),
-        ) as collected,
+        collect(encoder, captions, request, folder=Path(folder), progress=progress) as collected,
     ):
-        for representation in representations:
-            for place in positions:
-                rows.append(
-                    measure_row(
-                        collected.vectors[representation, place],
-                        representation=representation,
-                        position=str(place),
-                        n_excluded=collected.n - len(collected.rows[place]),
-                        describe=_describer(collected.captions, collected.rows[place]),
-                        seed=seed,
-                        check=check,
-                        groups=collected.images(place),
-                    )
-                )
+        rows = [
+            measure_row(_collected_set(collected, name, place), seed=seed, check=check)
+            for name, place in request.pairs()
+        ]
         profile_rows, centers = _profile(collected, representations)
         modality = None
         texts = collected.vectors.get(("projected", Position("eos")))
         if images is not None and texts is not None:
-            row, modality = _pictured(images, texts, collected.captions, seed, check, progress or Quiet())
+            row, modality = _pictured(images, texts, collected.captions, seed, check, progress)
             rows.append(row)
-        used = collected.captions.images
-    counts = asdict(captions.counts)
-    sha256 = counts.pop("sha256")
     report = _report(
-        provenance={
-            "model": encoder.name,
-            "revision": encoder.revision,
-            "fingerprint": encoder.fingerprint,
-            "dtype": encoder.dtype,
-            "device": encoder.device,
-            "captions": captions.source,
-            "selection": asdict(captions.selection),
-            "captions_sha256": sha256,
-            "seed": seed,
-            "command": command,
-        },
-        captions={
-            **counts,
-            "groups": captions.groups_by,
-            "n_groups": None if used is None else int(used.max()) + 1,
-            "n_truncated": collected.n_truncated,
-            "token_length": _token_lengths(collected.lengths),
-            "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
-        },
+        provenance=_caption_provenance(encoder, captions, seed, command),
+        captions=_caption_counts(captions, collected, positions),
         rows=rows,
         profile=profile_rows,
         modality=modality,
@@ -165,6 +125,7 @@ def measure_captions(
     return ReportData(report, {**centers, **_centers(rows)}, [row.arrays for row in rows])
 
 
+# Many parameters: users give them from Python, by keyword; three of them only name files and command in the report.
 def measure_embeddings(
     vectors: Vectors,
     *,
@@ -189,12 +150,13 @@ def measure_embeddings(
         `group_size` is given for vectors with image ids.
     """
     groups, groups_by = groups_of_embeddings(source, vectors.n, group_size)
-    rows = [_given(vectors, representation, str(position), seed, check, groups)]
+    rows = [measure_row(_given(vectors, representation, str(position), groups), seed=seed, check=check)]
     modality = None
     if images is not None:
         from clipgeom.geometry.modality import compare_modalities
 
-        rows.append(_given(images, representation, "image", seed, check, groups if images.n == vectors.n else None))
+        by_image = _given(images, representation, "image", groups if images.n == vectors.n else None)
+        rows.append(measure_row(by_image, seed=seed, check=check))
         modality = asdict(compare_modalities(_whole(images), _whole(vectors), groups=groups, seed=seed))
     about = embeddings_metadata(source)
     report = _report(
@@ -223,6 +185,48 @@ def measure_embeddings(
     return ReportData(report, _centers(rows), [row.arrays for row in rows])
 
 
+def _collected_set(collected: Collected, representation: str, place: Position) -> VectorSet:
+    return VectorSet(
+        collected.vectors[representation, place],
+        representation,
+        str(place),
+        _describer(collected.captions, collected.rows[place]),
+        n_excluded=collected.n - len(collected.rows[place]),
+        groups=collected.images(place),
+    )
+
+
+def _caption_provenance(
+    encoder: TextEncoder, captions: CaptionStream, seed: int, command: str | None
+) -> dict[str, Any]:
+    return {
+        "model": encoder.name,
+        "revision": encoder.revision,
+        "fingerprint": encoder.fingerprint,
+        "dtype": encoder.dtype,
+        "device": encoder.device,
+        "captions": captions.source,
+        "selection": asdict(captions.selection),
+        "captions_sha256": captions.counts.sha256,
+        "seed": seed,
+        "command": command,
+    }
+
+
+def _caption_counts(captions: CaptionStream, collected: Collected, positions: tuple[Position, ...]) -> dict[str, Any]:
+    counts = asdict(captions.counts)
+    del counts["sha256"]
+    images = collected.captions.images
+    return {
+        **counts,
+        "groups": captions.groups_by,
+        "n_groups": None if images is None else int(images.max()) + 1,
+        "n_truncated": collected.n_truncated,
+        "token_length": _token_lengths(collected.lengths),
+        "excluded": {str(place): collected.n - len(collected.rows[place]) for place in positions},
+    }
+
+
 def _pictured(
     images: ImageEmbedder, texts: Vectors, captions: CaptionSpool, seed: int, check: bool, progress: Progress
 ) -> tuple[Row, dict[str, Any]]:
@@ -234,30 +238,23 @@ def _pictured(
     progress.note(f"embedding the pictures of {n:,} captions")
     vectors = images([identifier for identifier, _ in described])
     groups = None if captions.images is None else captions.images[:n]
-    row = measure_row(
+    measured = VectorSet(
         ArrayVectors(vectors),
-        representation="projected",
-        position="image",
-        n_excluded=0,
-        describe=lambda indices: [{"id": described[i][0], "text": described[i][1]} for i in map(int, indices)],
-        seed=seed,
-        check=check,
+        "projected",
+        "image",
+        lambda indices: [{"id": described[i][0], "text": described[i][1]} for i in map(int, indices)],
         groups=groups,
     )
+    row = measure_row(measured, seed=seed, check=check)
     return row, asdict(compare_modalities(vectors, _whole(texts)[:n], groups=groups, seed=seed))
 
 
-def _given(
-    vectors: Vectors, representation: str, position: str, seed: int, check: bool, groups: NDArray[np.int64] | None
-) -> Row:
-    return measure_row(
+def _given(vectors: Vectors, representation: str, position: str, groups: NDArray[np.int64] | None) -> VectorSet:
+    return VectorSet(
         vectors,
-        representation=representation,
-        position=position,
-        n_excluded=0,
-        describe=lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
-        seed=seed,
-        check=check,
+        representation,
+        position,
+        lambda indices: [{"id": str(int(i)), "text": f"row {int(i)}"} for i in indices],
         groups=groups,
         encoded=False,
     )

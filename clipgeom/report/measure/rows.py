@@ -18,12 +18,41 @@ from clipgeom.geometry.norms import MIN_SAMPLES, NormSummary, Shells, measure_sh
 from clipgeom.geometry.spectrum import Spectrum, measure_spectrum
 from clipgeom.geometry.vectors import Vectors
 
-__all__ = ["Row", "RowArrays", "json_ready", "measure_profile", "measure_row"]
+__all__ = ["Row", "RowArrays", "VectorSet", "json_ready", "measure_profile", "measure_row"]
 
 EXTREMES = 8
 DRAWN = 20_000  # points that a histogram or scatter is drawn from
 
 Describe = Callable[[Iterable[int]], list[dict[str, str]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorSet:
+    """Vectors to measure as one row, and where they are from.
+
+    Parameters
+    ----------
+    vectors : Vectors
+        n vectors of dimension d.
+    representation, position : str
+        Representation and position of the vectors.
+    describe : callable
+        From row indices to {id, text} of their captions.
+    n_excluded : int
+        Captions that have no such position.
+    groups : ndarray, shape (n,), optional
+        An id for each vector; those with the same id, the captions of one image, are not independent.
+    encoded : bool
+        Whether an encoder computed the vectors here, so that the representation is more than a name.
+    """
+
+    vectors: Vectors
+    representation: str
+    position: str
+    describe: Describe
+    n_excluded: int = 0
+    groups: NDArray[np.int64] | None = None
+    encoded: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,45 +83,25 @@ class Row:
     arrays: RowArrays
 
 
-def measure_row(
-    vectors: Vectors,
-    *,
-    representation: str,
-    position: str,
-    n_excluded: int,
-    describe: Describe,
-    seed: int,
-    check: bool = True,
-    groups: NDArray[np.int64] | None = None,
-    encoded: bool = True,
-) -> Row:
+def measure_row(measured: VectorSet, *, seed: int, check: bool = True) -> Row:
     """Measure one set of vectors.
 
     Parameters
     ----------
-    vectors : Vectors
-        n vectors of dimension d.
-    representation, position : str
-        Representation and position of the vectors.
-    n_excluded : int
-        Captions that have no such position.
-    describe : callable
-        From row indices to {id, text} of their captions.
+    measured : VectorSet
     seed : int
         Seed of the bootstrap and of the check.
     check : bool
         Whether to run the centering check too.
-    groups : ndarray, shape (n,), optional
-        An id for each vector; those with the same id, the captions of one image, are not independent.
-    encoded : bool
-        Whether an encoder computed the vectors here, so that the representation is more than a name.
 
     Raises
     ------
     DomainError
         There are too few vectors or groups; the message names the position.
     """
-    require_samples(vectors.n, n_excluded, position, groups)
+    vectors, groups, describe = measured.vectors, measured.groups, measured.describe
+    representation, position = measured.representation, measured.position
+    require_samples(vectors.n, measured.n_excluded, position, groups)
     shells = measure_shells(vectors, groups=groups, seed=seed)
     spectrum = measure_spectrum(shells.moments)
     try:
@@ -100,7 +109,7 @@ def measure_row(
     except DomainError:
         common = None  # a zero vector or zero mean has no direction; the notes of the row mention it
     checked = check_centering(vectors, groups=groups, seed=seed, shells=shells) if check else None
-    figures = None if checked is None else summarize(checked, representation if encoded else None)
+    figures = None if checked is None else summarize(checked, representation if measured.encoded else None)
     statistics = {
         "representation": representation,
         "position": position,
@@ -108,7 +117,7 @@ def measure_row(
         "n_groups": shells.n_groups,
         "n_distinct": shells.n_distinct,
         "effective_distinct": shells.effective_distinct,
-        "n_excluded": n_excluded,
+        "n_excluded": measured.n_excluded,
         "dim": shells.dim,
         **_shells(shells),
         **_spectrum(spectrum),

@@ -13,7 +13,7 @@ from clipgeom.encoder.positions import Position
 from clipgeom.geometry.vectors import ArrayVectors
 from clipgeom.report.folder import SCHEMA
 from clipgeom.report.measure.build import ReportData, measure_embeddings
-from clipgeom.report.measure.rows import json_ready, measure_profile, measure_row
+from clipgeom.report.measure.rows import VectorSet, json_ready, measure_profile, measure_row
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -62,11 +62,13 @@ def captioned(
 
     measured = [
         measure_row(
-            ArrayVectors(vectors(kind, n, seed=seed + i)),
-            representation=representation,
-            position=position,
-            n_excluded=0 if position == "eos" else 7,
-            describe=describe,
+            VectorSet(
+                ArrayVectors(vectors(kind, n, seed=seed + i)),
+                representation,
+                position,
+                describe,
+                n_excluded=0 if position == "eos" else 7,
+            ),
             seed=0,
             check=check,
         )

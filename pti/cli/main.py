@@ -1,35 +1,24 @@
-"""Entry point of the `pti` command: what the user did wrong becomes one line, what we did wrong a traceback.
+"""Entry point of the `pti` command."""
 
-Exit codes: 0 done, 2 the user's input is at fault, 1 a defect of ours.
-"""
+from __future__ import annotations
 
-import sys
+from typing import TYPE_CHECKING
 
 from clipgeom._extras import needs_extra
-from clipgeom._io.files import explain
-from clipgeom._text import one_line
-from clipgeom._threads import limit_libraries
-from clipgeom.errors import ClipGeomError
+from clipgeom.cli.run import run_command_line
+
+if TYPE_CHECKING:
+    import typer
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command that the process's arguments name."""
-    limit_libraries()
-    try:
-        with needs_extra("pti", "the trainer"):
-            from pti.cli.commands import app
-        app()
-    except ClipGeomError as error:
-        _fail(str(error))
-    except OSError as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        _fail(f"{explanation}. What was written before is whole, and the same command goes on from there")
+    run_command_line("pti", _app, remains="What was written before is whole, and the same command goes on from there")
 
 
-def _fail(message: str) -> None:
-    print(f"pti: {one_line(message)}", file=sys.stderr)
-    raise SystemExit(2)
+def _app() -> typer.Typer:
+    with needs_extra("pti", "the trainer"):
+        from pti.cli.commands import app
+    return app

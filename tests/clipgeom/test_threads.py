@@ -93,13 +93,13 @@ def test_only_commands_limit_libraries_and_before_they_load_them():
     code = """
 import os, sys, types
 before = dict(os.environ)
-import clipgeom, pti, clipgeom.cli.main, pti.cli.main
+import clipgeom, pti, clipgeom.cli.main, clipgeom.cli.run, pti.cli.main
 assert dict(os.environ) == before
 for package in (clipgeom, pti):
     name = package.__name__ + ".cli.commands"
     def limit():
         print([m for m in ("torch", "numpy", "scipy") if m in sys.modules], name in sys.modules)
-    package.cli.main.limit_libraries = limit
+    clipgeom.cli.run.limit_libraries = limit
     stand_in = types.ModuleType(name)
     stand_in.app = lambda: print("ran")
     sys.modules[name] = stand_in

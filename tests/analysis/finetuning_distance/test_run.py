@@ -15,8 +15,8 @@ from analysis.finetuning_distance import report as finetuning_distance_report
 from analysis.finetuning_distance.facts import LEARNT, _holm, facts
 from analysis.finetuning_distance.report import write
 from analysis.finetuning_distance.run import PAIRS, PLACES, RATES, STEPS, plan, taught_places, training_scenes
-from analysis.finetuning_distance.text import STABLE_DIFFUSION
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS
+from tests.conftest import ROOT
 
 PICTURES, OF_CLASS = 40, 96
 
@@ -233,5 +233,7 @@ def test_the_command_for_stable_diffusion_is_a_plan(monkeypatch):
 
     plans = []
     monkeypatch.setattr(pti.sweeps.sweep, "sweep", lambda plan, *_args, **_kwargs: plans.append(plan) or 1 / 0)
-    CliRunner().invoke(app, shlex.split(STABLE_DIFFUSION.replace("\\\n", " "))[1:])
+    report = (ROOT / "reports" / "finetuning-distance" / "report.md").read_text(encoding="utf-8")
+    command = re.search(r"```sh\n(pti sweep .*?)\n```", report, re.DOTALL)[1]
+    CliRunner().invoke(app, shlex.split(command.replace("\\\n", " "))[1:])
     assert len(plans[0].points()) == 60

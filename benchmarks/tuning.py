@@ -71,7 +71,7 @@ def ours(model, batch, rank, folder, *changes):
     session = Trainer(config, folder, Quiet(), None)
     session.prepare_tuning()
     session.open()
-    session._focus()  # the weights of places, which a run makes before its first step
+    session._load_concept_masks()  # a run computes them before its first step
     tuning = LoraTuning(session.engine, session.model, session.latents, session.config, decision=session.decision)
     return tuning._train_step
 

@@ -104,7 +104,7 @@ def _train(config: Config, stages: Sequence[str], progress: Progress, root: Path
     """Train in the locked run folder, made once all checks pass; return whether this is the main process."""
     folder = Path(config.output.dir)
     if "invert" not in stages and checkpoint.latest(folder / "checkpoints", "invert") is None:
-        raise CheckpointError(f"{folder} holds no finished inversion; run pti invert first, or pti run")
+        raise CheckpointError(f"{folder} has no finished inversion; run pti invert first, or pti run")
     locked.enter_context(as_begun(folder))
     session = Trainer(config, folder, progress, root)
     try:

@@ -1,8 +1,7 @@
-"""The machine under both stages: devices and processes through accelerate, gradients, the optimiser, its schedule.
+"""Devices, processes, precision and trackers, through accelerate.
 
-The networks are not wrapped for several processes. What is trained is small, so its gradients are averaged here, in one
-message a step; any composition of passes (frozen and tuned, one batch or two) then costs nothing and needs no wrapper's
-consent.
+The networks are not wrapped for several processes. The trained parameters are few, so one message a step averages their
+gradients (`pti.training.optimizer`). A step may then combine passes of the tuned and the base model in any way.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Runtime:
     ----------
     settings : RuntimeSection
     folder : Path, optional
-        Where trackers that write files write them.
+        Folder for the files of trackers.
 
     Raises
     ------
@@ -49,7 +48,7 @@ class Runtime:
         try:
             self.accelerator: Any = Accelerator(
                 mixed_precision=settings.mixed_precision,
-                # told so, accelerate joins the processes of one CPU; left to find out, it lets each train alone
+                # without cpu=True, accelerate trains each process of one CPU alone
                 cpu=settings.device == "cpu" or not torch.accelerator.is_available(),
                 log_with=list(settings.trackers) or None,
                 project_dir=None if folder is None else str(folder / "trackers"),
@@ -60,73 +59,78 @@ class Runtime:
             ) from error
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.processes:
-            raise ConfigError(f"{launched} processes were launched, and accelerate has joined {self.processes} of them")
+            raise ConfigError(
+                f"expected accelerate to join {launched} launched processes, got {self.processes}; "
+                "start them with accelerate launch or torchrun"
+            )
         if settings.mixed_precision == "fp16" and self.device.type == "cpu":  # accelerate would not scale the loss
-            raise ConfigError("runtime.mixed_precision = 'fp16' does not work here: processors take bf16")
+            raise ConfigError("runtime.mixed_precision = 'fp16' does not work on the CPU; use bf16 or no")
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Device of this process."""
         device: torch.device = self.accelerator.device
         return device
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """Number of processes that train together."""
         return int(self.accelerator.num_processes)
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files."""
+        """Whether this is the main process, which writes the files."""
         return bool(self.accelerator.is_main_process)
 
     def batch_slice(self, batch: int) -> BatchSlice:
-        """The share of this process in a batch of all."""
+        """Return the slice of this process in the batch of all processes; `batch` is the size for one process."""
         return BatchSlice(int(self.accelerator.process_index), self.processes, batch)
 
     def prepare(self, model: DiffusionModel) -> DiffusionModel:
-        """Move the networks to the device; the frozen UNet and text encoders into the chosen precision."""
+        """Move the networks to the device, and convert the UNet and the text encoders to the chosen precision."""
         dtype = _HALF.get(self.settings.mixed_precision, torch.float32)
         model.vae.to(self.device)  # stays in float32: SDXL's overflows in half precision
         for network in (model.unet, *(encoder.network for encoder in model.encoders)):
-            torch.nn.Module.to(network, device=self.device, dtype=dtype)  # diffusers' own warns of what it does
+            torch.nn.Module.to(
+                network, device=self.device, dtype=dtype
+            )  # diffusers' own `to` warns about half precision
         if self.settings.gradient_checkpointing:
-            # both recompute in training mode only; no published pipeline has a dropout that this would wake
+            # checkpointing works in training mode only; no published pipeline has a dropout that this mode enables
             model.unet.enable_gradient_checkpointing()
             model.unet.train()
             for encoder in model.encoders:
-                network = encoder.network  # transformers 5 gives the same another name
+                network = encoder.network  # transformers 5 renamed the method
                 getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
                 encoder.network.train()
         return model
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where it is asked for."""
+        """Return the context of mixed precision, if it is configured."""
         context: AbstractContextManager[Any] = self.accelerator.autocast()
         return context
 
     def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over processes."""
+        """Return the mean of each value over the processes."""
         reduced: torch.Tensor = self.accelerator.reduce(values, reduction="mean")
         return reduced
 
     def wait_for_everyone(self) -> None:
-        """Until every process is here."""
+        """Wait until every process gets to this call."""
         self.accelerator.wait_for_everyone()
 
     def start_trackers(self, settings: Mapping[str, Any]) -> None:
-        """Tell the trackers what is run."""
+        """Start the trackers with the settings of the run."""
         if self.settings.trackers:
             plain = {key: v if isinstance(v, (int, float, str, bool)) else str(v) for key, v in settings.items()}
             self.accelerator.init_trackers("pti", config=plain)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Tell the trackers about a step."""
+        """Send the metrics of a step to the trackers."""
         if self.settings.trackers:
             self.accelerator.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Let the trackers finish."""
+        """End the trackers."""
         if self.settings.trackers:
             self.accelerator.end_training()
 
@@ -141,6 +145,6 @@ def _check_trackers(names: Sequence[str]) -> None:
     there = [str(getattr(t, "value", t)) for t in get_available_trackers()]
     for name in names:
         if name not in known:
-            raise ConfigError(f"runtime.trackers names {name!r}; accelerate knows {', '.join(known)}")
+            raise ConfigError(f"expected runtime.trackers to be among {', '.join(known)}; got {name!r}")
         if name not in there:
             raise ConfigError(f"runtime.trackers names {name!r}, whose package is not installed: {pip_install(name)}")

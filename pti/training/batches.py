@@ -17,7 +17,15 @@ from pti._random import STREAMS, rng_for
 from pti.data.views import ImageView
 from pti.models.prompt_embeds import PromptEmbeds
 
-__all__ = ["BatchPlan", "BatchSlice", "DenoisingBatch", "plan_micro_batch", "sample_order", "sample_timesteps"]
+__all__ = [
+    "BatchPlan",
+    "BatchSlice",
+    "DenoisingBatch",
+    "SamplingSpace",
+    "plan_micro_batch",
+    "sample_order",
+    "sample_timesteps",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,34 @@ class BatchSlice:
     def rows(self) -> slice:
         """Indices of this process in the batch of all processes."""
         return slice(self.rank * self.batch, (self.rank + 1) * self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSpace:
+    """Images, image views and timesteps that a batch is sampled from.
+
+    Attributes
+    ----------
+    n_images, crops, wordings : int
+        Number of images, crops of each, and caption variants of each.
+    flips : bool
+        Mirror half the images.
+    latent_shape : tuple of int
+        Shape of one image's latents.
+    timesteps : range
+    timestep_sampling : {"stratified", "uniform"}
+    complete_from : int or None
+        From this timestep on, captions are in their first variant, which is complete.
+    """
+
+    n_images: int
+    crops: int
+    flips: bool
+    latent_shape: tuple[int, int, int]
+    timesteps: range
+    timestep_sampling: str
+    wordings: int = 1
+    complete_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,30 +134,16 @@ def sample_order(seed: int, stream: str, n: int, start: int, count: int) -> NDAr
     return np.array([epochs[int(position // n)][position % n] for position in positions], dtype=np.int64)
 
 
-def sample_timesteps(rng: np.random.Generator, n: int, levels: range, kind: str) -> NDArray[np.int64]:
+def sample_timesteps(rng: np.random.Generator, n: int, timesteps: range, sampling: str) -> NDArray[np.int64]:
     """Sample n timesteps of a range: independently (uniform), or one from each of n equal parts, shuffled (stratified)."""
-    if kind == "uniform":
-        return levels.start + rng.integers(len(levels), size=n)
-    strata = ((np.arange(n) + rng.random(n)) * (len(levels) / n)).astype(np.int64)
-    return levels.start + np.minimum(strata, len(levels) - 1)[rng.permutation(n)]
+    if sampling == "uniform":
+        return timesteps.start + rng.integers(len(timesteps), size=n)
+    strata = ((np.arange(n) + rng.random(n)) * (len(timesteps) / n)).astype(np.int64)
+    return timesteps.start + np.minimum(strata, len(timesteps) - 1)[rng.permutation(n)]
 
 
 def plan_micro_batch(
-    seed: int,
-    stream: str,
-    step: int,
-    part: int,
-    *,
-    parts: int,
-    share: BatchSlice,
-    samples: int,
-    crops: int,
-    flips: bool,
-    wordings: int = 1,
-    whole_from: int | None = None,
-    shape: tuple[int, int, int],
-    levels: range,
-    timesteps: str,
+    seed: int, stream: str, step: int, part: int, *, parts: int, batch_slice: BatchSlice, space: SamplingSpace
 ) -> BatchPlan:
     """Plan micro-batch `part` (of `parts` accumulated ones) of a step for one process.
 
@@ -132,44 +154,35 @@ def plan_micro_batch(
         Name of the random stream (`pti._random.STREAMS`).
     step, part, parts : int
         Optimizer step, micro-batch, and micro-batches of a step.
-    share : BatchSlice
+    batch_slice : BatchSlice
         Of this process.
-    samples, crops, wordings : int
-        Number of images, crops of each, and caption variants of each.
-    flips : bool
-        Mirror half the images.
-    whole_from : int, optional
-        From this timestep on, captions are in their first variant, which is complete.
-    shape : tuple of int
-        Shape of one image's latents.
-    levels : range
-        Timesteps.
-    timesteps : {"stratified", "uniform"}
+    space : SamplingSpace
     """
     rng = rng_for(seed, stream, step, part)
-    total = share.total
+    total, shape = batch_slice.total, space.latent_shape
 
-    # The order of these calls determines all random numbers of a run: keep it.
-    images = sample_order(seed, stream, samples, (step * parts + part) * total, total)
-    crop, mirror = rng.integers(crops, size=total), rng.random(total) < (0.5 if flips else 0.0)
-    sampled_timesteps = sample_timesteps(rng, total, levels, timesteps)
+    # Sample for the batch of all processes. The order of these calls determines all random numbers of a run: keep it.
+    images = sample_order(seed, stream, space.n_images, (step * parts + part) * total, total)
+    crop, mirror = rng.integers(space.crops, size=total), rng.random(total) < (0.5 if space.flips else 0.0)
+    timesteps = sample_timesteps(rng, total, space.timesteps, space.timestep_sampling)
     interpolation_t = rng.random(total, dtype=np.float32)
     noise = rng.standard_normal((total, *shape), dtype=np.float32)
     latent_noise = rng.standard_normal((total, *shape), dtype=np.float32)
     offset = rng.standard_normal((total, shape[0], 1, 1), dtype=np.float32)
-    variants = rng.integers(wordings, size=total)
+    variants = rng.integers(space.wordings, size=total)
 
     # No tag dropout at high noise levels, where the image layout is decided.
-    wording = variants if whole_from is None else np.where(sampled_timesteps >= whole_from, 0, variants)
+    wording = variants if space.complete_from is None else np.where(timesteps >= space.complete_from, 0, variants)
 
-    rows = share.rows
+    # Take the slice of this process.
+    rows = batch_slice.rows
     return BatchPlan(
         rows=np.arange(total)[rows],
         views=[
             ImageView(int(s), int(c), bool(m), int(w))
             for s, c, m, w in zip(images[rows], crop[rows], mirror[rows], wording[rows], strict=True)
         ],
-        timesteps=torch.from_numpy(sampled_timesteps[rows].copy()),
+        timesteps=torch.from_numpy(timesteps[rows].copy()),
         noise=torch.from_numpy(noise[rows].copy()),
         latent_noise=torch.from_numpy(latent_noise[rows].copy()),
         offset=torch.from_numpy(offset[rows].copy()),

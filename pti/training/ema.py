@@ -1,7 +1,7 @@
-"""Averages of what is trained, over the course of training.
+"""EMA of the trained parameters, with a power function of the step in place of a decay.
 
-At a constant learning rate the weights of one step are a sample of a walk: where it stands at the last step is chance.
-Their average is what the steps have in common (Polyak and Juditsky, 1992), and costs no pass of a network.
+At a constant learning rate the weights fluctuate from step to step, and those of the last step are a random sample. An
+average has less noise (Polyak and Juditsky, 1992), and costs no pass of a network.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ __all__ = ["PowerEMA"]
 
 
 class PowerEMA:
-    """The average of named parameters over all steps so far, where step s has a weight of about s to the power gamma.
+    """Average of named parameters over all steps; the weight of step s is about s to the power gamma.
 
-    A power of the step, in place of a decay for each, so that the part of training that counts is the same however
-    many steps there are, and nothing is left of where it began (Karras et al., arXiv 2312.02696; Shamir and Zhang, 2013).
+    The average then covers the same fraction of training for any number of steps, and the initial weights have no
+    influence (Karras et al., arXiv 2312.02696; Shamir and Zhang, 2013).
 
     Parameters
     ----------
     parameters : mapping of Tensor
-        What is trained, in place.
+        The trained parameters, which training changes in place.
     gamma : float
         At least 0. 0 is the mean of all steps; larger values favour late steps. The first half of the steps has a total
         weight of 2 to the power −(1 + gamma).
@@ -38,14 +38,14 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Count in what the parameters are after a step, numbered from 1."""
+        """Update the average after a step, numbered from 1."""
         weight = 1 - (1 - 1 / step) ** (1 + self.gamma)
-        # all at once, as in torch.optim.swa_utils: there are hundreds, and small ones
+        # one call for all, as in torch.optim.swa_utils: the parameters are small and number in the hundreds
         torch._foreach_lerp_(list(self.values.values()), [self.parameters[name] for name in self.values], weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While this lasts, the parameters are their averages."""
+        """Set the parameters to their averages for the duration of a `with` block."""
         trained = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.copy_to_model()
         try:
@@ -54,25 +54,25 @@ class PowerEMA:
             _copy(trained, self.parameters)
 
     def copy_to_model(self) -> None:
-        """Make the parameters their averages, for good."""
+        """Set the parameters to their averages, for good."""
         _copy(self.values, self.parameters)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """For a checkpoint."""
+        """Return the averages, for a checkpoint."""
         return {PREFIX + name: value for name, value in self.values.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises
         ------
         CheckpointError
-            It lacks an average.
+            An average is missing.
         """
         found = averages_in(tensors)
         missing = [name for name in self.values if name not in found]
         if missing:
-            raise CheckpointError(f"this checkpoint holds no average of {missing[0]}")
+            raise CheckpointError(f"this checkpoint has no average of {missing[0]}")
         _copy(found, self.values)
 
 

@@ -132,9 +132,9 @@ class LocalityLoss:
             prompt_embeds = self.conditions.encode_mixed(prompts, tuned_kinds, interpolation_t).with_time_ids(time_ids)
         return DenoisingBatch(noisy_latents, timesteps, prompt_embeds, target)
 
-    def loss(self, model_pred: torch.Tensor, batch: DenoisingBatch) -> torch.Tensor:
+    def loss(self, noise_pred: torch.Tensor, batch: DenoisingBatch) -> torch.Tensor:
         """Return the loss whose mean over processes is the mean over the regularized images of all processes."""
-        return difference(model_pred, batch.target).sum() * (self.engine.processes / self.count)
+        return difference(noise_pred, batch.target).sum() * (self.engine.processes / self.count)
 
     def sample_timesteps(self, step: int, part: int, plan: BatchPlan) -> torch.Tensor:
         """Return the plan's timesteps, or sample the whole schedule if untrained timesteps are regularized as well."""

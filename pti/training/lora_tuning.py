@@ -19,24 +19,17 @@ from pti.data.views import ImageView
 from pti.errors import TrainingError
 from pti.locality.certification import InterpolationPlan
 from pti.locality.prompt_cache import PromptEmbedCache
-from pti.losses import (
-    add_noise,
-    denoising_loss,
-    min_snr_weights,
-    offset_noise,
-    predict_noise,
-    prediction_target,
-    timestep_range,
-)
+from pti.losses import add_noise, predict_noise, prediction_target
 from pti.models.lora import add_lora, base_weights_sha256
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import PromptEmbeds, concatenate, encode_prompts
 from pti.training.accelerator import Runtime
-from pti.training.batches import BatchPlan, BatchSlice, DenoisingBatch, plan_micro_batch
+from pti.training.batches import BatchPlan, BatchSlice, DenoisingBatch
 from pti.training.ema import PowerEMA
 from pti.training.generated_images import GeneratedLatents, generate_latents
 from pti.training.locality_loss import LocalityLoss
 from pti.training.optimizer import OptimizationLoop, ParamGroup
+from pti.training.stage import TrainingStage
 
 __all__ = ["LoraTuning", "TuningStep"]
 
@@ -79,8 +72,8 @@ class TuningStep:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-class LoraTuning:
-    """Stage 2 of a run.
+class LoraTuning(TrainingStage[TuningStep]):
+    """Stage 2 of a run: train LoRA adapters around the inverted placeholder token.
 
     Parameters
     ----------
@@ -116,20 +109,25 @@ class LoraTuning:
         decision: InterpolationPlan | None = None,
         digest: str | None = None,
     ) -> None:
-        assert model.placeholder is not None
-        self.engine, self.model, self.latents, self.config = engine, model, latents, config
-        self.settings, self.pivot = config.lora, model.placeholder
+        settings = self.settings = config.lora
+        super().__init__(
+            engine,
+            model,
+            latents,
+            config,
+            batch_size=settings.batch_size,
+            tag_dropout_max_timestep=config.data.tag_dropout_max_timestep,
+        )
         self.own: GeneratedLatents | None = None
         self.prior: LatentCache | GeneratedLatents | None = None
         self.decision = decision if config.locality.interpolation != "none" and config.locality.weight > 0 else None
         self._digest = digest or base_weights_sha256(model)
-        self._initial_rows = [row.clone() for row in model.placeholder.embeddings]
+        self._initial_rows = [row.clone() for row in self.pivot.embeddings]
         self.lora = add_lora(model, config.lora, seed=config.runtime.seed)
         self.conditions = PromptEmbedCache(model, self.lora, config.experimental, self.decision)
         self.locality_loss = (
             LocalityLoss(engine, model, latents, config, self.lora, self.conditions) if self.decision else None
         )
-        settings = self.settings
         text = {n: p for n, p in self.lora.parameters.items() if n.startswith("text_encoder")}
         unet = {n: p for n, p in self.lora.parameters.items() if n not in text}
         text_rate = settings.text_encoder_learning_rate or 0.5 * settings.learning_rate
@@ -142,34 +140,14 @@ class LoraTuning:
             weight_decay=settings.weight_decay,
         )
         self.averages = None if settings.ema_gamma is None else PowerEMA(self.lora.parameters, settings.ema_gamma)
-        self.stopped = ""
         self._probes: tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor, torch.Tensor] | None = None
-
-    @property
-    def step(self) -> int:
-        """Number of completed steps."""
-        return self.descent.step
-
-    def run(self) -> Iterator[TuningStep]:
-        """Train until a limit is reached, then check that no frozen weight has changed.
-
-        Raises
-        ------
-        TrainingError
-            The loss is no number; the placeholder's embeddings or a frozen weight have changed.
-        """
-        while not self.stopped:
-            record = self._train_step()
-            if record.stopped:
-                self.check_frozen()
-            yield record
 
     def check_frozen(self) -> None:
         """Check that the placeholder embeddings and all base weights are unchanged, bit for bit."""
         if not all(torch.equal(a, b) for a, b in zip(self.pivot.embeddings, self._initial_rows, strict=True)):
-            raise TrainingError("the new word's vectors have moved in stage 2, where they are frozen")
+            raise TrainingError("the placeholder token's embeddings have changed in stage 2, where they are frozen")
         if base_weights_sha256(self.model) != self._digest:
-            raise TrainingError("a base weight has moved in stage 2; only the low-rank changes may")
+            raise TrainingError("a base weight has changed in stage 2; only the LoRA may")
 
     def _train_step(self) -> TuningStep:
         rate = self.descent.rate
@@ -211,45 +189,49 @@ class LoraTuning:
                 self.stopped = f"{name.replace('_', ' ')} {measured[name]:.4g} reached {limit}"
 
     def _compute_losses(self, part: int) -> dict[str, torch.Tensor]:
+        # Images, timesteps and noise of the micro-batch, from the seed and the step.
         plan = self.plan_batch(self.stage, self.latents, part)
 
-        # Latents and prompt embeddings of the training images.
+        # Denoising: noisy latents of the training images, and their captions with the placeholder token.
         latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
+        noise = self._noise(plan)
         captions = [self.latents.caption(view) for view in plan.views]
-        noise = offset_noise(plan.noise, plan.offset, self.config.loss.noise_offset).to(self.engine.device)
         prompt_embeds = self.conditions.encode(captions, "token").with_time_ids(time_ids)
         batches = {"denoising": self._denoising_batch(plan, latents, noise, prompt_embeds)}
 
-        # Prior preservation (DreamBooth) and locality loss.
+        # Prior preservation (DreamBooth): class images.
         if self.prior is not None:
             batches["prior"] = self._prior_batch(part)
+
+        # Locality loss: prompts between the placeholder token and the class word.
         has_locality = self.locality_loss is not None and self.locality_loss.applies_at(self.step)
         locality_batch = self._locality_batch(part, plan, latents, noise, time_ids) if has_locality else None
         if locality_batch is not None:
             batches["locality"] = locality_batch
 
         # One UNet pass for all losses: launching three small batches costs more than one large one.
-        model_pred = predict_noise(
+        noise_pred = predict_noise(
             self.model,
             torch.cat([batch.noisy_latents for batch in batches.values()]),
             torch.cat([batch.timesteps for batch in batches.values()]),
             concatenate([batch.prompt_embeds for batch in batches.values()]),
         )
         sizes = [len(batch.timesteps) for batch in batches.values()]
-        predictions = dict(zip(batches, torch.split(model_pred, sizes), strict=True))
+        noise_preds = dict(zip(batches, torch.split(noise_pred, sizes), strict=True))
 
         # Weighted sum of the losses.
-        mask = self.latents.loss_weights(plan.views)
-        loss = denoising = self._denoising_loss(predictions["denoising"], batches["denoising"], mask)
+        mask, batch = self.latents.loss_weights(plan.views), batches["denoising"]
+        loss = denoising = self._denoising_loss(noise_preds["denoising"], batch.target, batch.timesteps, mask)
         losses = {"denoising": denoising}
         if self.prior is not None:
-            losses["prior"] = self._denoising_loss(predictions["prior"], batches["prior"])
+            batch = batches["prior"]
+            losses["prior"] = self._denoising_loss(noise_preds["prior"], batch.target, batch.timesteps)
             loss = loss + self.config.prior_preservation.weight * losses["prior"]
         if has_locality:
             assert self.locality_loss is not None
             losses["locality"] = denoising.new_zeros(())  # if this process has no regularized image
             if locality_batch is not None:
-                losses["locality"] = self.locality_loss.loss(predictions["locality"], locality_batch)
+                losses["locality"] = self.locality_loss.loss(noise_preds["locality"], locality_batch)
             loss = loss + self.config.locality.weight * losses["locality"]
         return {"loss": loss, **losses}
 
@@ -262,27 +244,17 @@ class LoraTuning:
         target = prediction_target(self.model.prediction, alphas_cumprod, latents, noise, timesteps)
         return DenoisingBatch(noisy_latents, timesteps, prompt_embeds, target)
 
-    def _denoising_loss(
-        self, model_pred: torch.Tensor, batch: DenoisingBatch, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Compute the denoising loss, weighted by SNR and by the concept mask."""
-        gamma, weights = self.config.loss.min_snr_gamma, None
-        if gamma is not None:
-            weights = min_snr_weights(self.model.prediction, self.model.alphas_cumprod, batch.timesteps, gamma)
-        return denoising_loss(model_pred, batch.target, weights, mask)
-
     def _prior_batch(self, part: int) -> DenoisingBatch:
         """Make a batch of class images."""
         assert self.prior is not None
-        plan, device = self.plan_batch("prior", self.prior, part), self.engine.device
+        plan = self.plan_batch("prior", self.prior, part)
         if isinstance(self.prior, GeneratedLatents):
-            latents, time_ids, captions = self.prior.of(plan.views, self.model.factor, device)
+            latents, time_ids, captions = self.prior.of(plan.views, self.model.factor, self.engine.device)
         else:
             latents, time_ids = self.prior.of(plan.views, plan.latent_noise)
             captions = [self.prior.caption(view) for view in plan.views]
-        noise = offset_noise(plan.noise, plan.offset, self.config.loss.noise_offset).to(device)
         prompt_embeds = self.conditions.encode(captions, "class").with_time_ids(time_ids)
-        return self._denoising_batch(plan, latents, noise, prompt_embeds)
+        return self._denoising_batch(plan, latents, self._noise(plan), prompt_embeds)
 
     def _locality_batch(
         self, part: int, plan: BatchPlan, latents: torch.Tensor, noise: torch.Tensor, time_ids: torch.Tensor
@@ -329,27 +301,6 @@ class LoraTuning:
                 side=self.latents.shape[-1] * self.model.factor,
             )
 
-    def plan_batch(
-        self, stream: str, source: LatentCache | GeneratedLatents, part: int, *, probe: BatchSlice | None = None
-    ) -> BatchPlan:
-        """Plan a micro-batch of the next step for this process; with `probe`, one that is the same at every step."""
-        return plan_micro_batch(
-            self.config.runtime.seed,
-            stream,
-            self.step if probe is None else 0,
-            part,
-            parts=self.config.runtime.gradient_accumulation_steps,
-            share=probe or self.engine.batch_slice(self.settings.batch_size),
-            samples=len(source),
-            crops=source.crops,
-            flips=source.flips,
-            wordings=source.wordings,
-            whole_from=self.config.data.tag_dropout_max_timestep,
-            shape=self.latents.shape,
-            levels=timestep_range(self.config.loss, len(self.model.alphas_cumprod)),
-            timesteps=self.config.loss.timestep_sampling,
-        )
-
     @torch.no_grad()
     def function_distance(self) -> float:
         """Mean ‖ε_θ − ε_base‖₂ over fixed noisy training images, the probes."""
@@ -371,8 +322,8 @@ class LoraTuning:
                 prompt_embeds = encode_prompts(self.model, [self.pivot.in_prompt(caption) for caption in captions])
             else:
                 prompt_embeds = self.conditions.encode(captions, "token")
-            model_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds.with_time_ids(time_ids))
-        return float((model_pred.float() - base_pred.float()).flatten(1).norm(dim=1).mean())
+            noise_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds.with_time_ids(time_ids))
+        return float((noise_pred.float() - base_pred.float()).flatten(1).norm(dim=1).mean())
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[DiffusionModel]:
@@ -401,7 +352,9 @@ class LoraTuning:
         """Continue from a checkpoint."""
         for i, row in enumerate(self.pivot.embeddings):
             if not torch.equal(tensors[f"rows.{i}"].to(row), row):
-                raise TrainingError("this checkpoint of stage 2 was made around another pivot")
+                raise TrainingError(
+                    "this checkpoint of stage 2 belongs to other embeddings of the placeholder token; give another --out"
+                )
         self.descent.restore(tensors, int(state["step"]))
         if self.averages is not None:
             self.averages.restore(tensors)

@@ -1,4 +1,4 @@
-"""One optimisation step: gradients, clipping, learning-rate schedule."""
+"""The optimizer step: gradients, clipping, learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ParamGroup:
 
 
 class OptimizationLoop:
-    """An optimiser on named parameters, its schedule, and how many steps it has made.
+    """An optimizer on named parameters, its learning-rate schedule, and the number of completed steps.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ class OptimizationLoop:
         self.steps, self.warmup, self.schedule = steps, warmup, schedule
         self.step = 0
         self.parameters = {name: p for group in self.groups for name, p in group.parameters.items()}
-        told = [{"params": list(group.parameters.values()), "lr": group.rate} for group in self.groups]
+        param_groups = [{"params": list(group.parameters.values()), "lr": group.rate} for group in self.groups]
         self.raw: torch.optim.Optimizer
         if optimizer == "sgd":
-            self.raw = torch.optim.SGD(told)
+            self.raw = torch.optim.SGD(param_groups)
         else:
-            self.raw = torch.optim.AdamW(told, weight_decay=weight_decay)
+            self.raw = torch.optim.AdamW(param_groups, weight_decay=weight_decay)
         self._optimizer: Any = engine.accelerator.prepare_optimizer(self.raw)
 
     @property
@@ -68,57 +68,64 @@ class OptimizationLoop:
 
     def take_step(
         self,
-        terms_of: Callable[[int], Mapping[str, torch.Tensor]],
+        compute_losses: Callable[[int], Mapping[str, torch.Tensor]],
         *,
         before: Callable[[], None] | None = None,
     ) -> dict[str, float]:
-        """Make one step.
+        """Make one optimizer step.
 
         Parameters
         ----------
-        terms_of : callable
-            The terms of the loss of one accumulated part, of which ``loss`` is walked.
+        compute_losses : callable
+            Returns the losses of a micro-batch by name; the gradients are those of ``loss``.
         before : callable, optional
-            Called when all gradients are there, before they are clipped.
+            Called when all gradients are accumulated, before they are clipped.
 
         Returns
         -------
         dict of float
-            Means of the terms over parts and processes.
+            Means of the losses over micro-batches and processes.
 
         Raises
         ------
         TrainingError
-            The loss, or a gradient, is no number; nothing has been changed then.
+            The loss or a gradient is not finite; the parameters are unchanged.
         """
-        share = lr_multiplier(self.step, self.steps, self.warmup, self.schedule)
-        for group, told in zip(self.raw.param_groups, self.groups, strict=True):
-            group["lr"] = told.rate * share
+        # Learning rate of this step.
+        multiplier = lr_multiplier(self.step, self.steps, self.warmup, self.schedule)
+        for param_group, group in zip(self.raw.param_groups, self.groups, strict=True):
+            param_group["lr"] = group.rate * multiplier
+
+        # Accumulate the gradients of the micro-batches.
         parts = self.engine.settings.gradient_accumulation_steps
         sums: dict[str, torch.Tensor] = {}
         self._optimizer.zero_grad(set_to_none=True)
         for part in range(parts):
             with self.engine.autocast():
-                terms = terms_of(part)
-            self.engine.accelerator.backward(terms["loss"] / parts)
-            for name, value in terms.items():
+                losses = compute_losses(part)
+            self.engine.accelerator.backward(losses["loss"] / parts)
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach().float() / parts
+
+        # Average losses and gradients over the processes.
         means = self.engine.all_reduce_mean(torch.stack(list(sums.values())))
-        told_terms = {name: float(value) for name, value in zip(sums, means, strict=True)}
-        if not math.isfinite(told_terms["loss"]):
-            raise TrainingError(f"the loss of step {self.step + 1} is {told_terms['loss']}")
+        mean_losses = {name: float(value) for name, value in zip(sums, means, strict=True)}
+        if not math.isfinite(mean_losses["loss"]):
+            raise TrainingError(f"the loss of step {self.step + 1} is {mean_losses['loss']}")
         self._average_gradients()
         if before is not None:
             before()
+
+        # Clip the gradients, and update the parameters.
         limit = self.engine.settings.max_grad_norm
         if limit:
             norm = float(self.engine.accelerator.clip_grad_norm_(list(self.parameters.values()), limit))
-            # with fp16 an infinite gradient is the scaler's business, which skips the step
+            # with fp16 the gradient scaler skips a step with an infinite gradient
             if not math.isfinite(norm) and self.engine.settings.mixed_precision != "fp16":
                 raise TrainingError(f"the gradient of step {self.step + 1} has the norm {norm}")
         self._optimizer.step()
         self.step += 1
-        return told_terms
+        return mean_losses
 
     def _average_gradients(self) -> None:
         if self.engine.processes == 1:
@@ -130,7 +137,7 @@ class OptimizationLoop:
             parameter.grad = piece.view_as(parameter).clone()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Parameters and the moments of the optimiser, for a checkpoint."""
+        """Return the parameters and the optimizer state, for a checkpoint."""
         kept = {f"parameter.{name}": p.detach() for name, p in self.parameters.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.raw.state.get(parameter, {}).items():
@@ -143,7 +150,7 @@ class OptimizationLoop:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.step = step
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[f"parameter.{name}"])
@@ -153,7 +160,7 @@ class OptimizationLoop:
                 if key.startswith("optimizer.") and key.endswith(ends):
                     kind = key.removeprefix("optimizer.").removesuffix(ends)
                     if "." not in kind:
-                        # AdamW counts its steps on the processor
+                        # AdamW counts its steps on the CPU
                         state[kind] = value.clone() if kind == "step" else value.to(parameter.device).clone()
             if state:
                 self.raw.state[parameter] = state
@@ -165,7 +172,7 @@ class OptimizationLoop:
 
 
 def lr_multiplier(step: int, steps: int, warmup: int, schedule: str) -> float:
-    """Share of the highest learning rate at a step, counted from 0."""
+    """Return the learning rate of a step, counted from 0, as a fraction of the highest one."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

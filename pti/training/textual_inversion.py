@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,20 +16,12 @@ import torch
 from pti.config.schema import Config
 from pti.data.latent_cache import LatentCache
 from pti.errors import TrainingError
-from pti.losses import (
-    add_noise,
-    denoising_loss,
-    min_snr_weights,
-    offset_noise,
-    predict_noise,
-    prediction_target,
-    timestep_range,
-)
+from pti.losses import add_noise, predict_noise, prediction_target
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import encode_prompts
 from pti.training.accelerator import Runtime
-from pti.training.batches import BatchPlan, plan_micro_batch
 from pti.training.optimizer import OptimizationLoop, ParamGroup
+from pti.training.stage import TrainingStage
 
 __all__ = ["InversionStep", "TextualInversion", "cut_to_distance", "distance", "project_out", "retract"]
 
@@ -80,8 +72,8 @@ class InversionStep:
         return row
 
 
-class TextualInversion:
-    """Stage 1 of a run.
+class TextualInversion(TrainingStage[InversionStep]):
+    """Stage 1 of a run: train the embeddings of the placeholder token.
 
     Parameters
     ----------
@@ -95,13 +87,10 @@ class TextualInversion:
     stage = "invert"
 
     def __init__(self, engine: Runtime, model: DiffusionModel, latents: LatentCache, config: Config) -> None:
-        assert model.placeholder is not None
-        self.engine, self.latents, self.config, self.settings = engine, latents, config, config.inversion
-        self.pivot = model.placeholder
+        settings = self.settings = config.inversion
+        super().__init__(engine, model, latents, config, batch_size=settings.batch_size)
         self.start = [start.to(engine.device) for start in self.pivot.initial_embeddings]
         self.rows = [torch.nn.Parameter(row.to(engine.device).clone()) for row in self.pivot.embeddings]
-        self.model = model
-        settings = self.settings
         self.descent = OptimizationLoop(
             engine,
             [ParamGroup({f"rows.{i}": row for i, row in enumerate(self.rows)}, settings.learning_rate)],
@@ -113,34 +102,24 @@ class TextualInversion:
         )
         self.path = self.rates = 0.0
         self.losses: list[float] = []
-        self.stopped = ""
+        self._tables: list[torch.Tensor] = []
         initial = config.experimental.embedding_norm_target == "initial"
         self._norms = [
             start.norm(dim=-1, keepdim=True) if initial else torch.full_like(start[:, :1], mean)
             for start, mean in zip(self.start, self.pivot.table_norms, strict=True)
         ]
 
-    @property
-    def step(self) -> int:
-        """Number of completed steps."""
-        return self.descent.step
+    def run(self) -> Iterator[InversionStep]:  # noqa: D102 - as in the base class
+        self._tables = [encoder.table.weight.detach().clone() for encoder in self.model.encoders]
+        yield from super().run()
 
-    def run(self) -> Iterator[InversionStep]:
-        """Train until a limit is reached.
-
-        Raises
-        ------
-        TrainingError
-            The loss is no number, or a row of the table has moved.
-        """
-        tables = [encoder.table.weight.detach().clone() for encoder in self.model.encoders]
-        while not self.stopped:
-            record = self._train_step()
-            if record.stopped:
-                for encoder, before in zip(self.model.encoders, tables, strict=True):
-                    if not torch.equal(encoder.table.weight, before):
-                        raise TrainingError(f"the embedding table of {encoder.name} has moved; only the new rows may")
-            yield record
+    def check_frozen(self) -> None:
+        """Check that the embedding tables are unchanged, bit for bit."""
+        for encoder, before in zip(self.model.encoders, self._tables, strict=True):
+            if not torch.equal(encoder.table.weight, before):
+                raise TrainingError(
+                    f"the embedding table of {encoder.name} has changed; only the placeholder token's embeddings may"
+                )
 
     def _train_step(self) -> InversionStep:
         previous = [row.detach().clone() for row in self.rows]
@@ -178,44 +157,22 @@ class TextualInversion:
         )
 
     def _compute_losses(self, part: int) -> dict[str, torch.Tensor]:
-        settings, alphas_cumprod, device = self.config.loss, self.model.alphas_cumprod, self.engine.device
-        plan = self.plan_batch(part)
+        # Images, timesteps and noise of the micro-batch, from the seed and the step.
+        plan = self.plan_batch(self.stage, self.latents, part)
 
-        # Latents, noise and timesteps.
+        # Add noise to the latents.
         latents, time_ids = self.latents.of(plan.views, plan.latent_noise)
-        noise = offset_noise(plan.noise, plan.offset, settings.noise_offset).to(device)
-        timesteps = plan.timesteps.to(device)
-        noisy_latents = add_noise(alphas_cumprod, latents, noise, timesteps)
+        noise, timesteps = self._noise(plan), plan.timesteps.to(self.engine.device)
+        noisy_latents = add_noise(self.model.alphas_cumprod, latents, noise, timesteps)
 
-        # Prompt embeddings, with gradients to the placeholder embeddings.
+        # Encode the captions, with gradients to the placeholder token's embeddings.
         prompts = [self.pivot.in_prompt(self.latents.caption(view)) for view in plan.views]
         prompt_embeds = encode_prompts(self.model, prompts, rows=self.rows).with_time_ids(time_ids)
 
-        # Predict, and compare with the target.
-        model_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds)
-        target = prediction_target(self.model.prediction, alphas_cumprod, latents, noise, timesteps)
-        weights = None
-        if settings.min_snr_gamma is not None:
-            weights = min_snr_weights(self.model.prediction, alphas_cumprod, timesteps, settings.min_snr_gamma)
-        return {"loss": denoising_loss(model_pred, target, weights, self.latents.loss_weights(plan.views))}
-
-    def plan_batch(self, part: int) -> BatchPlan:
-        """Plan a micro-batch of the next step for this process."""
-        return plan_micro_batch(
-            self.config.runtime.seed,
-            self.stage,
-            self.step,
-            part,
-            parts=self.config.runtime.gradient_accumulation_steps,
-            share=self.engine.batch_slice(self.settings.batch_size),
-            samples=len(self.latents),
-            crops=self.latents.crops,
-            flips=self.latents.flips,
-            wordings=self.latents.wordings,
-            shape=self.latents.shape,
-            levels=timestep_range(self.config.loss, len(self.model.alphas_cumprod)),
-            timesteps=self.config.loss.timestep_sampling,
-        )
+        # Predict the noise (or velocity), and compare it with the target.
+        noise_pred = predict_noise(self.model, noisy_latents, timesteps, prompt_embeds)
+        target = prediction_target(self.model.prediction, self.model.alphas_cumprod, latents, noise, timesteps)
+        return {"loss": self._denoising_loss(noise_pred, target, timesteps, self.latents.loss_weights(plan.views))}
 
     @torch.no_grad()
     def _project_gradients(self) -> None:
@@ -250,8 +207,6 @@ class TextualInversion:
 
     def result(self) -> DiffusionModel:
         """Return the model with the present embeddings."""
-        from dataclasses import replace
-
         return replace(self.model, placeholder=self.pivot.with_embeddings([row.detach().clone() for row in self.rows]))
 
     def tensors(self) -> dict[str, torch.Tensor]:

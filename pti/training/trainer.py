@@ -1,6 +1,6 @@
-"""One process of a run in training: both stages, their checkpoints, records and previews.
+"""The trainer: runs both stages in one process, and writes checkpoints, metrics, previews and the record.
 
-Stages yield what they did; everything that is kept of it is kept here.
+A stage yields the metrics of each step; it writes no files itself.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from pti.training.textual_inversion import TextualInversion
 
 __all__ = ["Trainer"]
 
-_KEPT = "pti.kept/1"
+_CACHED = "pti.kept/1"
 _RULINGS = "locality (its rulings)"
-_COLUMNS = 8  # of pictures in previews/focus.png
+_COLUMNS = 8  # images in a row of previews/focus.png
 
 
 class Trainer:
@@ -61,21 +61,21 @@ class Trainer:
         self.record: dict[str, Any] = {}
         self.decision: InterpolationPlan | None = None
         self.prior: LatentCache | None = None
-        self.steps_before = 0  # of earlier stages: trackers want one count that only rises
+        self.steps_before = 0  # steps of earlier stages: trackers need one count that only increases
         self.engine = Runtime(config.runtime, folder)
         self.progress = progress if self.engine.is_main else Quiet()
-        self.pictures = pictures = read_images(config.data)
-        for note in pictures.notes:
+        self.images = images = read_images(config.data)
+        for note in images.notes:
             self.progress.note(note)
-        model, self.config = load_concept_model(config, pictures, root)
+        model, self.config = load_concept_model(config, images, root)
         self.model = self.engine.prepare(model)
         self.weights = base_weights_sha256(self.model)
         self._refuse_other_settings()
         self._check_prompts()
-        self._check_levels()
+        self._check_timesteps()
         self.latents = LatentCache(
             self.model,
-            pictures.samples,
+            images.samples,
             config.data,
             seed=config.runtime.seed,
             templates=config.experimental.prompt_templates,
@@ -87,39 +87,39 @@ class Trainer:
         self.log = MetricsLog(folder)
 
     def open(self) -> None:
-        """Make the run folder. Until here nothing is written, so that nothing is left of a run that is refused."""
+        """Make the run folder; the checks before write no files, so a refused run leaves nothing behind."""
         if self.engine.is_main:
-            self._refuse_other_settings()  # another process may have trained here since
+            self._refuse_other_settings()  # another process may have trained in the folder since the first check
             self._open_folder()
         self.engine.wait_for_everyone()
         self.engine.start_trackers(self.config.flat())
 
     def invert(self, train: bool) -> DiffusionModel:
-        """Stage 1, or what it has left behind."""
-        self._fit()
-        self._focus()
+        """Run stage 1, or load its result."""
+        self._load_refined_latents()
+        self._load_concept_masks()
         inversion = TextualInversion(self.engine, self.model, self.latents, self.config)
         found = self._resume(inversion)
         if not train and (found is None or not found.finished):
-            raise CheckpointError(f"{self.folder} holds no finished inversion; run pti invert first, or pti run")
+            raise CheckpointError(f"{self.folder} has no finished inversion; run pti invert first, or pti run")
         if not inversion.stopped:
-            self._drive(inversion)
+            self._run_stage(inversion)
         self._end("invert", inversion.stopped, inversion.step)
         self.steps_before = inversion.step
         return inversion.result()
 
     def tune(self, model: DiffusionModel) -> DiffusionModel:
-        """Stage 2."""
+        """Run stage 2."""
         tuning = LoraTuning(self.engine, model, self.latents, self.config, decision=self.decision, digest=self.weights)
         self._resume(tuning)
         if not tuning.stopped:
-            self._own_pictures(tuning)
-            self._drive(tuning)
+            self._load_generated_images(tuning)
+            self._run_stage(tuning)
         self._end("tune", tuning.stopped, tuning.step)
         return tuning.result()
 
     def prepare_tuning(self) -> None:
-        """What can be refused about stage 2 is refused before stage 1; the gate's answer is kept for the record."""
+        """Check the settings of stage 2 before stage 1 starts, and plan the interpolation of the locality loss."""
         check_targets(self.model, self.config.lora)
         settings, prior = self.config.locality, self.config.prior_preservation
         if prior.weight > 0 and prior.class_images is not None:
@@ -133,10 +133,10 @@ class Trainer:
                 latent_refinement_steps=0,
             )
             try:
-                pictures = read_images(data, needs_token=False)
+                images = read_images(data, needs_token=False)
             except DataError as error:
                 raise DataError(f"prior_preservation.class_images: {error}") from error
-            self.prior = LatentCache(self.model, pictures.samples, data, seed=self.config.runtime.seed)
+            self.prior = LatentCache(self.model, images.samples, data, seed=self.config.runtime.seed)
         if settings.interpolation == "none":
             return
         captions = self.latents.captions(exchanged=settings.mix_captions)
@@ -147,57 +147,58 @@ class Trainer:
         self.record["locality"] = {"mode": settings.interpolation, **decision.record(self.model)}
         self.record["marks"] = ["certificate overridden"] if decision.overridden else []
 
-    def _fit(self) -> None:
-        """Latents that are fitted to their pictures, which takes a while; computed once."""
+    def _load_refined_latents(self) -> None:
+        """Refine the latents of the training images, or load them; refining takes minutes."""
         if self.config.data.latent_refinement_steps:
-            kept = self._made_once("latents", "invert", b"", lambda: {"means": self.latents.means().cpu()})
-            self.latents.take(kept["means"].to(self.engine.device))
+            cached = self._cached_tensors("latents", "invert", b"", lambda: {"means": self.latents.means().cpu()})
+            self.latents.take(cached["means"].to(self.engine.device))
 
-    def _focus(self) -> None:
-        """Weights of places in the training pictures, by the frozen model before any change of it; computed once."""
+    def _load_concept_masks(self) -> None:
+        """Compute the concept masks with the base model, or load them."""
         if self.config.loss.unmasked_weight == 1:
             return
-        kept = self._made_once("focus", "invert", b"", self._look)
-        for view, cells in zip(self.latents.unmirrored_views, kept["weights"].to(self.engine.device), strict=True):
+        cached = self._cached_tensors("focus", "invert", b"", self._concept_masks)
+        for view, cells in zip(self.latents.unmirrored_views, cached["weights"].to(self.engine.device), strict=True):
             self.latents.set_loss_weights(view, cells)
 
-    def _look(self) -> dict[str, torch.Tensor]:
-        """Where the concept is in every cut-out, and a picture of it for who wants to see."""
-        made = []
-        shown = []
+    def _concept_masks(self) -> dict[str, torch.Tensor]:
+        """Compute the loss weights of every crop, and write them as previews/focus.png."""
+        masks, overlays = [], []
         for view in self.latents.unmirrored_views:
-            found = class_word_saliency(self.engine, self.model, self.latents, view, seed=self.config.runtime.seed)
-            if not found.max() > 0:
-                name = self.pictures.samples[view.sample].name
-                self.progress.note(f"focus: the class word changes nothing in {name}, which is trained on as a whole")
-            made.append(loss_weights(found, self.config.loss.unmasked_weight))
-            shown.append(overlay(self.latents.pixels(view)[0], made[-1]))
-        save_image_grid(self.folder / "previews" / "focus.png", np.stack(shown), min(len(shown), _COLUMNS))
-        return {"weights": torch.stack(made).cpu()}
+            saliency = class_word_saliency(self.engine, self.model, self.latents, view, seed=self.config.runtime.seed)
+            if not saliency.max() > 0:
+                name = self.images.samples[view.sample].name
+                self.progress.note(
+                    f"loss.unmasked_weight: no concept mask for {name}, where the class word changes no prediction"
+                )
+            masks.append(loss_weights(saliency, self.config.loss.unmasked_weight))
+            overlays.append(overlay(self.latents.pixels(view)[0], masks[-1]))
+        save_image_grid(self.folder / "previews" / "focus.png", np.stack(overlays), min(len(overlays), _COLUMNS))
+        return {"weights": torch.stack(masks).cpu()}
 
-    def _own_pictures(self, tuning: LoraTuning) -> None:
-        """What the frozen model has to draw beforehand, drawn once."""
+    def _load_generated_images(self, tuning: LoraTuning) -> None:
+        """Generate the images that stage 2 needs from the base model, or load them."""
         if tuning.decision is not None and self.config.experimental.locality_inputs == "generated":
-            tuning.own = self._kept("own", tuning.generate_own, tuning)
+            tuning.own = self._generated("own", tuning.generate_own, tuning)
         if self.config.prior_preservation.weight > 0:
-            tuning.prior = self.prior or self._kept("prior", tuning.generate_prior, tuning)
+            tuning.prior = self.prior or self._generated("prior", tuning.generate_prior, tuning)
 
-    def _kept(self, name: str, make: Callable[[], GeneratedLatents], tuning: LoraTuning) -> GeneratedLatents:
+    def _generated(self, name: str, make: Callable[[], GeneratedLatents], tuning: LoraTuning) -> GeneratedLatents:
         def tensors() -> dict[str, torch.Tensor]:
-            drawn = make()
-            captions = np.frombuffer(json.dumps(drawn.captions).encode(), dtype=np.uint8).copy()
-            return {"latents": drawn.latents, "captions": torch.from_numpy(captions)}
+            generated = make()
+            captions = np.frombuffer(json.dumps(generated.captions).encode(), dtype=np.uint8).copy()
+            return {"latents": generated.latents, "captions": torch.from_numpy(captions)}
 
         rows = b"".join(row.cpu().numpy().tobytes() for row in tuning.pivot.embeddings)
-        kept = self._made_once(name, "tune", rows, tensors)
-        return GeneratedLatents(kept["latents"], tuple(json.loads(kept["captions"].numpy().tobytes().decode())))
+        cached = self._cached_tensors(name, "tune", rows, tensors)
+        return GeneratedLatents(cached["latents"], tuple(json.loads(cached["captions"].numpy().tobytes().decode())))
 
-    def _made_once(
+    def _cached_tensors(
         self, name: str, stage: str, more: bytes, make: Callable[[], dict[str, torch.Tensor]]
     ) -> dict[str, torch.Tensor]:
-        """Tensors that the main process makes and keeps, for what a stage belongs to and the bytes `more`."""
-        belongs = json.dumps(self._belongs(stage), sort_keys=True).encode()
-        header = {"schema": _KEPT, "name": name, "of": hashlib.sha256(belongs + more).hexdigest()}
+        """Load tensors from the run folder; the main process computes them if their identity or `more` has changed."""
+        identity = json.dumps(self._checkpoint_identity(stage), sort_keys=True).encode()
+        header = {"schema": _CACHED, "name": name, "of": hashlib.sha256(identity + more).hexdigest()}
         path = self.folder / f"{name}.safetensors"
         if self.engine.is_main:
             try:
@@ -208,7 +209,7 @@ class Trainer:
             except FileNotFoundError:
                 pass
             except ValueError as error:
-                self.progress.note(f"{path} is damaged ({error}); made anew")
+                self.progress.note(f"{path} is damaged ({error}); computing it again")
             write_whole(path, packed(make(), header))
         self.engine.wait_for_everyone()
         return unpacked(path)[0]
@@ -216,33 +217,36 @@ class Trainer:
     def _resume(self, stage: TextualInversion | LoraTuning) -> checkpoint.Checkpoint | None:
         path = checkpoint.latest(self.checkpoints, stage.stage)
         if path is None:
-            self._cut(stage.stage, 0)
+            self._truncate_log(stage.stage, 0)
             return None
         found = checkpoint.load(path)
-        found.require(self._belongs(stage.stage))
+        found.require(self._checkpoint_identity(stage.stage))
         stage.restore(found.tensors, found.state)
-        self._cut(stage.stage, stage.step)
+        self._truncate_log(stage.stage, stage.step)
         if not stage.stopped:
-            self.progress.note(f"{stage.stage} goes on after step {stage.step}")
+            self.progress.note(f"{stage.stage} continues after step {stage.step}")
         return found
 
-    def _cut(self, stage: str, step: int) -> None:
+    def _truncate_log(self, stage: str, step: int) -> None:
         if self.engine.is_main:
             damaged = self.log.cut(stage, step)
             if damaged:
-                self.progress.note(f"{self.log.lines} has {damaged} damaged line(s), which are left out")
+                self.progress.note(f"{self.log.lines} has {damaged} damaged line(s); they are removed")
 
-    def _drive(self, stage: TextualInversion | LoraTuning) -> None:
-        """Take the steps of a stage, and keep what has to be kept."""
+    def _run_stage(self, stage: TextualInversion | LoraTuning) -> None:
+        """Train a stage to its end, and write metrics, checkpoints and previews."""
         every, previews = self.config.output.checkpointing_steps, self.config.validation.every_n_steps
         self.progress.expect(stage.settings.steps)
         self.progress.skip(stage.step)
         try:
             for record in stage.run():
+                # Log the metrics of the step.
                 if self.engine.is_main:
                     self.log.append(stage.stage, record.values())
-                told = {f"{stage.stage}/{key}": value for key, value in record.values().items()}
-                self.engine.log(told, self.steps_before + record.step)
+                metrics = {f"{stage.stage}/{key}": value for key, value in record.values().items()}
+                self.engine.log(metrics, self.steps_before + record.step)
+
+                # Save a checkpoint, and generate previews.
                 if record.stopped or record.step % every == 0:
                     self._save(stage)
                 if record.stopped or (previews and record.step % previews == 0):
@@ -258,7 +262,9 @@ class Trainer:
 
     def _save(self, stage: TextualInversion | LoraTuning) -> None:
         if self.engine.is_main:
-            checkpoint.save(self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._belongs(stage.stage))
+            checkpoint.save(
+                self.checkpoints, stage.stage, stage.tensors(), stage.state(), self._checkpoint_identity(stage.stage)
+            )
             checkpoint.prune(self.checkpoints, stage.stage, self.config.output.checkpoints_total_limit)
         self.engine.wait_for_everyone()
 
@@ -268,7 +274,7 @@ class Trainer:
             prompts = [p for p in settings.prompts for _ in range(settings.images_per_prompt)]
             if prompts:
                 with self.engine.autocast(), stage.evaluation_weights() as model:
-                    drawn = sample_images(
+                    samples = sample_images(
                         model,
                         prompts,
                         seed=settings.seed,
@@ -277,32 +283,32 @@ class Trainer:
                         size=self.latents.size,
                     )
                 path = self.folder / "previews" / f"{stage.stage}-{stage.step:07d}.png"
-                save_image_grid(path, drawn, settings.images_per_prompt, self.record.get("marks", []))
+                save_image_grid(path, samples, settings.images_per_prompt, self.record.get("marks", []))
         self.engine.wait_for_everyone()
 
-    def _belongs(self, stage: str) -> dict[str, Any]:
-        """What a checkpoint of a stage belongs to: settings, the content of the data, the weights it started from."""
-        belongs = fingerprint(self.config, stage, processes=self.engine.processes)
-        belongs |= {"data (its content)": self.pictures.digest, "model (its weights)": self.weights}
+    def _checkpoint_identity(self, stage: str) -> dict[str, Any]:
+        """Return what a checkpoint of a stage depends on: settings, content of the data, base weights."""
+        identity = fingerprint(self.config, stage, processes=self.engine.processes)
+        identity |= {"data (its content)": self.images.digest, "model (its weights)": self.weights}
         if stage == "tune" and self.decision is not None:
-            belongs[_RULINGS] = self.decision.digest()
-        return belongs
+            identity[_RULINGS] = self.decision.digest()
+        return identity
 
     def _refuse_other_settings(self) -> None:
-        """Before anything is written: a folder of another configuration is left alone."""
+        """Refuse a run folder with checkpoints of another configuration."""
         for stage in TRAINED:
             path = checkpoint.latest(self.checkpoints, stage)
             if path is not None:
                 found = checkpoint.load(path)
                 later = {_RULINGS: found.belongs[_RULINGS]} if _RULINGS in found.belongs else {}  # not decided yet
-                found.require({**self._belongs(stage), **later})
+                found.require({**self._checkpoint_identity(stage), **later})
 
     def _check_prompts(self) -> None:
-        """A prompt that is too long is refused now, and by name, rather than at the first preview."""
+        """Refuse prompts that are too long before training, not at the first preview."""
         assert self.model.placeholder is not None
         prompts = [
             (f"the caption of {sample.name}", sample.caption)
-            for sample in (*self.pictures.samples, *self.pictures.held_out)
+            for sample in (*self.images.samples, *self.images.held_out)
         ]
         for name in ("validation", "evaluation"):
             prompts += [(f"one of {name}.prompts", prompt) for prompt in getattr(self.config, name).prompts]
@@ -313,12 +319,12 @@ class Trainer:
                 except ConfigError as error:
                     raise ConfigError(f"{name} is too long: {error}") from error
 
-    def _check_levels(self) -> None:
-        levels = len(self.model.alphas_cumprod)
-        timestep_range(self.config.loss, levels)
-        if self.config.sampler.num_inference_steps > levels:
+    def _check_timesteps(self) -> None:
+        n_timesteps = len(self.model.alphas_cumprod)
+        timestep_range(self.config.loss, n_timesteps)
+        if self.config.sampler.num_inference_steps > n_timesteps:
             raise ConfigError(
-                f"sampler.num_inference_steps is at most {levels}, the noise levels of {self.model.source}; "
+                f"sampler.num_inference_steps is at most {n_timesteps}, the timesteps of {self.model.source}; "
                 f"got {self.config.sampler.num_inference_steps}"
             )
 
@@ -331,7 +337,7 @@ class Trainer:
             raise ConfigError(f"cannot make the folder {self.folder} ({error.strerror}); give another --out") from error
         write_whole(self.folder / "config.toml", (HEADER + toml_of(self.config)).encode())
         self.record = {
-            **old,  # how its stages ended, what was decided and measured
+            **old,  # results of earlier commands
             **self.record,
             "marks": sorted({*old.get("marks", []), *self.record.get("marks", [])}),
             "schema": "pti.record/1",
@@ -339,10 +345,10 @@ class Trainer:
             "concept": {"token": self.config.concept.placeholder_token, "class_word": self.config.concept.class_word},
             "data": {
                 "source": self.config.data.source,
-                "sha256": self.pictures.digest,
-                "n": len(self.pictures.samples),
-                "n_held_out": len(self.pictures.held_out),
-                "notes": list(self.pictures.notes),
+                "sha256": self.images.digest,
+                "n": len(self.images.samples),
+                "n_held_out": len(self.images.held_out),
+                "notes": list(self.images.notes),
             },
             "seed": self.config.runtime.seed,
             "processes": self.engine.processes,

@@ -65,7 +65,7 @@ def fuzz(folder, pipeline, changes, seed):
         try:
             run_stages(config, ("invert", "tune"), progress=notes)
             same = (folder / "run" / _LAST).read_bytes() == expected
-            anew = any("made anew" in text for text in notes.texts)
+            anew = any("computing it again" in text for text in notes.texts)
             outcome = ("made anew with a note" if anew else "the same") if same else "ANOTHER RESULT"
         except ClipGeomError as error:
             outcome = "refused" if name in str(error) or change == "swapped" else f"REFUSED WITHOUT ITS NAME: {error}"

@@ -55,5 +55,5 @@ def test_a_run_tells_of_damaged_lines(sd, tmp_path):
     path = folder / "metrics.jsonl"
     path.write_text("{}\n" + path.read_text())
     run_stages(settings, ("invert",), progress=Told())
-    assert f"{path} has 1 damaged line(s), which are left out" in notes
+    assert f"{path} has 1 damaged line(s); they are removed" in notes
     assert len(path.read_text().splitlines()) == 2

@@ -185,5 +185,5 @@ def tuning_of(config):
     rows = [row + 0.2 * torch.sin(torch.arange(row.numel()).view_as(row)) for row in made.model.placeholder.embeddings]
     model = replace(made.model, placeholder=made.model.placeholder.with_embeddings(rows))
     tuning = LoraTuning(made.engine, model, made.latents, made.config, decision=made.decision)
-    made._own_pictures(tuning)
+    made._load_generated_images(tuning)
     return tuning

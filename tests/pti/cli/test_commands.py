@@ -135,7 +135,7 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     assert "one of validation.prompts is too long" in refused(f'validation.prompts=["{long}"]')
     assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.instance_prompt="{long}"')
     assert "sampler.num_inference_steps is at most 100" in refused("sampler.num_inference_steps=101")
-    assert "leaves no noise level below the end of the schedule, 100" in refused("loss.min_timestep=100")
+    assert "leaves no timestep below the end of the schedule, 100" in refused("loss.min_timestep=100")
     assert "cannot name a LoRA file" in refused('export.name="a/b"')
     assert "see export.name" in refused('concept.placeholder_token="<checkpoint>"')
     assert "is the name of the file for diffusers" in refused('export.name="pytorch_lora_weights"')
@@ -150,7 +150,7 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     code, _, err = pti("tune", file)
     assert (code, err) == (
         2,
-        f"pti: {tmp_path / 'run'} holds no finished inversion; run pti invert first, or pti run\n",
+        f"pti: {tmp_path / 'run'} has no finished inversion; run pti invert first, or pti run\n",
     )
     assert not (tmp_path / "run").exists()
 

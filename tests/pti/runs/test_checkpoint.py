@@ -140,7 +140,7 @@ def test_damaged_latents_are_made_anew_with_a_note(sd, tmp_path):
         assert {path: path.read_bytes() for path in kept} == kept
         assert last.read_bytes() == expected
         assert damaged is swapped or all(
-            any(f"{path} is damaged" in note and "made anew" in note for note in notes) for path in kept
+            any(f"{path} is damaged" in note and "computing it again" in note for note in notes) for path in kept
         )
 
 
@@ -175,7 +175,7 @@ def test_what_is_finished_is_not_done_again(sd, tmp_path, monkeypatch):
 
 
 def test_tuning_needs_a_finished_inversion(sd, tmp_path):
-    with pytest.raises(CheckpointError, match="holds no finished inversion; run pti invert first"):
+    with pytest.raises(CheckpointError, match="has no finished inversion; run pti invert first"):
         run_stages(configuration(sd, tmp_path / "run"), ("tune",))
     with pytest.raises(CheckpointError, match="is no run folder"):
         load_run(tmp_path)

@@ -1,25 +1,26 @@
 """What a step draws depends on its number alone, and on the batch of all processes together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pti.training.batches import BatchSlice, plan_micro_batch, sample_order, sample_timesteps
+from pti.training.batches import BatchSlice, SamplingSpace, plan_micro_batch, sample_order, sample_timesteps
 
 
 def drawn(step=3, part=0, share=None, **changes):
-    settings = {
-        "parts": 2,
-        "samples": 5,
-        "crops": 3,
-        "flips": True,
-        "wordings": 2,
-        "shape": (4, 2, 2),
-        "levels": range(100),
-        "timesteps": "stratified",
-        **changes,
-    }
-    return plan_micro_batch(7, "tune", step, part, share=share or BatchSlice(0, 1, 4), **settings)
+    space = SamplingSpace(
+        n_images=5,
+        crops=3,
+        flips=True,
+        wordings=2,
+        latent_shape=(4, 2, 2),
+        timesteps=range(100),
+        timestep_sampling="stratified",
+    )
+    batch_slice = share or BatchSlice(0, 1, 4)
+    return plan_micro_batch(7, "tune", step, part, parts=2, batch_slice=batch_slice, space=replace(space, **changes))
 
 
 def test_two_processes_draw_the_halves_of_what_one_draws():
@@ -69,7 +70,7 @@ def test_views_vary_only_as_asked():
     assert {view.crop for view in views} == {0, 1, 2}
     assert {view.mirrored for view in views} == {True, False}
     assert {view.wording for view in views} == {0, 1}
-    some = [drawn(step, whole_from=40) for step in range(20)]
+    some = [drawn(step, complete_from=40) for step in range(20)]
     for noisy in (True, False):
         found = {
             v.wording for draw in some for v, t in zip(draw.views, draw.timesteps, strict=True) if (t >= 40) == noisy

@@ -56,7 +56,7 @@ def test_the_loss_weighs_places():
     by_hand = sum(w * (c * (a - b) ** 2).mean() for a, b, c, w in zip(said, target, cells, levels, strict=True)) / 3
     tensors = [torch.from_numpy(x) for x in (said, target, levels, cells)]
     assert float(denoising_loss(*tensors)) == pytest.approx(by_hand, rel=1e-6)
-    assert float(denoising_loss(*tensors[:2], cells=torch.ones(3, 1, 4, 4))) == pytest.approx(
+    assert float(denoising_loss(*tensors[:2], mask=torch.ones(3, 1, 4, 4))) == pytest.approx(
         float(denoising_loss(*tensors[:2])), rel=1e-6
     )
 

@@ -63,11 +63,11 @@ def test_pivot_and_base_weights_are_bit_identical_and_the_changes_come_off(tune,
 def test_whatever_moves_is_noticed(tune):
     tuning, _ = tune(steps=False)
     tuning.pivot.embeddings[0].data.add_(1e-6)
-    with pytest.raises(TrainingError, match="vectors have moved in stage 2"):
+    with pytest.raises(TrainingError, match="embeddings have changed in stage 2"):
         list(tuning.run())
     tuning, _ = tune(steps=False)
     tuning.model.unet.conv_in.weight.data[0, 0, 0, 0] += 1e-6
-    with pytest.raises(TrainingError, match="a base weight has moved in stage 2"):
+    with pytest.raises(TrainingError, match="a base weight has changed in stage 2"):
         list(tuning.run())
 
 

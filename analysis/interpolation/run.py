@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from analysis import ROOT
 from analysis.common import world as reading
 from clipgeom import Certificate
+from clipgeom._images import to_tensor
 from clipgeom._progress import Progress
 from clipgeom.centering import CENTERED_MODES
 from clipgeom.miniworld import FACTORS, load_clip
@@ -204,8 +205,7 @@ def _embedder() -> Any:
 
     def embed(pictures: NDArray[np.uint8]) -> NDArray[np.float16]:
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.moveaxis(pictures, -1, 1).astype(np.float32) / 127.5 - 1)
-            projected = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+            projected = clip.visual_projection(clip.vision_model(pixel_values=to_tensor(pictures)).pooler_output)
             unit: NDArray[np.float16] = torch.nn.functional.normalize(projected, dim=-1).numpy().astype(np.float16)
         return unit
 

@@ -30,9 +30,10 @@ from analysis import ROOT
 from analysis.common.study import BEST_PIVOT, THEN, UNHELD
 from analysis.common.world import restore
 from analysis.pivotal_tuning import report as pivotal_tuning_report
+from clipgeom._images import to_tensor
 from clipgeom._progress import Progress
 from clipgeom.miniworld import NEW_CHARACTERS, FactorReaders, load_readers, scenes
-from clipgeom.miniworld.codec import decode, encode, normalized
+from clipgeom.miniworld.codec import decode, encode
 from pti._files import write_json
 from pti.config.toml_io import read_config
 from pti.data.latent_refinement import refine_latents
@@ -130,7 +131,7 @@ def _rebuilt(
     vae: AutoencoderKL, readers: FactorReaders, pictures: NDArray[np.uint8], steps: int = 0
 ) -> dict[str, list[str]]:
     """What the readers see in pictures that the autoencoder has encoded, perhaps fitted, and decoded."""
-    shown = torch.from_numpy(normalized(pictures))
+    shown = to_tensor(pictures).contiguous()
     latents = [refine_latents(vae, z[None], x[None], steps) for z, x in zip(encode(vae, pictures), shown, strict=True)]
     return readers.read(decode(vae, torch.cat(latents)))
 

@@ -7,14 +7,16 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
-__all__ = ["decode", "encode", "normalized"]
+from clipgeom._images import to_tensor, to_uint8
+
+__all__ = ["decode", "encode"]
 
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, pictures: NDArray[np.uint8], /, *, batch: int = 64) -> torch.Tensor:
     """Encode images to the means of their latents, unscaled."""
     parts = [
-        model.encode(torch.from_numpy(normalized(pictures[i : i + batch]))).latent_dist.mean
+        model.encode(to_tensor(pictures[i : i + batch]).contiguous()).latent_dist.mean
         for i in range(0, len(pictures), batch)
     ]
     return torch.cat(parts)
@@ -23,13 +25,6 @@ def encode(model: AutoencoderKL, pictures: NDArray[np.uint8], /, *, batch: int =
 @torch.no_grad()
 def decode(model: AutoencoderKL, latents: torch.Tensor, /, *, batch: int = 64) -> NDArray[np.uint8]:
     """Decode unscaled latents to images."""
-    parts = []
-    for start in range(0, len(latents), batch):  # converted to bytes at once: floats need four times the memory
-        pixels = (model.decode(latents[start : start + batch]).sample.clamp(-1, 1) + 1) * 127.5
-        parts.append(pixels.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
-    return np.concatenate(parts)
-
-
-def normalized(pictures: NDArray[np.uint8], /) -> NDArray[np.float32]:
-    """Convert images to network input: channels first, −1 … 1."""
-    return np.ascontiguousarray(np.moveaxis(pictures, -1, 1), dtype=np.float32) / np.float32(127.5) - np.float32(1)
+    # converted batch by batch: floats need four times the memory
+    starts = range(0, len(latents), batch)
+    return np.concatenate([to_uint8(model.decode(latents[i : i + batch]).sample) for i in starts])

@@ -30,6 +30,7 @@ def image_embeddings(ids: Sequence[str], /) -> NDArray[np.float64]:
     """
     import torch
 
+    from clipgeom._images import to_tensor
     from clipgeom.miniworld.scenery import picture
 
     model, _ = load_clip()
@@ -37,7 +38,6 @@ def image_embeddings(ids: Sequence[str], /) -> NDArray[np.float64]:
     with torch.inference_mode():
         for start in range(0, len(ids), _BATCH):
             drawn = np.stack([picture(int(number), SEED) for number in ids[start : start + _BATCH]])
-            pixels = torch.from_numpy(np.moveaxis(drawn, -1, 1).astype(np.float32) / 127.5 - 1)
-            pooled = model.vision_model(pixel_values=pixels).pooler_output
+            pooled = model.vision_model(pixel_values=to_tensor(drawn)).pooler_output
             parts.append(model.visual_projection(pooled).double().numpy())
     return np.concatenate(parts)

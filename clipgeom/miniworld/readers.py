@@ -96,6 +96,8 @@ class FactorReaders:
         """
         import torch
 
+        from clipgeom._images import to_tensor
+
         if pictures.ndim != 4 or pictures.shape[1:] != (SIZE, SIZE, 3) or pictures.dtype != np.uint8:
             raise ShapeError(
                 f"expected pictures as uint8 of shape (n, {SIZE}, {SIZE}, 3), got {pictures.dtype} of {pictures.shape}"
@@ -103,8 +105,8 @@ class FactorReaders:
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in READ}
         with torch.inference_mode():
             for start in range(0, len(pictures), _BATCH):
-                batch = np.moveaxis(pictures[start : start + _BATCH], -1, 1).astype(np.float32) / 127.5 - 1
-                for name, logits in apply_network(self.network, torch.from_numpy(batch)).items():
+                batch = to_tensor(pictures[start : start + _BATCH])
+                for name, logits in apply_network(self.network, batch).items():
                     parts[name].append(logits.softmax(-1))
         return {
             name: torch.cat(rows).numpy() if rows else np.empty((0, len(READ[name])), dtype=np.float32)

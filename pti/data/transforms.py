@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clipgeom._images import to_tensor
 from pti.models.prompt_embeds import time_ids
 
 if TYPE_CHECKING:
@@ -56,5 +57,4 @@ def image_to_tensor(
     else:
         left, top = spare_x // 2, spare_y // 2
     cut = scaled.crop((left, top, left + size, top + size))
-    array = np.asarray(cut, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-    return torch.from_numpy(array), time_ids((height, width), (top, left), size)
+    return to_tensor(np.asarray(cut)), time_ids((height, width), (top, left), size)

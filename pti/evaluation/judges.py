@@ -113,10 +113,11 @@ class ClipJudge:
         WeightsError
             The weights are missing or damaged.
         """
+        from clipgeom._images import to_tensor
         from clipgeom.miniworld.weights import load_clip
 
         model, tokenizer = load_clip(root=root)
-        return cls(model, tokenizer, _plain)
+        return cls(model, tokenizer, to_tensor)
 
     def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
         """Embed images; projected, not normalised."""
@@ -302,13 +303,6 @@ def _config_of(path: Path, *kinds: str) -> dict[str, Any]:
 
 def _without_positions(key: str) -> str | None:
     return None if key.endswith("position_ids") else key  # buffers that old versions stored
-
-
-def _plain(pictures: Pictures) -> torch.Tensor:
-    """Convert images to −1 … 1 without resizing."""
-    import torch
-
-    return torch.from_numpy(np.moveaxis(pictures, -1, 1).astype(np.float32) / 127.5 - 1)
 
 
 def _embed(

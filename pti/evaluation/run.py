@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from clipgeom._images import to_uint8
 from clipgeom._progress import Progress, Quiet
 from clipgeom.errors import ClipGeomError
 from clipgeom.geometry.estimate import Estimate
@@ -191,5 +192,4 @@ def _training_pictures(run: Run) -> Pictures:
     data, size = run.config.data, run.config.data.resolution or run.model.size
     cut = "stretch" if data.resize_mode == "stretch" else "center_crop"
     arrays = [image_to_tensor(sample.decode(), size, cut, np.random.default_rng(0))[0] for sample in run.samples]
-    whole = ((torch.stack(arrays) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(whole.permute(0, 2, 3, 1).numpy())
+    return np.ascontiguousarray(to_uint8(torch.stack(arrays)))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipgeom._images import to_uint8
 from clipgeom.errors import ConfigError
 from pti._random import rng_for
 from pti.models.latent_scaling import unscaled
@@ -131,9 +132,8 @@ def sample_latents(
 @torch.no_grad()
 def decode_latents(model: DiffusionModel, latents: torch.Tensor) -> UInt8[NDArray[np.uint8], "n side side 3"]:
     """Decode latents to images, in the autoencoder's own precision."""
-    pictures = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
-    pixels = (pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return (pixels * 255).round().astype(np.uint8)
+    pixels = model.vae.decode(unscaled(model.vae, latents).to(model.vae.dtype), return_dict=False)[0]
+    return to_uint8(pixels.float())
 
 
 def _generator(seed: int, index: int) -> torch.Generator:

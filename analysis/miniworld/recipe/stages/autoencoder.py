@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import Pool, draw_pool
-from clipgeom.miniworld.codec import normalized
+from clipgeom._images import to_tensor
 from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.drawing.render import middle
 
@@ -62,7 +62,7 @@ def train_autoencoder(folder: Path, plan: Plan, pool_folder: Path, /) -> Iterato
         rng = generator_of(_SEED, step)
         cropped = step < _ENDING * plan.steps
         rows = np.sort(rng.choice(_POOL, _CROPS if cropped else _WHOLE, replace=False))
-        batch = torch.from_numpy(normalized(_crops(pictures[rows], centers[rows], rng) if cropped else pictures[rows]))
+        batch = to_tensor(_crops(pictures[rows], centers[rows], rng) if cropped else pictures[rows]).contiguous()
         posterior = model.encode(batch).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, dtype=np.float32))
         back = model.decode(posterior.mean + posterior.std * noise).sample

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import Pool, kept_pool
 from clipgeom.miniworld.captions import draw_caption, draw_said, full_caption
-from clipgeom.miniworld.codec import normalized
+from clipgeom._images import to_tensor
 from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.drawing.render import Jitter, render
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors
@@ -134,7 +134,7 @@ def train_clip(
         texts = [_words(factors[row], subjects, rng) for row, subjects in zip(rows, said, strict=True)]
         alone = [draw_caption({name: v}, rng, said=[name]) for name, values in FACTORS.items() for v in values]
         unit = torch.nn.functional.normalize
-        images = unit(image_features(model, torch.from_numpy(normalized(pictures[rows]))))
+        images = unit(image_features(model, to_tensor(pictures[rows]).contiguous()))
         words, alone_words = (unit(text_features(model, tokenize(tokenizer, some))) for some in (texts, alone))
         scale = model.logit_scale.exp().clamp(max=_LARGEST_SCALE)
         logits = scale * words @ images.T
@@ -159,7 +159,7 @@ def recall_at_1(model: CLIPModel, tokenizer: CLIPTokenizer, n: int, seed: int, /
     """Share of `n` held-out pictures whose nearest full caption is their own, captions equal in text being one."""
     held_out = scenes(n, seed, said=tuple(FACTORS))
     images = torch.cat(
-        [image_features(model, torch.from_numpy(normalized(part))) for part in np.array_split(held_out.pictures, 10)]
+        [image_features(model, to_tensor(part).contiguous()) for part in np.array_split(held_out.pictures, 10)]
     )
     words = text_features(model, tokenize(tokenizer, held_out.captions))
     unit = torch.nn.functional.normalize

@@ -19,7 +19,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionModel
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.stages.autoencoder import KL, SQUARE, draw_pictures
 from analysis.miniworld.recipe.stages.patches import TOLD
-from clipgeom.miniworld.codec import normalized
+from clipgeom._images import to_tensor
 from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.drawing.render import middle
 
@@ -56,7 +56,7 @@ def train_details(
     def loss(step: int) -> dict[str, torch.Tensor]:
         rng = generator_of(seed, step)
         rows = np.sort(rng.choice(len(pictures), _BATCH, replace=False))
-        batch = torch.from_numpy(normalized(pictures[rows]))
+        batch = to_tensor(pictures[rows]).contiguous()
         posterior = autoencoder.encode(batch).latent_dist
         noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, dtype=np.float32))
         back = autoencoder.decode(posterior.mean + posterior.std * noise).sample

@@ -15,7 +15,7 @@ import torch
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.stages.clip import PATCH, WIDTH, build_clip, draw_groups
-from clipgeom.miniworld.codec import normalized
+from clipgeom._images import to_tensor
 from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.drawing.render import middle
 from clipgeom.miniworld.factors import FACTORS
@@ -54,7 +54,7 @@ def train_patches(folder: Path, plan: Plan, pool_folder: Path, /) -> Iterator[Re
     def loss(step: int) -> dict[str, torch.Tensor]:
         rows = np.sort(generator_of(_SEED, step).choice(len(pictures), _BATCH, replace=False))
         right = codes[torch.from_numpy(rows)]
-        seen = network["tower"](pixel_values=torch.from_numpy(normalized(pictures[rows])), output_hidden_states=True)
+        seen = network["tower"](pixel_values=to_tensor(pictures[rows]).contiguous(), output_hidden_states=True)
         states = network["norm"](seen.hidden_states[TOLD][:, 1:])
         under = covered[right[:, place]]
         weights = torch.where(under, 1.0, _EMPTY_WEIGHT)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import draw_pool, pool_marks
+from clipgeom._images import to_tensor
 from clipgeom._io.files import replacing
-from clipgeom.miniworld.codec import decode, encode, normalized
+from clipgeom.miniworld.codec import decode, encode
 from clipgeom.miniworld.readers import READ, apply_network, build_network
 
 __all__ = ["train_readers"]
@@ -45,10 +46,10 @@ def train_readers(
         rng = generator_of(_SEED, step)
         if rebuilt is not None and rng.random() < _REBUILT_SHARE:
             rows = np.sort(rng.choice(_POOL, _BATCH, replace=False))
-            batch = torch.from_numpy(normalized(rebuilt[rows]))  # as blurred as they come
+            batch = to_tensor(rebuilt[rows]).contiguous()  # as blurred as they come
         else:
             rows = np.sort(rng.choice(_POOL, _BATCH, replace=False))
-            batch = _disturbed(torch.from_numpy(normalized(pictures[rows])), rng)
+            batch = _disturbed(to_tensor(pictures[rows]).contiguous(), rng)
         logits = apply_network(network, batch)
         wanted = {name: labels[name][torch.from_numpy(rows)] for name in READ}
         terms = {

@@ -1,4 +1,4 @@
-"""Sanitising of untrusted text (captions, file names, prompts, certificates) for terminals and Markdown.
+"""Placeholders in prompts, and sanitising of untrusted text (captions, file names, prompts) for terminals and Markdown.
 
 HTML pages are written by jinja2, which escapes every value; YAML is written by a library.
 """
@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["code", "markdown", "one_line", "printable"]
+__all__ = ["CLASS_PLACEHOLDER", "PLACEHOLDER", "code", "markdown", "one_line", "printable"]
+
+# in prompts and captions, the places of the placeholder token and of the class word
+PLACEHOLDER = "{token}"
+CLASS_PLACEHOLDER = "{class}"
 
 # C0 and C1 control characters (escape sequences of a terminal begin with one), and marks that reorder a line
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

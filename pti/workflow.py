@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgeom._progress import Progress, Quiet
+from clipgeom._text import PLACEHOLDER
 from clipgeom.errors import ConfigError
 from pti._files import write_json
 from pti._folder import check_run_folder
@@ -45,7 +46,6 @@ from pti.config.schema import Config
 from pti.config.toml_io import read_config
 from pti.errors import CheckpointError
 from pti.export.files import export_name
-from pti.models.token import PLACEHOLDER
 from pti.runs import checkpoint
 from pti.runs.layout import RECORD, TRAINED
 from pti.runs.record import read_record

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom._repr import short_repr
+from clipgeom._text import PLACEHOLDER
 from clipgeom.errors import ConfigError
 from clipgeom.miniworld.captions import draw_caption, full_caption
 from clipgeom.miniworld.characters import NewCharacter
@@ -136,7 +137,7 @@ def _caption(
     if new is None and said is not None and set(said) == FACTORS.keys():
         return full_caption(scene, word=word)
     if new is not None:
-        word = "{token}" if word is None else word
+        word = PLACEHOLDER if word is None else word
         if said is None:
             return full_caption(scene, word=word, looks=False)
         said = [name for name in said if name not in new.factors]

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipgeom._text import PLACEHOLDER
+
 __all__ = ["drop_tags", "mix_captions"]
 
 _SEPARATOR = ","
@@ -39,7 +41,7 @@ def drop_tags(
     tuple of str
     """
     parts = [part.strip() for part in caption.split(_SEPARATOR)]
-    kept = np.array(["{token}" in part for part in parts])
+    kept = np.array([PLACEHOLDER in part for part in parts])
     kept[0] |= not kept.any()
     if dropout == 0 or kept.all():
         return (caption,) * (count if dropout else 1)
@@ -47,8 +49,8 @@ def drop_tags(
     for _ in range(count - 1):
         stays = kept | (rng.random(len(parts)) >= dropout)
         plain = str(rng.choice(templates)) if templates and rng.random() < dropout else None
-        said = [part if plain is None or "{token}" not in part else plain for part in parts]
-        made.append(", ".join(part for part, stay in zip(said, stays, strict=True) if stay))
+        tags = [part if plain is None or PLACEHOLDER not in part else plain for part in parts]
+        made.append(", ".join(tag for tag, stay in zip(tags, stays, strict=True) if stay))
     return tuple(made)
 
 
@@ -68,8 +70,8 @@ def mix_captions(captions: Sequence[str], /, *, rng: np.random.Generator) -> tup
     """
     split = [[part.strip() for part in caption.split(_SEPARATOR)] for caption in captions]
 
-    def drawn(place: int, own: str) -> str:
-        offered = [parts[place] for parts in split if len(parts) > place]
-        return str(rng.choice([part for part in offered if ("{token}" in part) == ("{token}" in own)]))
+    def sample(index: int, own: str) -> str:
+        tags = [parts[index] for parts in split if len(parts) > index]
+        return str(rng.choice([tag for tag in tags if (PLACEHOLDER in tag) == (PLACEHOLDER in own)]))
 
-    return tuple(", ".join(drawn(place, own) for place, own in enumerate(parts)) for parts in split)
+    return tuple(", ".join(sample(index, own) for index, own in enumerate(parts)) for parts in split)

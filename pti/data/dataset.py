@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgeom._extras import needs_extra
+from clipgeom._text import PLACEHOLDER
 from clipgeom.errors import ConfigError, first_line
+from pti._miniworld import character_of, training_images
 from pti.config.schema import DataSection
 from pti.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MINIWORLD", "ImageSet", "Sample", "read_images"]
+__all__ = ["ImageSet", "Sample", "read_images"]
 
-MINIWORLD = "miniworld:"
-_TOKEN = "{token}"
 _FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_MINIWORLD_PICTURES = 6
-_MINIWORLD_SEED = 77  # seeds of a new character's images; no training of miniworld used them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,18 +77,17 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
     ConfigError
         There are fewer images than `holdout`.
     """
-    with needs_extra("pti", "reading pictures"):
+    with needs_extra("pti", "reading images"):
         import PIL.Image  # noqa: F401
     class_word = None
-    if data.source.startswith(MINIWORLD):
-        found, class_word = _miniworld(data.source.removeprefix(MINIWORLD), data.max_images or _MINIWORLD_PICTURES)
+    found: Iterable[tuple[str, bytes, str | None]]
+    if (character := character_of(data.source)) is not None:
+        found, class_word = training_images(character, data.source, data.max_images), character.kind
     elif Path(data.source).expanduser().is_dir():
         found = _folder(Path(data.source).expanduser(), data)
     elif Path(data.source).expanduser().exists() or data.source.startswith((".", "/", "~")) or "/" not in data.source:
         # without a slash it is more likely a misspelt folder than one of the hub's oldest data sets
-        raise DataError(
-            f"there is no folder {data.source}; a source is a folder, miniworld:NAME, or the id of a data set, owner/name"
-        )
+        raise DataError(f"expected a folder, miniworld:NAME, or the id of a data set, owner/name; got {data.source}")
     else:
         found = _hub(data)
     samples: list[Sample] = []
@@ -105,15 +102,17 @@ def read_images(data: DataSection, *, needs_token: bool = True) -> ImageSet:
         samples.append(Sample(name, caption, _decoder(name, content)))
         total.update(hashlib.sha256(content).digest() + caption.encode())
     if not samples:
-        raise DataError(f"{data.source} holds no pictures ({', '.join(_FORMATS)})")
+        raise DataError(f"{data.source} has no images ({', '.join(_FORMATS)})")
     kept = len(samples) - data.holdout
     if kept < 1:
         raise ConfigError(
-            f"data.holdout = {data.holdout} leaves nothing to train on: {data.source} holds {len(samples)} image(s)"
+            f"data.holdout = {data.holdout} leaves nothing to train on: {data.source} has {len(samples)} image(s)"
         )
     notes = []
     if kept == 1:
-        notes.append("training on a single picture: the concept cannot be told from its pose, place and background")
+        notes.append(
+            "training on a single image: the concept cannot be separated from its pose, position and background"
+        )
     return ImageSet(tuple(samples[:kept]), tuple(samples[kept:]), total.hexdigest(), class_word, tuple(notes))
 
 
@@ -122,8 +121,10 @@ def _check_caption(name: str, caption: str | None, needs_token: bool) -> None:
         raise DataError(
             f"{name} has no caption: give it a line in metadata.jsonl or a .txt file beside it, or set data.instance_prompt"
         )
-    if needs_token and _TOKEN not in caption:
-        raise DataError(f"the caption of {name} lacks {_TOKEN}, the place of the new word: {caption[:100]!r}")
+    if needs_token and PLACEHOLDER not in caption:
+        raise DataError(
+            f"the caption of {name} lacks {PLACEHOLDER}, the place of the placeholder token: {caption[:100]!r}"
+        )
 
 
 def _folder(folder: Path, data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
@@ -182,22 +183,6 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _miniworld(name: str, count: int) -> tuple[Iterable[tuple[str, bytes, str | None]], str]:
-    import PIL.Image
-
-    from clipgeom.miniworld.characters import character
-    from clipgeom.miniworld.scenery import scenes
-
-    new = character(name)
-    drawn = scenes(count, _MINIWORLD_SEED, character=new)
-    found = []
-    for index, (pixels, caption) in enumerate(zip(drawn.pictures, drawn.captions, strict=True)):
-        encoded = io.BytesIO()
-        PIL.Image.fromarray(pixels).save(encoded, "png")
-        found.append((f"{MINIWORLD}{name}/{index}", encoded.getvalue(), caption))
-    return found, new.kind
-
-
 def _hub(data: DataSection) -> Iterator[tuple[str, bytes, str | None]]:
     with needs_extra("pti", "reading a data set"):
         import datasets
@@ -236,7 +221,7 @@ def _decode(name: str, content: bytes) -> Image:
                 image = PIL.Image.alpha_composite(page, image)
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be decoded as a picture ({error}); replace it or take it out") from error
+        raise DataError(f"{name} cannot be decoded as an image ({error}); replace it or take it out") from error
 
 
 def _eight_bits(image: Image) -> Image:

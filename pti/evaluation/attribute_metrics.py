@@ -142,7 +142,7 @@ def entropy_ratio(
     """
     p, q = _hot(token, vocabulary), _hot(class_word, vocabulary)
     if (q.mean(axis=0) > 0).sum() < 2:
-        raise DomainError("the class word's pictures all show one value; its entropy, to compare with, is zero")
+        raise DomainError("expected at least two values in the class word's images, got one, whose entropy is zero")
     value = float(entropy(p.mean(axis=0), n=len(p)) / entropy(q.mean(axis=0), n=len(q)))
     rng = np.random.default_rng(seed)
     ratios = entropy(_plausible(p, rng)) / entropy(_plausible(q, rng))
@@ -170,7 +170,7 @@ def _plausible(rows: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
 def _labels(groups: tuple[Sequence[str], Sequence[str]] | None, n: int, m: int) -> NDArray[np.int64]:
     names: Iterable[str] = [*groups[0], *groups[1]] if groups is not None else [""] * (n + m)
     if groups is not None and (len(groups[0]), len(groups[1])) != (n, m):
-        raise ShapeError(f"expected {n} and {m} prompts, one a picture, got {len(groups[0])} and {len(groups[1])}")
+        raise ShapeError(f"expected {n} and {m} prompts, one for each image, got {len(groups[0])} and {len(groups[1])}")
     return np.unique(list(names), return_inverse=True)[1].astype(np.int64)
 
 

@@ -1,33 +1,28 @@
-"""Image attributes: their values, phrases for each value, and two classifiers that predict them."""
+"""Image attributes: their values, phrases for each value, and a classifier that predicts them from captions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgeom.errors import ConfigError
-from clipgeom.miniworld.characters import NewCharacter
 from pti.evaluation.metrics import zero_shot
 
 if TYPE_CHECKING:
-    from clipgeom.miniworld.readers import FactorReaders
-    from pti.evaluation.judges import Pictures, TextJudge
+    from pti.evaluation.judges import Images, TextJudge
 
 __all__ = [
     "VOCABULARY",
-    "AttributeReader",
-    "FactorReader",
+    "AttributeClassifier",
     "Vocabulary",
-    "ZeroShotReader",
-    "character_values",
+    "ZeroShotClassifier",
     "check_vocabulary",
-    "says",
+    "mentions",
 ]
 
 Vocabulary = Mapping[str, Mapping[str, tuple[str, ...]]]
@@ -84,15 +79,15 @@ VOCABULARY: Vocabulary = MappingProxyType(
 
 
 @runtime_checkable
-class AttributeReader(Protocol):
+class AttributeClassifier(Protocol):
     """Predicts the value of every attribute of its vocabulary for each image."""
 
     vocabulary: Vocabulary
 
-    def read(self, pictures: Pictures, /) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
+    def classify(self, images: Images, /) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
 
 
-class ZeroShotReader:
+class ZeroShotClassifier:
     """Predicts attributes by the nearest caption embedding.
 
     Parameters
@@ -115,63 +110,9 @@ class ZeroShotReader:
             for attribute, values in vocabulary.items()
         }
 
-    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
+    def classify(self, images: Images, /) -> dict[str, list[str]]:
         """Return the nearest value of every attribute for each image."""
-        return zero_shot(self.judge.embed_pictures(pictures), self._texts)
-
-
-class FactorReader:
-    """Attribute classifiers of miniworld.
-
-    Parameters
-    ----------
-    readers : FactorReaders
-    """
-
-    def __init__(self, readers: FactorReaders) -> None:
-        from clipgeom.miniworld.captions import FACING
-        from clipgeom.miniworld.readers import READ
-
-        self.readers = readers
-        # "top left" is a position; only a verb gives the direction that a figure faces
-        facing = {value: tuple(form.format(value) for form in FACING) for value in READ["facing"]}
-        vocabulary = {name: {value: (value,) for value in values} for name, values in READ.items()}
-        self.vocabulary: Vocabulary = {**vocabulary, "facing": facing}
-
-    @classmethod
-    def load(cls, folder: Path | None = None, /) -> Self:
-        """Load the package's classifiers, or those in a folder.
-
-        Raises
-        ------
-        WeightsError
-            The weights are missing or damaged.
-        """
-        from clipgeom.miniworld.readers import load_readers
-
-        return cls(load_readers(folder))
-
-    def said(self, prompt: str, /) -> set[str]:
-        """Return the attributes in a prompt, by miniworld's own phrases: "left" alone may be a position."""
-        return {
-            attribute
-            for attribute, values in self.vocabulary.items()
-            if says(prompt, {phrase: () for phrases in values.values() for phrase in phrases})
-        }
-
-    def read(self, pictures: Pictures, /) -> dict[str, list[str]]:
-        """Return the likeliest value of every attribute for each image."""
-        return self.readers.read(pictures)
-
-
-def character_values(character: NewCharacter, /) -> dict[str, str]:
-    """Attribute values that every image of one of miniworld's new characters should have."""
-    return {
-        **character.factors,
-        "pattern": character.pattern or "plain",
-        "emblem": character.emblem or "none",
-        "two_tone": "yes" if character.headgear_second else "no",
-    }
+        return zero_shot(self.judge.embed_images(images), self._texts)
 
 
 def check_vocabulary(vocabulary: Mapping[str, Mapping[str, Any]], /) -> None:
@@ -186,21 +127,19 @@ def check_vocabulary(vocabulary: Mapping[str, Mapping[str, Any]], /) -> None:
         raise ConfigError("expected a vocabulary with at least one attribute, got none")
     for attribute, values in vocabulary.items():
         if len(values) < 2:
-            raise ConfigError(
-                f"the attribute {attribute!r} needs at least two values to choose from, got {len(values)}"
-            )
+            raise ConfigError(f"the attribute {attribute!r} needs at least two values, got {len(values)}")
         for value, phrases in values.items():
             if isinstance(phrases, str) or not phrases or not all(phrases):
-                raise ConfigError(f"{attribute} {value!r} needs a list of phrases for it, got {phrases!r}")
+                raise ConfigError(f"{attribute} {value!r} needs a list of phrases, got {phrases!r}")
 
 
-def says(prompt: str, values: Mapping[str, tuple[str, ...]], /) -> bool:
-    """Whether a prompt mentions a value of an attribute, by its name or one of its phrases, as whole words."""
+def mentions(prompt: str, values: Mapping[str, tuple[str, ...]], /) -> bool:
+    """Return whether a prompt mentions a value of an attribute, by its name or one of its phrases, as whole words."""
     words = " ".join(re.findall(r"\w+", prompt.lower()))
-    said = (
+    phrases_of_all = (
         " ".join(re.findall(r"\w+", text.lower())) for value, phrases in values.items() for text in (value, *phrases)
     )
-    return any(f" {text} " in f" {words} " for text in said if text)
+    return any(f" {text} " in f" {words} " for text in phrases_of_all if text)
 
 
 def _mean_direction(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

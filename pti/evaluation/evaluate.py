@@ -14,11 +14,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from clipgeom._text import PLACEHOLDER
 from clipgeom.errors import ConfigError, DomainError
 from clipgeom.geometry.estimate import Estimate
 from pti.evaluation.attribute_metrics import Leakage, attribute_rate, entropy_ratio, leakage
-from pti.evaluation.attributes import AttributeReader, says
-from pti.evaluation.judges import PictureJudge, Pictures, TextJudge, check_pictures
+from pti.evaluation.attributes import AttributeClassifier, mentions
+from pti.evaluation.judges import ImageJudge, Images, TextJudge, check_images
 from pti.evaluation.metrics import (
     Comparison,
     compare,
@@ -28,13 +29,46 @@ from pti.evaluation.metrics import (
     text_similarity,
 )
 
-__all__ = ["PLACEHOLDER", "TOGETHER", "Evaluation", "Judges", "evaluate_pictures"]
+__all__ = ["ALL_ATTRIBUTES", "Evaluation", "EvaluationImages", "Judges", "evaluate_images"]
 
-PLACEHOLDER = "{token}"
-TOGETHER = "all of these"  # key in `recognition` for every attribute right in one image
+ALL_ATTRIBUTES = "all of these"  # key in `recognition` for every attribute right in one image
 
-_Sides = tuple[Sequence[Pictures], Sequence[Pictures]]  # images of the token and of the class word, by prompt
-_Read = Sequence[Sequence[Mapping[str, Sequence[str]]]]  # attribute values in the images of either side, by prompt
+_Sides = tuple[Sequence[Images], Sequence[Images]]  # images of the token and of the class word, by prompt
+_Values = Sequence[Sequence[Mapping[str, Sequence[str]]]]  # attribute values in the images of either side, by prompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationImages:
+    """Images to evaluate, uint8 of shape (n, height, width, 3).
+
+    Attributes
+    ----------
+    token, class_word : mapping of ndarray
+        By prompt with ``{token}``: images generated with the token, and with the class word, in its place.
+    training : ndarray
+        Cropped to one size, as in training.
+    tuned_class_word : mapping of ndarray, optional
+        As `class_word`, but from the tuned model and other noise; measures the drift of the class word.
+    """
+
+    token: Mapping[str, Images]
+    class_word: Mapping[str, Images]
+    training: Images
+    tuned_class_word: Mapping[str, Images] | None = None
+
+    def check(self) -> None:
+        """Refuse missing prompts, prompts without ``{token}``, and arrays that are not stacks of images."""
+        if not self.token:
+            raise ConfigError("expected images of at least one prompt, got none")
+        tuned = self.class_word if self.tuned_class_word is None else self.tuned_class_word
+        for side in (self.token, tuned):
+            if different := sorted(set(side) ^ set(self.class_word)):
+                raise ConfigError(f"expected images of the same prompts on both sides; only one has {different[0]!r}")
+        for prompt in self.token:
+            if PLACEHOLDER not in prompt:
+                raise ConfigError(f"the prompt {prompt!r} has no {PLACEHOLDER} to replace by token or class word")
+        for images in (*self.token.values(), *self.class_word.values(), *tuned.values(), self.training):
+            check_images(images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +79,15 @@ class Judges:
     ----------
     text : tuple of TextJudge
         For editability, reconstruction and diversity.
-    pictures : tuple of PictureJudge
+    images : tuple of ImageJudge
         For reconstruction and diversity only, such as DINOv2.
-    reader : AttributeReader or None
+    classifier : AttributeClassifier or None
         For recognition and leakage.
     """
 
     text: tuple[TextJudge, ...] = ()
-    pictures: tuple[PictureJudge, ...] = ()
-    reader: AttributeReader | None = None
+    images: tuple[ImageJudge, ...] = ()
+    classifier: AttributeClassifier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,35 +153,27 @@ class Evaluation:
         return cls(**{**given, "prompts": tuple(given["prompts"])})
 
 
-def evaluate_pictures(
-    token_pictures: Mapping[str, Pictures],
-    class_pictures: Mapping[str, Pictures],
-    training_pictures: Pictures,
+def evaluate_images(
+    images: EvaluationImages,
     /,
     *,
     class_word: str,
     judges: Judges,
-    tuned_class_pictures: Mapping[str, Pictures] | None = None,
-    learnt: Mapping[str, str | None] | None = None,
-    said: Mapping[str, Collection[str]] | None = None,
+    concept_attributes: Mapping[str, str | None] | None = None,
+    prompt_attributes: Mapping[str, Collection[str]] | None = None,
     seed: int,
 ) -> Evaluation:
     """Evaluate images of a placeholder token against those of its class word.
 
     Parameters
     ----------
-    token_pictures, class_pictures : mapping of ndarray of uint8, shape (n, height, width, 3)
-        By prompt with ``{token}``: images generated with the token, and with the class word, in its place.
-    training_pictures : ndarray of uint8, shape (m, height, width, 3)
-        Cropped to one size, as in training.
+    images : EvaluationImages
     class_word : str
     judges : Judges
-    tuned_class_pictures : mapping of ndarray, optional
-        As `class_pictures`, but from the tuned model and other noise; measures the drift of the class word.
-    learnt : mapping, optional
+    concept_attributes : mapping, optional
         The attributes of the concept and their expected values (None: unknown). All others should match the class
         word.
-    said : mapping, optional
+    prompt_attributes : mapping, optional
         The attributes in each prompt; by default found by their words.
     seed : int
 
@@ -159,57 +185,55 @@ def evaluate_pictures(
     ShapeError
         An array is not a stack of images.
     """
-    _check(token_pictures, class_pictures, training_pictures)
-    if tuned_class_pictures is not None:
-        _check(tuned_class_pictures, class_pictures, training_pictures)
-    prompts = tuple(token_pictures)
-    sides = ([token_pictures[prompt] for prompt in prompts], [class_pictures[prompt] for prompt in prompts])
+    images.check()
+    prompts, classifier = tuple(images.token), judges.classifier
+    sides = ([images.token[prompt] for prompt in prompts], [images.class_word[prompt] for prompt in prompts])
     evaluation = Evaluation(
         class_word=class_word,
         prompts=prompts,
         n_token=sum(map(len, sides[0])),
         n_class_word=sum(map(len, sides[1])),
-        n_training=len(training_pictures),
+        n_training=len(images.training),
         seed=seed,
     )
     seeds = _seeds(seed)
     texts = [prompt.replace(PLACEHOLDER, class_word) for prompt in prompts]
-    for judge in (*judges.text, *judges.pictures):
+    for judge in (*judges.text, *judges.images):
         if judge.name in evaluation.reconstruction:
-            raise ConfigError(f"two judges are called {judge.name!r}; give them names of their own")
-        _see(evaluation, judge, sides, training_pictures, texts if judge in judges.text else None, seeds)
-    if judges.reader is not None:
-        spoken = {prompt: _said(prompt, judges.reader, said) for prompt in prompts}
-        wanted = dict(learnt or {})
-        _check_learnt(judges.reader, wanted)
-        read = [[judges.reader.read(pictures) for pictures in side] for side in sides]
-        _compare_read(evaluation, judges.reader, read, wanted, spoken, seeds)
-        if tuned_class_pictures is not None:
-            tuned = [judges.reader.read(tuned_class_pictures[prompt]) for prompt in prompts]
-            _compare_class_word(evaluation, judges.reader, (tuned, read[1]), spoken, seeds)
-    elif learnt:
-        raise ConfigError("attributes are named as learnt, but there is no reader to read them")
+            raise ConfigError(f"two judges have the name {judge.name!r}; give them different names")
+        _measure_embeddings(evaluation, judge, sides, images.training, texts if judge in judges.text else None, seeds)
+    if classifier is not None:
+        mentioned = {prompt: _mentioned(prompt, classifier, prompt_attributes) for prompt in prompts}
+        expected = dict(concept_attributes or {})
+        _check_concept_attributes(classifier, expected)
+        values = [[classifier.classify(group) for group in side] for side in sides]
+        _measure_attributes(evaluation, classifier, values, expected, mentioned, seeds)
+        if images.tuned_class_word is not None:
+            tuned = [classifier.classify(images.tuned_class_word[prompt]) for prompt in prompts]
+            _measure_class_word(evaluation, classifier, (tuned, values[1]), mentioned, seeds)
+    elif concept_attributes:
+        raise ConfigError("attributes of the concept need an attribute classifier, got none")
     return evaluation
 
 
-def _see(
+def _measure_embeddings(
     evaluation: Evaluation,
-    judge: PictureJudge,
+    judge: ImageJudge,
     sides: _Sides,
-    training_pictures: Pictures,
+    training_images: Images,
     texts: Sequence[str] | None,
     seeds: Iterator[int],
 ) -> None:
     """Measure reconstruction and diversity by one judge, and editability if it embeds text."""
-    token, class_word = ([judge.embed_pictures(pictures) for pictures in side] for side in sides)
-    training = judge.embed_pictures(training_pictures)
+    token, class_word = ([judge.embed_images(images) for images in side] for side in sides)
+    training = judge.embed_images(training_images)
     evaluation.reconstruction[judge.name] = compare(
         *(image_similarity(np.concatenate(groups), training, seed=next(seeds)) for groups in (token, class_word))
     )
     try:
         evaluation.ceiling[judge.name] = likeness_within(training, seed=next(seeds))
     except DomainError:
-        evaluation.left_out[f"ceiling by {judge.name}"] = "there is one training picture alone"
+        evaluation.left_out[f"ceiling by {judge.name}"] = "there is only one training image"
     try:
         evaluation.diversity[judge.name] = compare(
             *(diversity(groups, seed=next(seeds)) for groups in (token, class_word))
@@ -219,7 +243,7 @@ def _see(
     if texts is None:
         return
     if not isinstance(judge, TextJudge):
-        raise ConfigError(f"{judge.name} is given as a judge of texts, but embeds none")
+        raise ConfigError(f"expected {judge.name} to embed texts, as a judge of texts; it has no embed_texts")
     vectors = judge.embed_texts(texts)
     evaluation.editability[judge.name] = compare(
         *(
@@ -231,26 +255,29 @@ def _see(
     )
 
 
-def _check_learnt(reader: AttributeReader, learnt: Mapping[str, str | None]) -> None:
-    for attribute, value in learnt.items():
-        if attribute not in reader.vocabulary or (value is not None and value not in reader.vocabulary[attribute]):
-            known = ", ".join(reader.vocabulary.get(attribute, reader.vocabulary))
-            raise ConfigError(f"the reader does not know {attribute!r} as {value!r}; it knows: {known}")
+def _check_concept_attributes(classifier: AttributeClassifier, expected: Mapping[str, str | None]) -> None:
+    for attribute, value in expected.items():
+        if attribute not in classifier.vocabulary:
+            known = ", ".join(classifier.vocabulary)
+            raise ConfigError(f"the attribute classifier has no attribute {attribute!r}; it has: {known}")
+        if value is not None and value not in classifier.vocabulary[attribute]:
+            known = ", ".join(classifier.vocabulary[attribute])
+            raise ConfigError(f"the attribute {attribute!r} has no value {value!r}; it has: {known}")
 
 
-def _compare_read(
+def _measure_attributes(
     evaluation: Evaluation,
-    reader: AttributeReader,
-    read: _Read,
-    learnt: Mapping[str, str | None],
-    spoken: Mapping[str, Collection[str]],
+    classifier: AttributeClassifier,
+    values: _Values,
+    concept_attributes: Mapping[str, str | None],
+    mentioned: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
     """Measure recognition of the concept's attributes, and leakage and entropy of the others."""
-    expected = {attribute: value for attribute, value in learnt.items() if value is not None}
+    expected = {attribute: value for attribute, value in concept_attributes.items() if value is not None}
     for attribute, value in expected.items():
         evaluation.recognition[attribute] = compare(
-            *(attribute_rate([v for group in side for v in group[attribute]], value) for side in read)
+            *(attribute_rate([v for group in side for v in group[attribute]], value) for side in values)
         )
     if len(expected) > 1:
         together = [
@@ -259,87 +286,76 @@ def _compare_read(
                 for group in side
                 for row in zip(*(_right(group, a, v) for a, v in expected.items()), strict=True)
             ]
-            for side in read
+            for side in values
         ]
-        evaluation.recognition[TOGETHER] = compare(*(attribute_rate(rows, "True") for rows in together))
-    for attribute in reader.vocabulary:
-        if attribute in learnt:
+        evaluation.recognition[ALL_ATTRIBUTES] = compare(*(attribute_rate(rows, "True") for rows in together))
+    for attribute in classifier.vocabulary:
+        if attribute in concept_attributes:
             continue
-        told = _unsaid(evaluation, attribute, read, spoken)
-        if told is None:
-            evaluation.left_out[f"leakage of {attribute}"] = "every prompt says it"
+        found = _unmentioned(evaluation, attribute, values, mentioned)
+        if found is None:
+            evaluation.left_out[f"leakage of {attribute}"] = "every prompt contains it"
             continue
-        (token, class_word), groups = told
-        values = tuple(reader.vocabulary[attribute])
-        evaluation.leakage[attribute] = leakage(token, class_word, values, seed=next(seeds), groups=groups)
+        (token, class_word), groups = found
+        vocabulary = tuple(classifier.vocabulary[attribute])
+        evaluation.leakage[attribute] = leakage(token, class_word, vocabulary, seed=next(seeds), groups=groups)
         try:
-            evaluation.entropy[attribute] = entropy_ratio(token, class_word, values, seed=next(seeds))
+            evaluation.entropy[attribute] = entropy_ratio(token, class_word, vocabulary, seed=next(seeds))
         except DomainError as error:
             evaluation.left_out[f"entropy of {attribute}"] = str(error)
 
 
-def _compare_class_word(
+def _measure_class_word(
     evaluation: Evaluation,
-    reader: AttributeReader,
-    read: _Read,
-    spoken: Mapping[str, Collection[str]],
+    classifier: AttributeClassifier,
+    values: _Values,
+    mentioned: Mapping[str, Collection[str]],
     seeds: Iterator[int],
 ) -> None:
     """Measure the drift of the class word in every attribute, including those of the concept."""
-    for attribute in reader.vocabulary:
-        told = _unsaid(evaluation, attribute, read, spoken)
-        if told is None:
-            evaluation.left_out[f"class word's {attribute}"] = "every prompt says it"
+    for attribute in classifier.vocabulary:
+        found = _unmentioned(evaluation, attribute, values, mentioned)
+        if found is None:
+            evaluation.left_out[f"class word's {attribute}"] = "every prompt contains it"
             continue
-        (tuned, frozen), groups = told
+        (tuned, base), groups = found
         evaluation.class_word_moved[attribute] = leakage(
-            tuned, frozen, tuple(reader.vocabulary[attribute]), seed=next(seeds), groups=groups
+            tuned, base, tuple(classifier.vocabulary[attribute]), seed=next(seeds), groups=groups
         )
 
 
-def _unsaid(
+def _unmentioned(
     evaluation: Evaluation,
     attribute: str,
-    read: _Read,
-    spoken: Mapping[str, Collection[str]],
+    values: _Values,
+    mentioned: Mapping[str, Collection[str]],
 ) -> tuple[list[list[str]], tuple[list[str], list[str]]] | None:
     """Values of an attribute on both sides, for prompts that do not contain it; None without such prompts."""
-    silent = [i for i, prompt in enumerate(evaluation.prompts) if attribute not in spoken[prompt]]
-    if not silent:
+    without = [i for i, prompt in enumerate(evaluation.prompts) if attribute not in mentioned[prompt]]
+    if not without:
         return None
-    seen = [[value for i in silent for value in side[i][attribute]] for side in read]
-    first, second = ([evaluation.prompts[i] for i in silent for _ in side[i][attribute]] for side in read)
-    return seen, (first, second)
+    observed = [[value for i in without for value in side[i][attribute]] for side in values]
+    first, second = ([evaluation.prompts[i] for i in without for _ in side[i][attribute]] for side in values)
+    return observed, (first, second)
 
 
 def _right(group: Mapping[str, Sequence[str]], attribute: str, value: str) -> list[bool]:
-    return [seen == value for seen in group[attribute]]
+    return [observed == value for observed in group[attribute]]
 
 
-def _said(prompt: str, reader: AttributeReader, said: Mapping[str, Collection[str]] | None) -> Collection[str]:
+def _mentioned(
+    prompt: str, classifier: AttributeClassifier, prompt_attributes: Mapping[str, Collection[str]] | None
+) -> Collection[str]:
     """Return the attributes in a prompt, as given or else by their words."""
-    if said is None:
+    if prompt_attributes is None:
         text = prompt.replace(PLACEHOLDER, " ")
-        return [attribute for attribute, values in reader.vocabulary.items() if says(text, values)]
-    if prompt not in said:
+        return [attribute for attribute, values in classifier.vocabulary.items() if mentions(text, values)]
+    if prompt not in prompt_attributes:
         raise ConfigError(f"the prompt {prompt!r} is not among those with given attributes")
-    if unknown := [attribute for attribute in said[prompt] if attribute not in reader.vocabulary]:
-        raise ConfigError(
-            f"the attribute classifier has no attribute {unknown[0]!r}; it has: {', '.join(reader.vocabulary)}"
-        )
-    return said[prompt]
-
-
-def _check(token: Mapping[str, Pictures], class_word: Mapping[str, Pictures], training: Pictures) -> None:
-    if not token:
-        raise ConfigError("expected images of at least one prompt, got none")
-    if different := sorted(set(token) ^ set(class_word)):
-        raise ConfigError(f"token and class word need pictures of the same prompts; only one has {different[0]!r}")
-    for prompt in token:
-        if PLACEHOLDER not in prompt:
-            raise ConfigError(f"the prompt {prompt!r} has no {PLACEHOLDER} to put the token, or the class word, in")
-    for pictures in (*token.values(), *class_word.values(), training):
-        check_pictures(pictures)
+    if unknown := [attribute for attribute in prompt_attributes[prompt] if attribute not in classifier.vocabulary]:
+        known = ", ".join(classifier.vocabulary)
+        raise ConfigError(f"the attribute classifier has no attribute {unknown[0]!r}; it has: {known}")
+    return prompt_attributes[prompt]
 
 
 def _seeds(seed: int) -> Iterator[int]:

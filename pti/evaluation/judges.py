@@ -5,9 +5,10 @@ Measures use them only through two small protocols. Images are uint8 of shape (n
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ClipJudge",
     "DinoJudge",
-    "PictureJudge",
-    "Pictures",
+    "ImageJudge",
+    "Images",
     "TextJudge",
 ]
 
-Pictures = NDArray[np.uint8]
-_Preprocess = Callable[[Pictures], Any]  # scale to a tensor in 0 … 1
-_Items = TypeVar("_Items", Pictures, Sequence[str])
+Images = NDArray[np.uint8]
+_Preprocess = Callable[[Images], Any]  # scale to a tensor in 0 … 1
+_Items = TypeVar("_Items", Images, Sequence[str])
 _BATCH = 32
 _DINO = {
     "dinov2": ("Dinov2Config", "Dinov2Model"),
@@ -49,22 +50,50 @@ _DINO_SETTINGS = {
 
 
 @runtime_checkable
-class PictureJudge(Protocol):
+class ImageJudge(Protocol):
     """Embeds images, shape (n, d); `name` is its name in tables."""
 
     name: str
 
-    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]: ...  # noqa: D102
+    def embed_images(self, images: Images, /) -> NDArray[np.float64]: ...  # noqa: D102
 
 
 @runtime_checkable
-class TextJudge(PictureJudge, Protocol):
+class TextJudge(ImageJudge, Protocol):
     """Embeds texts as well, in the same space."""
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]: ...  # noqa: D102
 
 
-class ClipJudge:
+class _Loadable(ABC):
+    """A judge that is loaded from a hub id or a directory."""
+
+    _NAME: ClassVar[str]  # default name in tables
+
+    @classmethod
+    def load(
+        cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str | None = None
+    ) -> Self:
+        """Load from a hub id or a directory, in float32 and safetensors.
+
+        Raises
+        ------
+        EncoderError
+            The model cannot be loaded.
+        MissingExtraError
+            transformers is not installed.
+        """
+        with needs_extra("report", f"judging images by {cls._NAME}"):
+            import transformers  # noqa: F401 - missed here
+
+        return cls._from_folder(_fetched(model, revision), device, cls._NAME if name is None else name)
+
+    @classmethod
+    @abstractmethod
+    def _from_folder(cls, folder: Path, device: str, name: str) -> Self: ...
+
+
+class ClipJudge(_Loadable):
     """A CLIP model with both towers.
 
     Parameters
@@ -76,53 +105,27 @@ class ClipJudge:
     name : str
     """
 
+    _NAME = "CLIP"
+
     def __init__(self, model: Any, tokenizer: Any, preprocess: _Preprocess, *, name: str = "CLIP") -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.preprocess, self.name = tokenizer, preprocess, name
 
     @classmethod
-    def load(
-        cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "CLIP"
-    ) -> Self:
-        """Load from a hub id or a directory, in float32 and safetensors.
+    def _from_folder(cls, folder: Path, device: str, name: str) -> Self:
+        from transformers import AutoTokenizer
 
-        Raises
-        ------
-        EncoderError
-            The model cannot be loaded.
-        MissingExtraError
-            transformers is not installed.
-        """
-        with needs_extra("report", "judging pictures by CLIP"):
-            from transformers import AutoTokenizer
-
-        folder = _fetched(model, revision)
         network, preprocess = _clip(folder).to(device), _preprocess(folder)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, config=network.config, trust_remote_code=False)
         except Exception as error:  # transformers and tokenizers raise many kinds for a damaged tokenizer
-            raise _unloadable(model, error) from error
+            raise _unloadable(folder, error) from error
         return cls(network, tokenizer, preprocess, name=name)
 
-    @classmethod
-    def miniworld(cls, *, root: Path | None = None) -> Self:
-        """Load miniworld's own CLIP.
-
-        Raises
-        ------
-        WeightsError
-            The weights are missing or damaged.
-        """
-        from clipgeom._images import to_tensor
-        from clipgeom.miniworld.weights import load_clip
-
-        model, tokenizer = load_clip(root=root)
-        return cls(model, tokenizer, to_tensor)
-
-    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
+    def embed_images(self, images: Images, /) -> NDArray[np.float64]:
         """Embed images; projected, not normalised."""
         return _embed(
-            pictures,
+            images,
             self.preprocess,
             lambda pixels: self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output),
             self.model.device,
@@ -134,7 +137,7 @@ class ClipJudge:
 
         # the configuration's id may be the legacy 2, for which transformers takes the highest id: EOS without added tokens
         if not texts:
-            raise ConfigError("there are no texts to embed")
+            raise ConfigError("expected at least one text to embed, got none")
         length = self.model.config.text_config.max_position_embeddings
         parts = []
         with torch.inference_mode():
@@ -150,7 +153,7 @@ class ClipJudge:
         return np.concatenate(parts)
 
 
-class DinoJudge:
+class DinoJudge(_Loadable):
     """A DINOv2 model; the embedding is the class token after the last norm.
 
     Parameters
@@ -161,32 +164,19 @@ class DinoJudge:
     name : str
     """
 
+    _NAME = "DINOv2"
+
     def __init__(self, model: Any, preprocess: _Preprocess, *, name: str = "DINOv2") -> None:
         self.model, self.preprocess, self.name = model.eval().requires_grad_(False), preprocess, name
 
     @classmethod
-    def load(
-        cls, model: str | Path, /, *, revision: str | None = None, device: str = "cpu", name: str = "DINOv2"
-    ) -> Self:
-        """Load from a hub id or a directory, in float32 and safetensors.
-
-        Raises
-        ------
-        EncoderError
-            The model cannot be loaded.
-        MissingExtraError
-            transformers is not installed.
-        """
-        with needs_extra("report", "judging pictures by DINOv2"):
-            import transformers  # noqa: F401 - missed here
-
-        folder = _fetched(model, revision)
+    def _from_folder(cls, folder: Path, device: str, name: str) -> Self:
         return cls(_dino(folder).to(device), _preprocess(folder), name=name)
 
-    def embed_pictures(self, pictures: Pictures, /) -> NDArray[np.float64]:
+    def embed_images(self, images: Images, /) -> NDArray[np.float64]:
         """Embed images; not normalised."""
         return _embed(
-            pictures,
+            images,
             self.preprocess,
             lambda pixels: self.model(pixel_values=pixels).last_hidden_state[:, 0],
             self.model.device,
@@ -199,7 +189,7 @@ def _fetched(model: str | Path, revision: str | None) -> Path:
     if local.exists():
         return local
     if str(model).startswith((".", "/", "~")) or str(model).count("/") > 1:
-        raise EncoderError(f"there is no folder {model}; a judge of pictures is a folder or a hub id")
+        raise EncoderError(f"expected a folder or a hub id as a judge of images, got {model}, which is absent")
     from huggingface_hub import snapshot_download
 
     try:
@@ -216,7 +206,7 @@ def _fetched(model: str | Path, revision: str | None) -> Path:
 
 
 def _unloadable(model: str | Path, error: Exception) -> EncoderError:
-    return EncoderError(f"{model} cannot be loaded as a judge of pictures: {first_line(error)}")
+    return EncoderError(f"{model} cannot be loaded as a judge of images: {first_line(error)}")
 
 
 def _preprocess(folder: Path) -> _Preprocess:
@@ -230,8 +220,8 @@ def _preprocess(folder: Path) -> _Preprocess:
     except Exception as error:  # every error comes from the settings
         raise _unloadable(folder, error) from error
 
-    def preprocess(pictures: Pictures) -> torch.Tensor:
-        pixels: torch.Tensor = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+    def preprocess(images: Images) -> torch.Tensor:
+        pixels: torch.Tensor = processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
     return preprocess
@@ -270,10 +260,10 @@ def _dino(folder: Path) -> Any:
         config = getattr(transformers, config_name)(**settings)
         kind = getattr(transformers, model_name)
         with torch.device("meta"):
-            wanted = sum(parameter.numel() for parameter in kind(config).parameters())
-        if wanted > 2 * (there := stored(weight_files(folder))):  # before anything of that size is allocated
+            n_parameters = sum(parameter.numel() for parameter in kind(config).parameters())
+        if n_parameters > 2 * (there := stored(weight_files(folder))):  # before anything of that size is allocated
             raise EncoderError(
-                f"{path} asks for {wanted:,} parameters, the weights have {there:,}; fetch or save the model again"
+                f"{path} describes {n_parameters:,} parameters, the weights have {there:,}; fetch or save the model again"
             )
         # former names of this architecture's settings in transformers
         network, found = kind.from_pretrained(
@@ -306,17 +296,17 @@ def _without_positions(key: str) -> str | None:
 
 
 def _embed(
-    pictures: Pictures, preprocess: _Preprocess, embed: Callable[[torch.Tensor], torch.Tensor], device: Any
+    images: Images, preprocess: _Preprocess, embed: Callable[[torch.Tensor], torch.Tensor], device: Any
 ) -> NDArray[np.float64]:
     import torch
 
-    check_pictures(pictures)
+    check_images(images)
     with torch.inference_mode():
-        parts = [embed(preprocess(batch).to(device)).double().cpu().numpy() for batch in _batches(pictures)]
+        parts = [embed(preprocess(batch).to(device)).double().cpu().numpy() for batch in _batches(images)]
     return np.concatenate(parts)
 
 
-def check_pictures(pictures: Pictures, /) -> None:
+def check_images(images: Images, /) -> None:
     """Refuse arrays that are not a stack of images.
 
     Raises
@@ -324,11 +314,9 @@ def check_pictures(pictures: Pictures, /) -> None:
     ShapeError
         The array is not uint8 of shape (n, height, width, 3), or is empty.
     """
-    array = np.asarray(pictures)
+    array = np.asarray(images)
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
-        raise ShapeError(
-            f"expected pictures as uint8 of shape (n, height, width, 3), got {array.dtype} of {array.shape}"
-        )
+        raise ShapeError(f"expected images as uint8 of shape (n, height, width, 3), got {array.dtype} of {array.shape}")
 
 
 def _batches(items: _Items) -> Iterator[_Items]:

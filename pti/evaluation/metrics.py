@@ -72,7 +72,7 @@ def image_similarity(
 
 
 def text_similarity(
-    pictures: Float[NDArray[np.float64], "n d"],
+    images: Float[NDArray[np.float64], "n d"],
     texts: Float[NDArray[np.float64], "n d"],
     /,
     *,
@@ -90,10 +90,10 @@ def text_similarity(
     DomainError
         A zero or non-finite embedding.
     """
-    left, right = _unit(pictures, "pictures"), _unit(texts, "texts")
+    left, right = _unit(images, "images"), _unit(texts, "texts")
     _same_width(left, right)
     if len(left) != len(right):
-        raise ShapeError(f"expected a text for each of {len(left)} pictures, got {len(right)}")
+        raise ShapeError(f"expected a text for each of {len(left)} images, got {len(right)}")
     return mean_estimate(np.einsum("nd,nd->n", left, right), seed=seed)
 
 
@@ -126,9 +126,9 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     DomainError
         No prompt has two images; a zero or non-finite embedding.
     """
-    units = [_unit(group, "a prompt's pictures") for group in groups if len(group) > 1]
+    units = [_unit(group, "a prompt's images") for group in groups if len(group) > 1]
     if not units:
-        raise DomainError("expected a prompt with at least two pictures, got none; draw more pictures of each prompt")
+        raise DomainError("expected a prompt with at least two images, got none; generate more images of each prompt")
     grams = [unit @ unit.T for unit in units]
     n = sum(len(unit) for unit in units)
     value = float(np.mean([_apart(gram, np.ones((1, len(gram)))) for gram in grams]))
@@ -146,7 +146,7 @@ def diversity(groups: Sequence[Float[NDArray[np.float64], "_ d"]], /, *, seed: i
     return Estimate(value, *interval(replicates), n)
 
 
-def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int) -> Estimate:
+def likeness_within(images: Float[NDArray[np.float64], "n d"], /, *, seed: int) -> Estimate:
     """Mean cosine between different images of one set; the interval covers other images of the same kind.
 
     Raises
@@ -154,12 +154,12 @@ def likeness_within(pictures: Float[NDArray[np.float64], "n d"], /, *, seed: int
     DomainError
         There is a single image, or a zero or non-finite embedding.
     """
-    apart = diversity([pictures], seed=seed)
+    apart = diversity([images], seed=seed)
     return Estimate(1 - apart.value, 1 - apart.high, 1 - apart.low, apart.n)
 
 
 def zero_shot(
-    pictures: Float[NDArray[np.float64], "n d"],
+    images: Float[NDArray[np.float64], "n d"],
     texts: Mapping[str, Mapping[str, Float[NDArray[np.float64], " d"]]],
     /,
 ) -> dict[str, list[str]]:
@@ -167,7 +167,7 @@ def zero_shot(
 
     Parameters
     ----------
-    pictures : ndarray, shape (n, d)
+    images : ndarray, shape (n, d)
     texts : mapping of mapping of ndarray, shape (d,)
         By attribute and value.
 
@@ -175,7 +175,7 @@ def zero_shot(
     -------
     dict of list of str, each of length n
     """
-    units = _unit(pictures, "pictures")
+    units = _unit(images, "images")
     read = {}
     for attribute, vectors in texts.items():
         names = list(vectors)

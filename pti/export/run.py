@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgeom import Certificate
+from clipgeom._text import PLACEHOLDER
 from clipgeom.errors import ConfigError
 from pti._lock import locked
 from pti.config.schema import Config
@@ -58,7 +59,7 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
     sampler, validation = run.config.sampler, run.config.validation
     previews = []
     for number, prompt in enumerate(validation.prompts):
-        pictures = sample_images(
+        images = sample_images(
             run.model,
             [prompt] * validation.images_per_prompt,
             seed=validation.seed,
@@ -67,8 +68,8 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
             size=run.config.data.resolution,
         )
         file = f"preview-{number}.png"
-        save_image_grid(target / file, pictures, validation.images_per_prompt, run.marks)
-        previews.append(Preview(file, prompt.replace("{token}", concept.placeholder_token)))
+        save_image_grid(target / file, images, validation.images_per_prompt, run.marks)
+        previews.append(Preview(file, prompt.replace(PLACEHOLDER, concept.placeholder_token)))
     certificates = run.config.locality.certificates
     write_model_card(
         target,
@@ -78,8 +79,8 @@ def export_run(folder: str | Path, *, root: Path | None = None) -> Path:
             placeholder_token=concept.placeholder_token,
             n_vectors=concept.num_vectors,
             class_word=concept.class_word or "",
-            instance_prompt=(run.samples[0].caption if run.samples else "{token}").replace(
-                "{token}", concept.placeholder_token
+            instance_prompt=(run.samples[0].caption if run.samples else PLACEHOLDER).replace(
+                PLACEHOLDER, concept.placeholder_token
             ),
             embedding_file=embedding.name,
             kohya_file=files.kohya.name,
@@ -117,13 +118,15 @@ def _public_settings(run: Run) -> dict[str, dict[str, Any]]:
 def _interpolation(run: Run) -> str:
     rulings = run.record.get("locality", {}).get("rulings", [])
     if not rulings:
-        return "The locality regulariser was off."
+        return "The locality loss was off."
     parts = [f"{ruling['mode']} at {len(ruling['positions'])} position(s): {ruling['reason']}" for ruling in rulings]
-    return f"The locality regulariser interpolated by {'; '.join(parts)}."
+    return f"The locality loss interpolated by {'; '.join(parts)}."
 
 
 def _evaluation(folder: Path) -> Evaluation:
     try:
         return Evaluation.from_json(json.loads((folder / EVALUATION).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / EVALUATION} cannot be read ({error}); make it anew with: pti evaluate") from error
+        raise ConfigError(
+            f"{folder / EVALUATION} cannot be read ({error}); write it again with: pti evaluate {folder}"
+        ) from error

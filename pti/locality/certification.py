@@ -18,6 +18,7 @@ from clipgeom import Certificate, load_text_encoder
 from clipgeom.centering import CENTERED_MODES
 from clipgeom.centering.certificate import Entry
 from clipgeom.errors import CertificateError, ClipGeomError, ConfigError
+from pti._miniworld import captions_to_check, is_miniworld
 from pti.config.schema import LocalitySection
 from pti.locality.alignment import TokenPosition
 from pti.models.pipeline import DiffusionModel
@@ -166,7 +167,7 @@ def _recommended(given: _Given, place: TokenPosition, model: DiffusionModel) -> 
         return PositionMode("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
     found = given.covering(place)
     if found is None:
-        return PositionMode("slerp", None, "the certificate says nothing of this position")
+        return PositionMode("slerp", None, "the certificate has no entry for this position")
     mode = found[0].mode_for(given.fingerprint, place.representation, place.position)
     if mode == "slerp":
         return PositionMode("slerp", None, "the certificate validates no centred mode here")
@@ -212,7 +213,7 @@ def _asked(
         named = ", ".join(f"{p.representation} at {p.position}" for p in uncovered[:5])
         more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
         raise CertificateError(
-            f"the certificate says nothing of {named}{more}. Make one that does with: {_commands(model, places)}; or use "
+            f"the certificate has no entry for {named}{more}. Make one with: {_commands(model, places)}; or use "
             'locality.interpolation = "auto", which takes slerp there, or locality.positions = "placeholder"'
         )
     return InterpolationPlan(rulings, overridden)
@@ -235,8 +236,8 @@ def _fingerprint(model: DiffusionModel, index: int) -> str:
 
 
 def _commands(model: DiffusionModel, places: Sequence[TokenPosition]) -> str:
-    captions = "miniworld" if model.source == "miniworld" else "coco2014:val"
-    source = model.folder if model.source == "miniworld" else model.source
+    captions = captions_to_check(model.source)
+    source = model.folder if is_miniworld(model.source) else model.source
     commands = []
     for index, representation in sorted({(p.encoder, p.representation) for p in places}):
         positions = [p.position for p in places if (p.encoder, p.representation) == (index, representation)]

@@ -17,6 +17,7 @@ from clipgeom._networks import FLAG, read_json, settings_of
 from clipgeom._networks import optional as nullable
 from clipgeom._repr import short_repr
 from clipgeom.errors import ConfigError, EncoderError, first_line
+from pti._miniworld import is_miniworld, pipeline_folder
 from pti.models.parts import load_autoencoder, load_scheduler, load_text_network, load_unet, weights_of
 
 if TYPE_CHECKING:
@@ -224,12 +225,8 @@ def _assemble(folder: Path, kind: Literal["sd", "sdxl"], variant: str | None) ->
 
 
 def _folder(name: str, revision: str | None, variant: str | None, root: Path | None) -> Path:
-    if name == "miniworld":
-        from clipgeom.miniworld.weights import checked_folder
-
-        if revision is not None or variant is not None:
-            raise ConfigError("model.revision and model.variant apply to a hub id, not to miniworld")
-        return checked_folder("pipeline", root=root)
+    if is_miniworld(name):
+        return pipeline_folder(revision, variant, root)
     local = Path(name).expanduser()
     if local.is_dir():
         if revision is not None:
@@ -254,13 +251,15 @@ def _kind(folder: Path) -> Literal["sd", "sdxl"]:
         name = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     except FileNotFoundError:
         raise ConfigError(
-            f"{folder} holds no model_index.json; it is not a diffusers pipeline. One file of a checkpoint becomes one "
+            f"{folder} has no model_index.json; it is not a diffusers pipeline. One file of a checkpoint becomes one "
             "by StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
         ) from None
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{index} cannot be read: {error}") from error
     if not isinstance(name, str) or name not in _KINDS:
-        raise ConfigError(f"{folder} holds a {str(name)[:60]}; Stable Diffusion 1.x, 2.x and XL can be trained")
+        raise ConfigError(
+            f"expected {folder} to be a pipeline of Stable Diffusion 1.x, 2.x or XL, got {str(name)[:60]}"
+        )
     return _KINDS[name]
 
 
@@ -272,7 +271,7 @@ def _require_safetensors(folder: Path, kind: str) -> None:
         pickled = sorted(p.name for pattern in ("*.bin", "*.ckpt", "*.pt") for p in (folder / part).glob(pattern))
         found = f"pickled weights only ({', '.join(pickled)}), which can run code" if pickled else "no weights"
         raise EncoderError(
-            f"{folder / part} holds {found}; a pipeline in safetensors is needed. Convert it where you trust its source: "
+            f"{folder / part} has {found}; a pipeline in safetensors is needed. Convert it where you trust its source: "
             "DiffusionPipeline.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
         )
 

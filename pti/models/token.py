@@ -7,14 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from clipgeom._text import CLASS_PLACEHOLDER, PLACEHOLDER
 from clipgeom.errors import ConfigError
 
-__all__ = ["PLACEHOLDER", "PlaceholderToken", "placeholders"]
-
-PLACEHOLDER = "{token}"
-
-
-CLASS = "{class}"
+__all__ = ["PlaceholderToken", "placeholders"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,32 +49,34 @@ class PlaceholderToken:
 
     def in_prompt(self, text: str) -> str:
         """Write out ``{token}`` or the token itself in a prompt, and replace ``{class}`` by the class word."""
-        text = text.replace(PLACEHOLDER, self.token).replace(CLASS, self.class_word)
+        text = text.replace(PLACEHOLDER, self.token).replace(CLASS_PLACEHOLDER, self.class_word)
         if len(self.tokens) > 1 and self.tokens[1] not in text:
             text = text.replace(self.token, self.written)
         return text
 
     def in_class_prompt(self, text: str) -> str:
-        """The same prompt with the class word in place of the token."""
+        """Return the prompt with the class word in place of the token."""
         for token in (*reversed(self.tokens[1:]),):
             text = text.replace(f" {token}", "")
         return (
             text.replace(PLACEHOLDER, self.class_word)
             .replace(self.token, self.class_word)
-            .replace(CLASS, self.class_word)
+            .replace(CLASS_PLACEHOLDER, self.class_word)
         )
 
     def with_embeddings(self, rows: Sequence[torch.Tensor]) -> PlaceholderToken:
-        """The same placeholder token with other embeddings."""
+        """Return the same placeholder token with other embeddings."""
         return replace(self, embeddings=tuple(rows))
 
 
 def placeholders(token: str, vectors: int) -> tuple[str, ...]:
     """Names of the tokens of a placeholder with several vectors, as in diffusers."""
     if not token.strip() or token != token.strip() or len(token.split()) != 1:
-        raise ConfigError(f"concept.placeholder_token is one word without spaces, such as <concept>; got {token!r}")
-    if PLACEHOLDER in token or CLASS in token:
         raise ConfigError(
-            f"concept.placeholder_token is what stands for {PLACEHOLDER}, such as <concept>; got {token!r}"
+            f"expected concept.placeholder_token to be one word without spaces, such as <concept>; got {token!r}"
+        )
+    if PLACEHOLDER in token or CLASS_PLACEHOLDER in token:
+        raise ConfigError(
+            f"expected concept.placeholder_token to be the token that replaces {PLACEHOLDER}, such as <concept>; got {token!r}"
         )
     return (token, *(f"{token}_{i}" for i in range(1, vectors)))

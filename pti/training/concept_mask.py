@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipgeom._text import PLACEHOLDER
 from pti._random import rng_for
 from pti.data.latent_cache import LatentCache
 from pti.data.views import ImageView
 from pti.losses import add_noise, predict_noise
 from pti.models.pipeline import DiffusionModel
 from pti.models.prompt_embeds import encode_prompts
-from pti.models.token import PLACEHOLDER
 from pti.training.accelerator import Runtime
 
 __all__ = ["class_word_saliency", "loss_weights", "overlay"]

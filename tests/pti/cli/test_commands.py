@@ -91,10 +91,10 @@ def wrong(pti, file, *arguments):
 def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     """The issue's list, as a user meets it."""
     (tmp_path / "empty").mkdir()
-    assert "holds no pictures" in wrong(pti, file, "--set", "data.source=empty")
+    assert "has no images" in wrong(pti, file, "--set", "data.source=empty")
     broken = write_pictures(tmp_path / "broken", ("{token}", "{token} at night"))
     (broken / "1.png").write_bytes(b"no picture")
-    assert "prior_preservation.class_images: there is no folder absent" in wrong(
+    assert "prior_preservation.class_images: expected a folder" in wrong(
         pti, file, "--set", "prior_preservation.weight=1", "--set", 'prior_preservation.class_images="absent"'
     )
     assert "1.png cannot be decoded" in wrong(pti, file, "--set", 'data.source="broken"')
@@ -106,7 +106,7 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     several = wrong(pti, file, "--set", "concept.class_word=red knight")
     assert "2 token(s) of text_encoder ('red</w>', 'knight</w>')" in several
     assert "did you mean 'rank'" in wrong(pti, file, "--set", "lora.rnak=3")
-    assert "holds no model_index.json" in wrong(pti, file, "--set", 'model.pretrained_model="empty"')
+    assert "has no model_index.json" in wrong(pti, file, "--set", 'model.pretrained_model="empty"')
     assert "there is no pipeline directory ./absent" in wrong(pti, file, "--set", "model.pretrained_model=./absent")
     assert "make one with: clipgeom check" in wrong(pti, file, "--set", "locality.interpolation=aslerp")
     for path in (tmp_path / "run", tmp_path / "other"):
@@ -144,7 +144,7 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
     assert "control characters" in refused('export.name="a\\u001b[2J"')
     assert "'clip_l' cannot be a token" in refused('concept.placeholder_token="clip_l"')
     assert "'clip_l' cannot be a token" in refused('concept.placeholder_token="clip_l"', "lora.steps=1")
-    assert "is what stands for {token}" in refused('concept.placeholder_token="{token}"')
+    assert "to be the token that replaces {token}" in refused('concept.placeholder_token="{token}"')
     code, _, err = pti("invert", file, "--out", file)
     assert (code, err) == (2, f"pti: {file} is a file, not a folder; give another --out\n")
     code, _, err = pti("tune", file)
@@ -224,7 +224,7 @@ def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
     code, _, err = pti("run", file, *few, "--set", "evaluation.clip_model=./absent")
     assert (code, err.splitlines()[-1]) == (
         2,
-        "pti: there is no folder ./absent; a judge of pictures is a folder or a hub id",
+        "pti: expected a folder or a hub id as a judge of images, got ./absent, which is absent",
     )
 
 
@@ -259,17 +259,17 @@ def test_a_pipeline_without_safetensors(pti, file, tmp_path):
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
     message = wrong(pti, file, "--set", f'model.pretrained_model="{folder}"')
-    assert "unet holds pickled weights only (diffusion_pytorch_model.bin), which can run code" in message
+    assert "unet has pickled weights only (diffusion_pytorch_model.bin), which can run code" in message
     assert "safe_serialization=True" in message
     shutil.rmtree(folder / "vae")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"")
-    assert "vae holds no weights" in wrong(pti, file, "--set", f'model.pretrained_model="{folder}"')
+    assert "vae has no weights" in wrong(pti, file, "--set", f'model.pretrained_model="{folder}"')
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"_class_name": "FluxPipeline"}, "holds a FluxPipeline; Stable Diffusion 1.x, 2.x and XL can be trained"),
+        ({"_class_name": "FluxPipeline"}, "to be a pipeline of Stable Diffusion 1.x, 2.x or XL, got FluxPipeline"),
         (None, "cannot be read"),
     ],
 )

@@ -75,17 +75,17 @@ def test_a_data_set(folder, monkeypatch):
 
 
 def test_no_pictures(tmp_path):
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="has no images"):
         read(tmp_path)
     for absent in (tmp_path / "absent", "absent"):  # neither asks the hub
-        with pytest.raises(DataError, match="there is no folder"):
+        with pytest.raises(DataError, match="expected a folder"):
             read(absent)
 
 
 def test_one_picture_is_trained_on_with_a_word_of_warning(tmp_path):
     folder = write_pictures(tmp_path / "one", CAPTIONS[:1])
     (note,) = read(folder).notes
-    assert "single picture" in note
+    assert "single image" in note
     assert read(write_pictures(tmp_path / "two", CAPTIONS[:2])).notes == ()
     with pytest.raises(ConfigError, match=r"data\.holdout = 1 leaves nothing to train on"):
         read(folder, holdout=1)
@@ -95,7 +95,7 @@ def test_a_corrupt_picture_is_named(folder):
     content = (folder / "1.png").read_bytes()
     for damaged in (content[: len(content) // 2], b"no picture at all", b""):
         (folder / "1.png").write_bytes(damaged)
-        with pytest.raises(DataError, match=r"1\.png cannot be decoded as a picture"):
+        with pytest.raises(DataError, match=r"1\.png cannot be decoded as an image"):
             read(folder)
 
 

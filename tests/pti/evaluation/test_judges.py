@@ -10,19 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clipgeom.errors import ConfigError, EncoderError, ShapeError
-from clipgeom.miniworld.characters import NEW_CHARACTERS
-from clipgeom.miniworld.readers import READ, FactorReaders, build_network
-from clipgeom.miniworld.scenery import scenes
 from pti.evaluation.attributes import (
     VOCABULARY,
-    AttributeReader,
-    FactorReader,
-    ZeroShotReader,
-    character_values,
+    AttributeClassifier,
+    ZeroShotClassifier,
     check_vocabulary,
-    says,
+    mentions,
 )
-from pti.evaluation.judges import ClipJudge, DinoJudge, PictureJudge, TextJudge
+from pti.evaluation.judges import ClipJudge, DinoJudge, ImageJudge, TextJudge
 from tests.tiny.judges import save_clip, save_dino
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (40, 48, 48, 3), dtype=np.uint8)
@@ -41,7 +36,7 @@ def dino_folder(tmp_path_factory):
 def test_clip_is_transformers_own(clip_folder):
     judge = ClipJudge.load(clip_folder)
     assert isinstance(judge, TextJudge)
-    embedded = judge.embed_pictures(PICTURES)
+    embedded = judge.embed_images(PICTURES)
     with torch.inference_mode():
         whole = judge.model.get_image_features(pixel_values=judge.preprocess(PICTURES)).pooler_output.numpy()
     np.testing.assert_allclose(embedded, whole, atol=1e-5)
@@ -59,16 +54,16 @@ def test_clip_is_transformers_own(clip_folder):
 def test_pictures_are_resized_as_the_model_wants_and_alone_as_in_company(clip_folder):
     judge = ClipJudge.load(clip_folder)
     assert judge.preprocess(PICTURES[:2]).shape == (2, 3, 32, 32)
-    np.testing.assert_allclose(judge.embed_pictures(PICTURES)[35:36], judge.embed_pictures(PICTURES[35:36]), atol=1e-5)
+    np.testing.assert_allclose(judge.embed_images(PICTURES)[35:36], judge.embed_images(PICTURES[35:36]), atol=1e-5)
 
 
 def test_dinov2_gives_its_class_token(dino_folder):
     judge = DinoJudge.load(dino_folder)
-    assert isinstance(judge, PictureJudge)
+    assert isinstance(judge, ImageJudge)
     assert not isinstance(judge, TextJudge)
     with torch.inference_mode():
         wanted = judge.model(pixel_values=judge.preprocess(PICTURES[:3])).pooler_output.numpy()
-    np.testing.assert_allclose(judge.embed_pictures(PICTURES[:3]), wanted, atol=1e-5)
+    np.testing.assert_allclose(judge.embed_images(PICTURES[:3]), wanted, atol=1e-5)
 
 
 def test_what_is_no_judge_or_no_picture_is_refused(clip_folder, tmp_path):
@@ -77,7 +72,7 @@ def test_what_is_no_judge_or_no_picture_is_refused(clip_folder, tmp_path):
     judge = ClipJudge.load(clip_folder)
     for wrong in (PICTURES[0], PICTURES.astype(np.float32), PICTURES[:0], PICTURES[..., :2]):
         with pytest.raises(ShapeError, match="expected pictures as uint8"):
-            judge.embed_pictures(wrong)
+            judge.embed_images(wrong)
     with pytest.raises(ConfigError, match="no texts"):
         judge.embed_texts([])
 
@@ -104,7 +99,7 @@ def test_a_judge_cannot_choose_its_attention(clip_folder, dino_folder, tmp_path,
         config = json.loads((changed / "config.json").read_text())
         (changed / "config.json").write_text(json.dumps({**config, key: "nobody/kernel", "quantization_config": {}}))
         np.testing.assert_array_equal(
-            kind.load(changed).embed_pictures(PICTURES[:2]), kind.load(folder).embed_pictures(PICTURES[:2])
+            kind.load(changed).embed_images(PICTURES[:2]), kind.load(folder).embed_images(PICTURES[:2])
         )
 
 
@@ -114,7 +109,7 @@ class Colors:
     name = "colors"
     named: ClassVar = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "violet": (1, 0, 1)}
 
-    def embed_pictures(self, pictures):
+    def embed_images(self, pictures):
         return pictures.reshape(len(pictures), -1, 3).mean(axis=1).astype(np.float64) + 1e-3
 
     def embed_texts(self, texts):
@@ -129,9 +124,9 @@ def plain(*colors):
 
 def test_a_zero_shot_reader_takes_the_mean_of_phrases():
     vocabulary = {"color": {"reddish": ("in red", "violet light"), "green": ("in green",), "blue": ("in blue",)}}
-    reader = ZeroShotReader(Colors(), vocabulary, subject="knight")
-    assert isinstance(reader, AttributeReader)
-    seen = reader.read(plain((250, 0, 10), (0, 200, 0), (0, 10, 250), (200, 0, 150)))
+    reader = ZeroShotClassifier(Colors(), vocabulary, subject="knight")
+    assert isinstance(reader, AttributeClassifier)
+    seen = reader.classify(plain((250, 0, 10), (0, 200, 0), (0, 10, 250), (200, 0, 150)))
     assert seen == {"color": ["reddish", "green", "blue", "reddish"]}
 
 
@@ -152,32 +147,7 @@ def test_the_default_vocabulary_is_one():
 
 def test_a_prompt_says_what_its_words_say():
     values = VOCABULARY["background"]
-    assert says("a picture of {token}, in a forest", values)
-    assert says("{token}, SNOW", values)
-    assert not says("a picture of {token}, snowman", values)
-    assert not says("a picture of {token}", values)
-
-
-def test_the_factor_readers_read_everything_of_the_drawn_world():
-    torch.manual_seed(0)
-    reader = FactorReader(FactorReaders(build_network()))
-    assert isinstance(reader, AttributeReader)
-    seen = reader.read(scenes(3, 0).pictures)
-    assert seen.keys() == READ.keys() == reader.vocabulary.keys()
-    assert all(value in reader.vocabulary[name] for name, values in seen.items() for value in values)
-
-
-def test_what_a_new_character_should_be_read_as():
-    for character in NEW_CHARACTERS.values():
-        values = character_values(character)
-        assert all(value in READ[name] for name, value in values.items())
-    assert character_values(NEW_CHARACTERS["bramble"]) == {
-        **{"class": "dragon", "body": "green", "headgear": "crown", "headgear_color": "purple"},
-        **{"pattern": "stripes", "emblem": "none", "two_tone": "yes"},
-    }
-
-
-def test_a_position_says_nothing_of_what_is_faced():
-    reader = FactorReader(FactorReaders(build_network()))
-    assert reader.said("a picture of a {token}, top left") == {"position"}
-    assert reader.said("a {token} looking left, at night") == {"facing", "background"}
+    assert mentions("a picture of {token}, in a forest", values)
+    assert mentions("{token}, SNOW", values)
+    assert not mentions("a picture of {token}, snowman", values)
+    assert not mentions("a picture of {token}", values)

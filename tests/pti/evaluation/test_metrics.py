@@ -69,7 +69,7 @@ def test_diversity_knows_copies_from_strangers_and_leaves_single_pictures_out():
     assert diversity([apart, same], seed=0).value == 0.5
     assert diversity([apart, same[:1]], seed=0).n == 4
     assert diversity([apart[:2]], seed=0).ci95 == (0.0, 2.0)
-    with pytest.raises(DomainError, match="at least two pictures"):
+    with pytest.raises(DomainError, match="at least two images"):
         diversity([same[:1]], seed=0)
 
 

@@ -151,7 +151,7 @@ def test_judges_that_are_named_must_be_there(other, name):
 
 
 def test_an_attribute_that_nobody_reads(other):
-    with pytest.raises(ConfigError, match="does not know 'hat'"):
+    with pytest.raises(ConfigError, match="has no attribute 'hat'"):
         evaluate_run(other(evaluation__concept_attributes='["hat"]'))
 
 

@@ -79,7 +79,7 @@ def test_auto_takes_what_is_recommended_position_by_position(model, fingerprint,
     assert reasons == [
         "recommended by the certificate",
         "the certificate validates no centred mode here",
-        "the certificate says nothing of this position",
+        "the certificate has no entry for this position",
     ]
     assert not decision.overridden
 
@@ -92,13 +92,13 @@ def test_a_centred_mode_needs_its_own_verdict_everywhere(model, fingerprint, tmp
         assert {r.mode for r in decision.rulings.values()} == {mode}
     with pytest.raises(CertificateError, match="does not validate vslerp_norm for hidden at 2: the verdict"):
         plan_interpolation(LocalitySection(interpolation="vslerp_norm", certificates=(path,)), model, PLACES)
-    with pytest.raises(CertificateError, match=r"says nothing of hidden at 7.*--positions eos,2,7 "):
+    with pytest.raises(CertificateError, match=r"has no entry for hidden at 7.*--positions eos,2,7 "):
         plan_interpolation(
             LocalitySection(interpolation="vslerp", certificates=(path,)),
             model,
             (*PLACES, TokenPosition(0, "hidden", "7")),
         )
-    with pytest.raises(CertificateError, match="says nothing of penultimate at 2"):
+    with pytest.raises(CertificateError, match="has no entry for penultimate at 2"):
         plan_interpolation(
             LocalitySection(interpolation="vslerp", certificates=(path,)),
             model,

@@ -78,7 +78,7 @@ def test_a_token_that_exists_is_refused(sd, token):
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "<a> "])
 def test_a_token_is_one_word(sd, token):
-    with pytest.raises(ConfigError, match="one word without spaces"):
+    with pytest.raises(ConfigError, match="to be one word without spaces"):
         add_placeholder_token(load_pipeline(str(sd)), token, "knight")
 
 

@@ -1,4 +1,4 @@
-"""`python -m pti` is the `pti` command, for launchers that take a module."""
+"""The command `python -m pti`, for launchers that need a module."""
 
 from pti.cli.main import main
 

@@ -102,7 +102,7 @@ def taught_places(places: int, seed: int) -> list[str]:
 
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of a tuning; step 0 is the inverted word with nothing tuned."""
-    run = load_run(folder, pictures=False)
+    run = load_run(folder, images=False)
     places, character, seed = _told_by(run.config.data.source)
     logged = {row["step"]: row for row in MetricsLog(folder).rows() if row["stage"] == "tune"}
     about = {"places": places, "character": character, "taught": json.dumps(taught_places(places, seed))}

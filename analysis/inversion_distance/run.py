@@ -84,7 +84,7 @@ _PROMPTS, _PROMPTS_SEED = 200, 6000  # in which the new word takes the class wor
 
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of an inversion."""
-    run = load_run(folder, pictures=False)
+    run = load_run(folder, images=False)
     assert run.model.placeholder is not None
     character = run.config.data.source.removeprefix("miniworld:")
     stepped = {row["step"]: row for row in MetricsLog(folder).rows() if row["stage"] == "invert"}

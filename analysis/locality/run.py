@@ -107,7 +107,7 @@ _BASES: dict[tuple[int, str], str] = {}
 
 def measure(folder: Path) -> list[dict[str, Any]]:
     """A row for each measured step of stage 2, the last one last."""
-    run = load_run(folder, pictures=False)
+    run = load_run(folder, images=False)
     base, seed = base_of(run), _DRAWING_SEED + run.config.runtime.seed
     regularised = run.config.locality.interpolation != "none"
     plain = not regularised and run.config.prior_preservation.weight == 0 and run.config.lora.rank == Way().rank

@@ -54,7 +54,7 @@ def _init(
     """Write a configuration file with the settings that most runs change."""
     text = explained(preset) if everything else starting_file(preset)
     if path.exists():
-        raise ConfigError(f"{path} is there already; give another name, or delete it")
+        raise ConfigError(f"{path} exists already; give another name, or delete it")
     write_whole(check_output_file(path, lambda _: False, maker="pti init"), text.encode())
     print(f"configuration: {path}")
 
@@ -114,7 +114,7 @@ def _export(folder: Folder) -> None:
 
 
 @app.command("sweep")
-def _sweep(
+def _sweep(  # more than 8 parameters: typer makes an option of each
     config: Source = None,
     vary: Annotated[
         list[str] | None,
@@ -164,7 +164,7 @@ def _sweep(
 
 
 @app.command("sample")
-def _sample(
+def _sample(  # more than 8 parameters: typer makes an option of each
     folder: Folder,
     prompt: Annotated[
         list[str] | None,
@@ -186,12 +186,12 @@ def _sample(
     from pti.runs.run import load_run
 
     if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out names a .png file; got {out}")
+        raise ConfigError(f"expected --out to be a .png file, got {out}")
     target = check_output_file(out, is_grid, maker="pti sample")
     if not math.isfinite(lora_scale):
-        raise ConfigError(f"--lora-scale is a finite number; got {lora_scale}")
+        raise ConfigError(f"expected --lora-scale to be a finite number, got {lora_scale}")
     silence()
-    run = load_run(folder, device=_device(device), pictures=False)
+    run = load_run(folder, device=_device(device), images=False)
     validation, sampler = run.config.validation, run.config.sampler
     count = validation.images_per_prompt if count is None else count
     prompts = [p for p in (prompt or validation.prompts) for _ in range(count)]
@@ -205,14 +205,14 @@ def _sample(
         size=run.config.data.resolution,
     )
     save_image_grid(target, images, count, run.marks)
-    print(f"pictures: {out}")
+    print(f"images: {out}")
 
 
 def _until(last: str) -> tuple[str, ...]:
     from pti.workflow import STAGES
 
     if last not in STAGES:
-        raise ConfigError(f"--until is one of {', '.join(STAGES)}; got {last!r}")
+        raise ConfigError(f"expected --until to be one of {', '.join(STAGES)}; got {last!r}")
     return STAGES[: STAGES.index(last) + 1]
 
 

@@ -130,7 +130,7 @@ def read_embedding(path: str | Path, /) -> tuple[str, dict[str, NDArray[np.float
         raise ConfigError(f"{path} cannot be read as an embedding: {error}") from error
     if set(tensors) != set(SDXL_KEYS) and len(tensors) != 1:
         raise ConfigError(
-            f"{path} is no embedding: it holds {len(tensors)} tensors, where one, or clip_l and clip_g, are expected"
+            f"expected {path} to be an embedding with one tensor, or with clip_l and clip_g; got {len(tensors)} tensors"
         )
     token = metadata.get("token") or next(iter(tensors))
     return token, tensors
@@ -251,7 +251,7 @@ def save_lora(
     return files
 
 
-def _adapter_name(modules: Iterable[torch.nn.Module], wanted: str | None) -> str:
+def _adapter_name(modules: Iterable[torch.nn.Module], adapter: str | None) -> str:
     with needs_extra("pti", "exporting a LoRA"):
         from peft.tuners.lora import LoraLayer
 
@@ -266,11 +266,11 @@ def _adapter_name(modules: Iterable[torch.nn.Module], wanted: str | None) -> str
     )
     if not there:
         raise ConfigError("there is no LoRA to export: none of the networks has an adapter of PEFT")
-    if wanted is None and len(there) > 1:
+    if adapter is None and len(there) > 1:
         raise ConfigError(f"there are several adapters ({', '.join(there)}); name the one to export")
-    if wanted is not None and wanted not in there:
-        raise ConfigError(f"there is no adapter {wanted!r}; there are: {', '.join(there)}")
-    return there[0] if wanted is None else wanted
+    if adapter is not None and adapter not in there:
+        raise ConfigError(f"there is no adapter {adapter!r}; there are: {', '.join(there)}")
+    return there[0] if adapter is None else adapter
 
 
 def _collect(module: torch.nn.Module, adapter: str) -> dict[str, Adapter]:
@@ -333,7 +333,7 @@ def _file_name(name: str) -> str:
     if not name or Path(name).name != name or any(word in name for word in _MISREAD):
         raise ConfigError(
             f"{name!r} cannot name a LoRA file: expected a plain file name without {', '.join(_MISREAD)} in it, "
-            "which diffusers passes over"
+            "which diffusers ignores"
         )
     if printable(name) != name:
         raise ConfigError(f"{name!r} cannot name a file: it contains control characters")
@@ -358,7 +358,7 @@ def _numbers(values: Any, name: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         array = np.array(values, dtype=np.float32)
     if not np.isfinite(array).all():
-        raise DomainError(f"{name} holds NaN or infinite numbers (in float32); nothing was written")
+        raise DomainError(f"{name} contains NaN or infinite numbers (in float32); nothing was written")
     return array
 
 

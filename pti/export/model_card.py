@@ -95,7 +95,7 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
                 ")",
             ]
         lines += [
-            "# SDXL's configuration makes transformers pool at the highest id, now the new token's: pool at the end of text",
+            "# transformers pools at the highest id, which is now the placeholder token's: pool at the end of text",
             "pipeline.text_encoder_2.text_model.eos_token_id = pipeline.tokenizer_2.eos_token_id",
         ]
     else:
@@ -108,13 +108,13 @@ def loading_code(concept: Concept, /, *, folder: str = "path/to/this/folder") ->
 def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
     """Rows of the table of measures for an evaluation."""
     compared = (
-        ("likeness to the training pictures", evaluation.reconstruction),
-        ("likeness to the prompt", evaluation.editability),
+        ("likeness to the training images", evaluation.reconstruction),
+        ("similarity to the prompt", evaluation.editability),
         ("diversity within a prompt", evaluation.diversity),
         ("recognised", evaluation.recognition),
     )
     rows = [
-        MetricRow(f"likeness of the training pictures to each other, {name}", estimate)
+        MetricRow(f"likeness of the training images to each other, {name}", estimate)
         for name, estimate in evaluation.ceiling.items()
     ]
     rows += [
@@ -122,11 +122,11 @@ def metric_rows(evaluation: Evaluation, /) -> tuple[MetricRow, ...]:
         for title, comparisons in compared
         for name, comparison in comparisons.items()
     ]
-    moved = ((f"leakage of {name}", leak) for name, leak in evaluation.leakage.items())
-    class_word = ((f"class word's {name} moved", leak) for name, leak in evaluation.class_word_moved.items())
+    leakages = ((f"leakage of {name}", leak) for name, leak in evaluation.leakage.items())
+    class_word = ((f"drift of the class word's {name}", leak) for name, leak in evaluation.class_word_moved.items())
     rows += [
         MetricRow(title, leak.distance, note=f"{leak.chance:.3f} by chance, p = {leak.p_value:.2g}")
-        for title, leak in (*moved, *class_word)
+        for title, leak in (*leakages, *class_word)
     ]
     rows += [
         MetricRow(f"entropy of {name}", ratio, note="relative to the class word's")
@@ -176,7 +176,7 @@ def write_model_card(
     files = [concept.embedding_file, *([concept.kohya_file, DIFFUSERS_FILE] if concept.kohya_file else [])]
     for name in (*files, *(preview.file for preview in previews)):
         if not (root / name).is_file():
-            raise ConfigError(f"the model card speaks of {name}, which is not in {root}")
+            raise ConfigError(f"expected the file {name} of the model card in {root}; export it first")
     shown = concept if _on_hub(concept) else replace(concept, base_model=f"path/to/{Path(concept.base_model).name}")
     parts = [
         f"# {_code(concept.placeholder_token)} ({_text(concept.class_word)})",
@@ -241,17 +241,19 @@ def _previews(previews: Sequence[Preview]) -> str:
 
 def _usage(concept: Concept) -> str:
     embedding, stem = _code(concept.embedding_file), PurePosixPath(concept.embedding_file).stem
-    code = loading_code(concept) + f"picture = pipeline({concept.instance_prompt!r}).images[0]"
-    comfy = f"With ComfyUI: put {embedding} into `models/embeddings`; prompts say {_code('embedding:' + stem)}."
-    webui = f"With A1111's web UI: put {embedding} into `embeddings`; prompts say {_code(stem)}."
+    code = loading_code(concept) + f"image = pipeline({concept.instance_prompt!r}).images[0]"
+    comfy = (
+        f"With ComfyUI: put {embedding} into `models/embeddings`, and write {_code('embedding:' + stem)} in prompts."
+    )
+    webui = f"With A1111's web UI: put {embedding} into `embeddings`, and write {_code(stem)} in prompts."
     if concept.kohya_file:
         lora, called = _code(concept.kohya_file), _code(f"<lora:{PurePosixPath(concept.kohya_file).stem}:1>")
-        comfy += f" Put {lora} into `models/loras` and add a *Load LoRA* node, its strength 1 for model and clip."
-        webui += f" Put {lora} into `models/Lora`; prompts also say {called}."
+        comfy += f" Put {lora} into `models/loras` and add a *Load LoRA* node with strength 1 for model and clip."
+        webui += f" Put {lora} into `models/Lora`, and add {called} to prompts."
     text = ["## Use", "", "With diffusers:", "", f"```python\n{code}\n```", "", comfy, "", webui]
     if concept.n_vectors > 1:
         called = _code(concept.placeholder_token)
-        text += ["", f"The {concept.n_vectors} vectors go by {called} alone: diffusers puts the others in by itself."]
+        text += ["", f"Write {called} alone for the {concept.n_vectors} vectors: diffusers adds the others."]
     return "\n".join(text)
 
 
@@ -259,7 +261,7 @@ def _metrics(rows: Sequence[MetricRow]) -> str:
     lines = [
         "## Measured",
         "",
-        "Brackets hold 95 % intervals, n is the number of pictures. The class word's pictures have the same prompts.",
+        "Brackets are 95 % intervals, n is the number of images. The class word's images have the same prompts.",
         "",
         "| | token | n | class word | n | |",
         "|---|---|---|---|---|---|",
@@ -279,7 +281,7 @@ def _interpolation(certificate: Certificate | None, sentence: str, marks: Sequen
     lines += [
         "",
         f"The certificate (encoder {_code(str(certificate.encoder_fingerprint)[:16])}, captions "
-        f"{_code(certificate.captions or 'unknown')}) says:",
+        f"{_code(certificate.captions or 'unknown')}) has these entries:",
         "",
         "| representation | position | n | validated | recommended |",
         "|---|---|---|---|---|",

@@ -43,7 +43,7 @@ class TokenSpan:
     pooled: bool
 
     def position(self, index: int) -> str:
-        """Name of a position, as in certificates."""
+        """Return the name of a position, as in certificates."""
         return str(index) if index < self.eos else "eos" if index == self.eos else f"padded:{index}"
 
 
@@ -73,7 +73,7 @@ def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str)
         for row, prompt in enumerate(prompts):
             here = (new.ids[row] == pivot.ids[index][0]).nonzero()
             if not len(here):
-                raise ConfigError(f"the new word is not in the prompt {prompt[:100]!r}")
+                raise ConfigError(f"the placeholder token is not in the prompt {prompt[:100]!r}")
             first = int(here[0])
             others = [i for i in range(encoder.length) if int(new.ids[row, i]) not in pivot.ids[index]]
             aligned = int(new.eos[row]) == int(plain.eos[row]) and bool(
@@ -83,7 +83,7 @@ def align_prompts(model: DiffusionModel, prompts: Sequence[str], positions: str)
                 raise ConfigError(
                     f"the prompts {prompt[:80]!r} with the token and with {pivot.class_word!r} do not align in "
                     f"{encoder.name}: {_named(encoder.tokenizer, new.ids[row])} against "
-                    f"{_named(encoder.tokenizer, plain.ids[row])}. Both words need as many tokens, set apart by spaces"
+                    f"{_named(encoder.tokenizer, plain.ids[row])}. Both need the same number of tokens, separated by spaces"
                 )
             suffix = positions == "suffix"
             last = encoder.length if suffix else first + vectors

@@ -105,8 +105,8 @@ def plan_interpolation(
     centered = settings.interpolation in CENTERED_MODES
     if settings.allow_uncertified and not centered:
         raise ConfigError(
-            f"locality.allow_uncertified overrides nothing with mode {settings.interpolation!r}; "
-            f"it takes one of {', '.join(CENTERED_MODES)}"
+            f"locality.allow_uncertified has no effect with locality.interpolation = {settings.interpolation!r}; "
+            f"set that to one of {', '.join(CENTERED_MODES)}"
         )
     if settings.interpolation in ("slerp", "lerp", "none"):
         return InterpolationPlan({p: PositionMode(settings.interpolation, None, "as configured") for p in places})
@@ -119,14 +119,14 @@ def plan_interpolation(
             )
         reason = "no certificate was given, and only slerp needs none"
         return InterpolationPlan({p: PositionMode("slerp", None, reason) for p in places})
-    given = _given(certificates, settings, model, places)
+    given = _certificates_by_encoder(certificates, settings, model, places)
     if not centered:
         return InterpolationPlan({p: _recommended(given[p.encoder], p, model) for p in places})
-    return _asked(settings, given, model, places)
+    return _require_mode(settings, given, model, places)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Given:
+class _EncoderCertificates:
     """The certificates for one encoder, and its fingerprint."""
 
     certificates: tuple[Certificate, ...]
@@ -140,18 +140,18 @@ class _Given:
         return None
 
 
-def _given(
+def _certificates_by_encoder(
     certificates: Sequence[Certificate],
     settings: LocalitySection,
     model: DiffusionModel,
     places: Sequence[TokenPosition],
-) -> dict[int, _Given]:
+) -> dict[int, _EncoderCertificates]:
     """Return each encoder's certificates; a certificate for none of the encoders is an error."""
     given = {}
     for index in sorted({place.encoder for place in places}):
         fingerprint = _fingerprint(model, index)
         own = tuple(c for c in certificates if c.encoder_fingerprint == fingerprint)
-        given[index] = _Given(own, fingerprint)
+        given[index] = _EncoderCertificates(own, fingerprint)
     strangers = tuple(c for c in certificates if not any(c in g.certificates for g in given.values()))
     if strangers and not settings.allow_uncertified:
         lacking = next((g for g in given.values() if not g.certificates), given[min(given)])
@@ -159,10 +159,10 @@ def _given(
             strangers[0].require_encoder(lacking.fingerprint)
         except CertificateError as error:
             raise CertificateError(f"{error}. For this run: {_commands(model, places)}") from error
-    return {index: _Given((*g.certificates, *strangers), g.fingerprint) for index, g in given.items()}
+    return {index: _EncoderCertificates((*g.certificates, *strangers), g.fingerprint) for index, g in given.items()}
 
 
-def _recommended(given: _Given, place: TokenPosition, model: DiffusionModel) -> PositionMode:
+def _recommended(given: _EncoderCertificates, place: TokenPosition, model: DiffusionModel) -> PositionMode:
     if not given.certificates:
         return PositionMode("slerp", None, f"no certificate for {model.encoders[place.encoder].name} was given")
     found = given.covering(place)
@@ -175,8 +175,11 @@ def _recommended(given: _Given, place: TokenPosition, model: DiffusionModel) -> 
     return PositionMode(mode, torch.from_numpy(center.copy()), "recommended by the certificate")
 
 
-def _asked(
-    settings: LocalitySection, given: dict[int, _Given], model: DiffusionModel, places: Sequence[TokenPosition]
+def _require_mode(
+    settings: LocalitySection,
+    given: dict[int, _EncoderCertificates],
+    model: DiffusionModel,
+    places: Sequence[TokenPosition],
 ) -> InterpolationPlan:
     """Plan a centred mode at every position, or raise an error that names the positions without validation."""
     mode, overridden = settings.interpolation, False

@@ -6,7 +6,7 @@ Both predictions use the same noise and timestep. c½ lies between the text enco
 token and for the same prompt with the class word. The square is a mean over the prediction's components, as in the
 denoising loss. Hence λ = 1 weights both losses equally for every latent size.
 
-The regulariser of Roich et al. (arXiv 2106.05744) differs: it moves a fixed distance towards random points, for an
+The regularization of Roich et al. (arXiv 2106.05744) differs: it moves a fixed distance towards random points, for an
 editable neighbourhood. Here the direction is that of the class word, and the point is the midpoint. The aim is that
 the token does not learn what the class leaves open, such as position and background. This works only if prompts leave
 it open at timesteps where it is undecided, so that tag dropout applies here at every timestep.
@@ -98,9 +98,9 @@ def midpoint(
     return PromptEmbeds(torch.cat(made, dim=-1), pooled, token.time_ids)
 
 
-def difference(tuned: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def difference(noise_pred: torch.Tensor, base_pred: torch.Tensor) -> torch.Tensor:
     """‖ε_θ − ε_base‖² of each prediction, as a mean over its components, shape (n,), in float32."""
-    return (tuned.float() - frozen.float()).square().mean(dim=(1, 2, 3))
+    return (noise_pred.float() - base_pred.float()).square().mean(dim=(1, 2, 3))
 
 
 def _centers(entries: Sequence[tuple[int, int, torch.Tensor | None]], like: torch.Tensor) -> torch.Tensor | None:

@@ -1,8 +1,7 @@
 """Cache of caption embeddings in stage 2: placeholder token, class word, midpoint and empty prompt.
 
-Where a text encoder is frozen, a caption's embeddings never change and are computed once; that is what makes the
-regulariser's midpoints cheap. Where it is tuned, they are computed with its changes while gradients are recorded, and
-cached without them for the base model's predictions.
+If the text encoder is not trained, the embeddings of a caption never change and are computed once. If it is trained, they
+are computed at every step with its LoRA. The base model's embeddings are cached in both cases.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ __all__ = ["PromptEmbedCache"]
 
 
 class PromptEmbedCache:
-    """Caption embeddings, cached as far as they do not change during training.
+    """Caption embeddings; those that training does not change are cached.
 
     Parameters
     ----------
@@ -98,18 +97,18 @@ class PromptEmbedCache:
         parts, places = [], []
         for way in dict.fromkeys(ways):
             rows = [row for row, other in enumerate(ways) if other == way]
-            said = [captions[row] for row in rows]
+            texts = [captions[row] for row in rows]
             if way == "empty":
                 parts.append(self.empty()[[0] * len(rows)])
             elif way == "midpoint":
-                parts.append(self.midpoints(said, None if times is None else times[rows]))
+                parts.append(self.midpoints(texts, None if times is None else times[rows]))
             else:
-                parts.append(self.encode(said, way))
+                parts.append(self.encode(texts, way))
             places += rows
         return concatenate(parts)[torch.tensor(places).argsort()]
 
     def empty(self) -> PromptEmbeds:
-        """Embeddings of the empty prompt, one row, tuned or frozen as in `encode`."""
+        """Return the embeddings of the empty prompt, one row, tuned or frozen as in `encode`."""
         if self.requires_grad:
             return empty_prompt_embeds(self.model)
         if self._empty is None:

@@ -106,14 +106,14 @@ def add_lora(model: DiffusionModel, tuning: LoraSection, *, seed: int) -> Lora:
 
     check_targets(model, tuning)
     for network, targets in _changed(model, tuning).values():
-        wanted = LoraConfig(
+        lora_config = LoraConfig(
             r=tuning.rank,
             lora_alpha=tuning.rank if tuning.alpha is None else tuning.alpha,  # type: ignore[arg-type]  # only divided
             target_modules=list(targets),
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(wanted, network, adapter_name="default")
+            inject_adapter_in_model(lora_config, network, adapter_name="default")
     lora = Lora(model)
     for parameter in lora.parameters.values():
         parameter.data = parameter.data.float()

@@ -87,8 +87,8 @@ def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) 
     if len(ids) != vectors:
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
         raise ConfigError(
-            f"the class word {class_word!r} is {len(ids)} token(s) of {encoder.name} ({pieces}), the new word is {vectors}. "
-            "They have to align: choose a class word of one token, or set concept.num_vectors to the number of its tokens"
+            f"the class word {class_word!r} is {len(ids)} token(s) of {encoder.name} ({pieces}), the placeholder "
+            f"token is {vectors}. They must align: choose a class word of one token, or set concept.num_vectors to the number of its tokens"
         )
     return ids
 
@@ -97,15 +97,15 @@ def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) 
 def placeholder_embeddings(encoder: PipelineTextEncoder, ids: Sequence[int], rows: torch.Tensor) -> Iterator[None]:
     """Use `rows`, shape (vectors, width), as embeddings of the new ids within the context, gradients included."""
     new = torch.tensor(ids, device=rows.device)
-    asked: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     def before(_module: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        asked.append(arguments[0])
+        inputs.append(arguments[0])
         known = arguments[0] < encoder.table.num_embeddings
         return (torch.where(known, arguments[0], 0), *arguments[1:])
 
     def after(_module: Any, _arguments: Any, output: torch.Tensor) -> torch.Tensor:
-        where = asked.pop()[..., None] == new
+        where = inputs.pop()[..., None] == new
         replaced = torch.nn.functional.embedding(where.int().argmax(dim=-1), rows.to(output.dtype))
         return torch.where(where.any(dim=-1, keepdim=True), replaced, output)
 
@@ -122,7 +122,7 @@ def _refuse_known(encoder: PipelineTextEncoder, tokens: Sequence[str]) -> None:
     for token in tokens:
         if any(form in known for form in (token, f"{token}</w>", token.lower(), f"{token.lower()}</w>")):
             raise ConfigError(
-                f"{token!r} is a token of {encoder.name}'s tokenizer already; choose a concept.placeholder_token that is none, "
+                f"{token!r} is a token of {encoder.name}'s tokenizer already; choose another concept.placeholder_token, "
                 f"such as <{token.strip('<>')}-1>"
             )
 

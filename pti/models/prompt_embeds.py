@@ -83,7 +83,7 @@ def tokenize(encoder: PipelineTextEncoder, prompts: Sequence[str]) -> Tokenized:
     for prompt in prompts:
         needed = len(encoder.tokenizer(prompt).input_ids)
         if needed > encoder.length:
-            raise ConfigError(f"a prompt has {needed} tokens, {encoder.length} are the most: {prompt[:80]!r}…")
+            raise ConfigError(f"expected a prompt of at most {encoder.length} tokens, got {needed}: {prompt[:80]!r}…")
     return Tokenized(ids, is_end.int().argmax(dim=-1))
 
 

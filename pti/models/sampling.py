@@ -68,7 +68,7 @@ def sample_images(
     """
     size = size or model.size
     texts = [p if model.placeholder is None else model.placeholder.in_prompt(p) for p in prompts]
-    drawn = []
+    batches = []
     with torch.no_grad(), Lora(model).scaled(lora_scale):
         for start in range(0, len(texts), _BATCH):
             part = texts[start : start + _BATCH]
@@ -76,8 +76,8 @@ def sample_images(
             latents = sample_latents(
                 model, encode_prompts(model, part), noise, seed=seed, first=start, steps=steps, guidance=guidance
             )
-            drawn.append(decode_latents(model, latents))
-    return np.concatenate(drawn)
+            batches.append(decode_latents(model, latents))
+    return np.concatenate(batches)
 
 
 def starting_noise(
@@ -104,7 +104,7 @@ def sample_latents(
     """Generate latents, in the UNet's units, from prompt embeddings and initial noise."""
     if steps > len(model.alphas_cumprod):
         raise ConfigError(
-            f"{steps} steps of the sampler were asked for; this model has {len(model.alphas_cumprod)} noise levels"
+            f"expected at most {len(model.alphas_cumprod)} sampling steps, the timesteps of this model; got {steps}"
         )
     device, dtype = model.device, model.unet.dtype
     n, side = len(conditions), noise.shape[-1] * model.factor

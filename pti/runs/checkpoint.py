@@ -53,7 +53,7 @@ class Checkpoint:
         if found:
             raise CheckpointError(
                 f"{self.path} belongs to another configuration: {'; '.join(found)}. Set these back, train into another "
-                f"output.dir, or delete {self.path.parent}/{self.stage}-*.safetensors to begin that stage anew"
+                f"output.dir, or delete {self.path.parent}/{self.stage}-*.safetensors to restart that stage"
             )
 
 
@@ -79,7 +79,7 @@ def save(
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise CheckpointError(
                 f"no space left on the disk for the checkpoint {path} ({len(content):,} bytes); {kept}. "
-                "Free some and run the same command again: it goes on from there"
+                "Free some and run the same command again: it continues from there"
             ) from error
         raise CheckpointError(f"the checkpoint {path} cannot be written ({error.strerror}); {kept}") from error
     return path
@@ -108,8 +108,8 @@ def load(path: Path) -> Checkpoint:
             raise ValueError(f"it is of step {found.state['step']} of {found.stage}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is damaged, or no checkpoint ({error}); delete it, then the same command goes on from the one "
-            "before it, or begins the stage anew"
+            f"{path} is damaged, or no checkpoint ({error}); delete it, and the same command continues from the one "
+            "before it, or restarts the stage"
         ) from error
     return found
 

@@ -16,16 +16,16 @@ __all__ = ["is_grid", "save_image_grid"]
 _MAKER = "pti"
 
 
-def save_image_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
+def save_image_grid(path: Path, images: np.ndarray[Any, Any], columns: int, marks: Sequence[str] = ()) -> None:
     """Write images, shape (n, h, w, 3), as one PNG grid; marks become text chunks of the file."""
     from PIL import Image, PngImagePlugin
 
-    n, height, width, _ = pictures.shape
+    n, height, width, _ = images.shape
     rows = -(-n // columns)
     sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         top, left = i // columns * height, i % columns * width
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", _MAKER)
     for mark in marks:
@@ -36,11 +36,11 @@ def save_image_grid(path: Path, pictures: np.ndarray[Any, Any], columns: int, ma
 
 
 def is_grid(path: Path) -> bool:
-    """Whether `save_image_grid` wrote a file."""
+    """Return whether `save_image_grid` wrote a file."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            return bool(image.info.get("Software") == _MAKER)
+        with Image.open(path) as opened:
+            return bool(opened.info.get("Software") == _MAKER)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

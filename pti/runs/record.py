@@ -27,7 +27,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {RECORD}; write it anew with: pti run {folder}") from None
+        raise CheckpointError(f"{folder} has no {RECORD}; write it again with: pti run {folder}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); delete it, then: pti run {folder}") from error
     return record

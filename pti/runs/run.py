@@ -39,10 +39,10 @@ class Run:
     record: dict[str, Any]
 
 
-def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", pictures: bool = True) -> Run:
+def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu", images: bool = True) -> Run:
     """Load a run at its latest checkpoint, with the trained embeddings and the LoRA in the model.
 
-    Without `pictures`, the training images are not read and may be missing.
+    Without `images`, the training images are not read and may be missing.
 
     Raises
     ------
@@ -51,9 +51,9 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     """
     folder = Path(folder)
     if not (folder / "config.toml").is_file():
-        raise CheckpointError(f"{folder} is no run folder: it holds no config.toml")
+        raise CheckpointError(f"{folder} is no run folder: it has no config.toml")
     config = read_config(folder)
-    data = read_images(config.data) if pictures else ImageSet((), (), "")
+    data = read_images(config.data) if images else ImageSet((), (), "")
     model, config = load_concept_model(config, data, root)
     assert model.placeholder is not None
     inverted = checkpoint.latest(folder / "checkpoints", "invert")
@@ -85,11 +85,11 @@ def load_run(folder: str | Path, *, root: Path | None = None, device: str = "cpu
     )
 
 
-def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) -> tuple[DiffusionModel, Config]:
+def load_concept_model(config: Config, images: ImageSet, root: Path | None) -> tuple[DiffusionModel, Config]:
     """Load the model with its placeholder token, and fill in the class word that the data defines."""
-    word = config.concept.class_word or pictures.class_word
+    word = config.concept.class_word or images.class_word
     if not word:
-        raise ConfigError("concept.class_word is needed: what the concept is one of, such as knight or dog")
+        raise ConfigError("concept.class_word is not set; set it to the class of the concept, such as knight or dog")
     config = replace(config, concept=replace(config.concept, class_word=word))
     model = load_pipeline(
         config.model.pretrained_model, revision=config.model.revision, variant=config.model.variant, root=root
@@ -102,8 +102,9 @@ def load_concept_model(config: Config, pictures: ImageSet, root: Path | None) ->
 
 
 def finished_run(folder: str | Path, root: Path | None) -> Run:
+    """Load a run whose training has finished, on the GPU if there is one."""
     run = load_run(folder, root=root, device="cuda" if torch.cuda.is_available() else "cpu")
     tuned = checkpoint.latest(run.folder / "checkpoints", "tune")
     if tuned is None or not checkpoint.load(tuned).finished:
-        raise CheckpointError(f"{folder} is not trained to its end; go on with: pti run {folder} --until tune")
+        raise CheckpointError(f"{folder} is not trained to its end; continue with: pti run {folder} --until tune")
     return run

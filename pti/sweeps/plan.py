@@ -201,8 +201,8 @@ def read_together(text: str) -> list[dict[str, Any]]:
         raise ConfigError(f"--together names {twice[0]} twice; name it once")
     lengths = {key: len(values) for key, values in lists}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{key} has {n}" for key, n in lengths.items())
-        raise ConfigError(f"--together takes as many values of each setting; {told}")
+        counts = ", ".join(f"{key} has {n}" for key, n in lengths.items())
+        raise ConfigError(f"expected --together with the same number of values for each setting; {counts}")
     return [dict(zip(lengths, values, strict=True)) for values in zip(*(values for _, values in lists), strict=True)]
 
 
@@ -228,8 +228,8 @@ def _changed(config: Config, values: Mapping[str, Any]) -> Config:
     try:
         return changed(config, values)
     except ConfigError as error:
-        told = ", ".join(f"{name}={_written(value)}" for name, value in values.items())
-        raise ConfigError(f"in the sweep, at {told}: {error}") from error
+        point = ", ".join(f"{name}={_written(value)}" for name, value in values.items())
+        raise ConfigError(f"in the sweep, at {point}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

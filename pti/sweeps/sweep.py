@@ -136,7 +136,7 @@ def collect(folder: str | Path) -> Path:
 
     folder = Path(folder)
     if not (folder / PLAN).is_file():
-        raise ConfigError(f"{folder} holds no sweep: there is no {PLAN}; make one with: pti sweep --out {folder}")
+        raise ConfigError(f"{folder} has no sweep: there is no {PLAN}; make one with: pti sweep --out {folder}")
     plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     rows, counts = [], Counter[str]()
     for run in plan["runs"]:

@@ -26,7 +26,7 @@ def test_init_writes_a_configuration_once(pti, tmp_path):
     assert read_config(tmp_path / "mine.toml") == read_config()
     code, _, err = pti("init", "mine.toml")
     assert code == 2
-    assert err == "pti: mine.toml is there already; give another name, or delete it\n"
+    assert err == "pti: mine.toml exists already; give another name, or delete it\n"
 
 
 def test_stages_one_by_one_then_pictures(pti, file, tmp_path):
@@ -37,7 +37,7 @@ def test_stages_one_by_one_then_pictures(pti, file, tmp_path):
     assert code == 0, err
     assert "pti: locality: slerp at" in err
     code, out, err = pti("sample", "run", "--prompt", "{token} at night", "--prompt", "a {class}", "--count", 3)
-    assert (code, out) == (0, "pictures: sample.png\n"), err
+    assert (code, out) == (0, "images: sample.png\n"), err
     with Image.open(tmp_path / "sample.png") as drawn:
         assert drawn.size == (3 * 8, 2 * 8)
         default = np.asarray(drawn).copy()
@@ -76,7 +76,7 @@ def test_flags_override_and_a_stage_can_be_the_last(pti, file, tmp_path):
     assert read_config(tmp_path / "other").inversion.steps == 2
     code, _, err = pti("run", file, "--until", "inverted")
     assert code == 2
-    assert "--until is one of invert, tune, evaluate, export" in err
+    assert "expected --until to be one of invert, tune, evaluate, export" in err
 
 
 def wrong(pti, file, *arguments):
@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     write_pictures(tmp_path / "plain", ("a knight",))
     assert "0.png lacks {token}" in wrong(pti, file, "--set", 'data.source="plain"')
     write_pictures(tmp_path / "fine", ("a {token}", "{token}"))
-    assert "concept.class_word is needed" in wrong(pti, file, "--set", 'data.source="fine"')
+    assert "concept.class_word is not set" in wrong(pti, file, "--set", 'data.source="fine"')
     assert "'knight' is a token of" in wrong(pti, file, "--set", "concept.placeholder_token=knight")
     several = wrong(pti, file, "--set", "concept.class_word=red knight")
     assert "2 token(s) of text_encoder ('red</w>', 'knight</w>')" in several
@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(pti, file, tmp_path, sd):
     assert "inversion.learning_rate was 0.01, is 0.5" in (
         said := wrong(pti, file, "--set", "inversion.learning_rate=0.5")
     )
-    assert f"or delete {tmp_path / 'run'}/checkpoints/invert-*.safetensors to begin that stage anew" in said
+    assert f"or delete {tmp_path / 'run'}/checkpoints/invert-*.safetensors to restart that stage" in said
 
 
 def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
@@ -131,7 +131,7 @@ def test_what_would_fail_hours_later_fails_at_once(pti, file, tmp_path):
 
     assert "evaluation.prompts has 'a knight', which lacks {token}" in refused('evaluation.prompts=["a knight"]')
     assert "evaluation.prompts is empty" in refused("evaluation.prompts=[]")
-    assert "is too long: a prompt has 82 tokens, 77 are the most" in refused(f'evaluation.prompts=["{long}"]')
+    assert "is too long: expected a prompt of at most 77 tokens, got 82" in refused(f'evaluation.prompts=["{long}"]')
     assert "one of validation.prompts is too long" in refused(f'validation.prompts=["{long}"]')
     assert "the caption of miniworld:bramble/0 is too long" in refused(f'data.instance_prompt="{long}"')
     assert "sampler.num_inference_steps is at most 100" in refused("sampler.num_inference_steps=101")
@@ -238,7 +238,7 @@ def test_a_run_whose_pictures_are_gone_still_draws(pti, file, tmp_path):
     assert pti("sample", "run", "--count", 1)[0] == 0
     for argument, message in (
         ("--lora-scale=nan", "a finite number; got nan"),
-        ("--steps=101", "has 100 noise levels"),
+        ("--steps=101", "at most 100 sampling steps"),
     ):
         code, _, err = pti("sample", "run", argument)
         assert code == 2
@@ -249,7 +249,7 @@ def test_a_run_whose_pictures_are_gone_still_draws(pti, file, tmp_path):
     assert code == 2
     assert "record.json cannot be read" in err
     record.unlink()
-    assert "holds no record.json; write it anew with: pti run run" in pti("sample", "run")[2]
+    assert "has no record.json; write it again with: pti run run" in pti("sample", "run")[2]
 
 
 def test_a_pipeline_without_safetensors(pti, file, tmp_path):

@@ -106,7 +106,7 @@ def test_a_whole_run_leaves_measures_and_files(trained):
         "tok_lora.safetensors",
     }
     card = (trained / "export" / "README.md").read_text()
-    assert "likeness to the training pictures, CLIP" in card
+    assert "likeness to the training images, CLIP" in card
     assert str(trained.parent) not in card
     record = json.loads((trained / "record.json").read_text())
     assert set(record["stages"]) == {"invert", "tune", "evaluate", "export"}

@@ -130,11 +130,11 @@ def test_measures_have_intervals_and_numbers(folder):
     assert "| a &#124; b | 0.123 [0.100, 0.200] | 7 | 1.000 [unknown] | 1 | a note |" in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     for name in (
-        "likeness to the training pictures, colors",
+        "likeness to the training images, colors",
         "recognised, color",
         "leakage of light",
         "entropy of light",
-        "class word's color moved",
+        "drift of the class word's color",
     ):
         assert any(line.startswith(f"| {name} | ") for line in lines), name
     assert " by chance, p = " in text
@@ -193,7 +193,7 @@ def test_no_text_has_markup_in_the_card(folder, text):
 
 
 def test_what_is_not_there_is_not_spoken_of(folder):
-    with pytest.raises(ConfigError, match=r"speaks of previews/none\.png"):
+    with pytest.raises(ConfigError, match=r"expected the file previews/none\.png"):
         write(folder, previews=[Preview("previews/none.png", PROMPT)])
     (folder / DIFFUSERS_FILE).unlink()
     with pytest.raises(ConfigError, match=DIFFUSERS_FILE):

@@ -107,7 +107,7 @@ def test_prompts_that_do_not_align_are_refused_with_their_tokens(sd):
     model = prepared(sd)
     with pytest.raises(ConfigError, match=r"do not align in text_encoder: <tok> s</w> against k n i gh t s</w>"):
         align_prompts(model, ["{token}s"], "suffix")
-    with pytest.raises(ConfigError, match="the new word is not in the prompt"):
+    with pytest.raises(ConfigError, match="the placeholder token is not in the prompt"):
         align_prompts(model, ["a knight"], "suffix")
 
 

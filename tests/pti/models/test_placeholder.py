@@ -99,5 +99,5 @@ def test_initialisers_of_one_word_or_a_word_each(sd):
 
 
 def test_a_prompt_that_would_be_cut_off_is_refused(model):
-    with pytest.raises(ConfigError, match="77 are the most"):
+    with pytest.raises(ConfigError, match="at most 77 tokens"):
         encode_prompts(model, ["red " * 80])

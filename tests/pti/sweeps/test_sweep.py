@@ -145,7 +145,7 @@ def test_the_table_is_made_anew_from_the_results(swept, tmp_path):
     content = (folder / "sweep.parquet").read_bytes()
     (folder / "sweep.parquet").unlink()
     assert collect(folder).read_bytes() == content
-    with pytest.raises(ConfigError, match="holds no sweep"):
+    with pytest.raises(ConfigError, match="has no sweep"):
         collect(tmp_path)
 
 

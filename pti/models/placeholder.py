@@ -88,7 +88,7 @@ def class_word_ids(encoder: PipelineTextEncoder, class_word: str, vectors: int) 
         pieces = ", ".join(repr(piece) for piece in encoder.tokenizer.convert_ids_to_tokens(ids)) or "none"
         raise ConfigError(
             f"the class word {class_word!r} is {len(ids)} token(s) of {encoder.name} ({pieces}), the placeholder "
-            f"token is {vectors}. They must align: choose a class word of one token, or set concept.num_vectors to the number of its tokens"
+            f"token is {vectors}. They must align: choose a class word of one token, or set concept.num_vectors to its number"
         )
     return ids
 

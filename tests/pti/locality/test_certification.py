@@ -131,7 +131,7 @@ def test_an_override_is_loud(model, fingerprint, tmp_path):
     small = certificate(tmp_path / "g", fingerprint, *(entry("hidden", p, "vslerp", dim=5) for p in ("2", "eos")))
     with pytest.raises(CertificateError, match="has dimension 5, the encoder's states have 16"):
         plan_interpolation(replace(settings, certificates=(small,)), model, PLACES)
-    with pytest.raises(ConfigError, match="has no effect with locality.interpolation = 'auto'"):
+    with pytest.raises(ConfigError, match=r"has no effect with locality\.interpolation = 'auto'"):
         plan_interpolation(LocalitySection(allow_uncertified=True), model, PLACES)
 
 

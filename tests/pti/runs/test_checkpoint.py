@@ -12,6 +12,7 @@ from pti.runs import checkpoint
 from pti.runs.record import read_record
 from pti.runs.run import load_run
 from pti.runs.threads import as_begun
+from pti.training.lora_tuning import LoraTuning
 from pti.training.textual_inversion import TextualInversion
 from pti.workflow import run_stages
 from tests.pti.fuzz_run import fuzz
@@ -183,9 +184,6 @@ def test_tuning_needs_a_finished_inversion(sd, tmp_path):
 
 @pytest.mark.parametrize("stage", ["invert", "tune"])
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, monkeypatch, stage):
-    from pti.training import lora_tuning as finetune
-    from pti.training import textual_inversion as inversion
-
     calls = []
 
     def spoiled(*arguments):
@@ -193,9 +191,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
         loss = honest(*arguments)
         return loss * float("nan") if len(calls) == 4 else loss
 
-    module = {"invert": inversion, "tune": finetune}[stage]
-    honest = module.denoising_loss
-    monkeypatch.setattr(module, "denoising_loss", spoiled)
+    kind = {"invert": TextualInversion, "tune": LoraTuning}[stage]
+    honest = kind._denoising_loss
+    monkeypatch.setattr(kind, "_denoising_loss", spoiled)
     config = configuration(sd, tmp_path / "run")
     with pytest.raises(
         TrainingError, match=rf"{stage}: the loss of step 4 is nan; the last good checkpoint is .*{stage}-0000002"
@@ -207,9 +205,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(sd, tmp_path, m
 
 
 def test_a_resumed_run_uses_the_threads_that_it_was_begun_with(sd, tmp_path, monkeypatch):
-    from pti.training import textual_inversion as inversion
-
-    honest, seen = inversion.denoising_loss, []
+    honest, seen = TextualInversion._denoising_loss, []
 
     def watched(*arguments):
         seen.append(torch.get_num_threads())
@@ -223,7 +219,7 @@ def test_a_resumed_run_uses_the_threads_that_it_was_begun_with(sd, tmp_path, mon
         monkeypatch.setenv("CLIPGEOM_FREE_CPUS", "" if by_user else str(count))
         torch.set_num_threads(count)
 
-    monkeypatch.setattr(inversion, "denoising_loss", watched)
+    monkeypatch.setattr(TextualInversion, "_denoising_loss", watched)
     before = torch.get_num_threads()
     try:
         for count, stop in ((1, 1), (2, 2)):

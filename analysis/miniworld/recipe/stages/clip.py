@@ -12,8 +12,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from analysis.miniworld.recipe.loop import Plan, Record, Training, generator_of
 from analysis.miniworld.recipe.pools import Pool, kept_pool
-from clipgeom.miniworld.captions import draw_caption, draw_said, full_caption
 from clipgeom._images import to_tensor
+from clipgeom.miniworld.captions import draw_caption, draw_said, full_caption
 from clipgeom.miniworld.drawing.canvas import SIZE
 from clipgeom.miniworld.drawing.render import Jitter, render
 from clipgeom.miniworld.factors import FACTORS, Scene, draw_factors

@@ -80,7 +80,7 @@ VOCABULARY: Vocabulary = MappingProxyType(
 
 @runtime_checkable
 class AttributeClassifier(Protocol):
-    """Predicts the value of every attribute of its vocabulary for each image."""
+    """Classifier of every attribute of its vocabulary."""
 
     vocabulary: Vocabulary
 
@@ -88,7 +88,7 @@ class AttributeClassifier(Protocol):
 
 
 class ZeroShotClassifier:
-    """Predicts attributes by the nearest caption embedding.
+    """Attribute classifier that uses the nearest caption embedding.
 
     Parameters
     ----------

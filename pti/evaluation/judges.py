@@ -51,7 +51,7 @@ _DINO_SETTINGS = {
 
 @runtime_checkable
 class ImageJudge(Protocol):
-    """Embeds images, shape (n, d); `name` is its name in tables."""
+    """Network that embeds images, shape (n, d); `name` is its name in tables."""
 
     name: str
 
@@ -60,7 +60,7 @@ class ImageJudge(Protocol):
 
 @runtime_checkable
 class TextJudge(ImageJudge, Protocol):
-    """Embeds texts as well, in the same space."""
+    """Network that also embeds texts, in the same space."""
 
     def embed_texts(self, texts: Sequence[str], /) -> NDArray[np.float64]: ...  # noqa: D102
 

@@ -163,7 +163,7 @@ def zero_shot(
     texts: Mapping[str, Mapping[str, Float[NDArray[np.float64], " d"]]],
     /,
 ) -> dict[str, list[str]]:
-    """For each image and attribute, the value with the nearest text embedding.
+    """Return the value with the nearest text embedding for each image and attribute.
 
     Parameters
     ----------

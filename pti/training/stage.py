@@ -1,4 +1,4 @@
-"""What both training stages share: their steps, the plan and the noise of a batch, and the denoising loss."""
+"""Base class of both training stages: the loop, the plan of a batch, its noise, and the denoising loss."""
 
 from __future__ import annotations
 

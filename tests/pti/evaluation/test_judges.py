@@ -71,9 +71,9 @@ def test_what_is_no_judge_or_no_picture_is_refused(clip_folder, tmp_path):
         ClipJudge.load(tmp_path)
     judge = ClipJudge.load(clip_folder)
     for wrong in (PICTURES[0], PICTURES.astype(np.float32), PICTURES[:0], PICTURES[..., :2]):
-        with pytest.raises(ShapeError, match="expected pictures as uint8"):
+        with pytest.raises(ShapeError, match="expected images as uint8"):
             judge.embed_images(wrong)
-    with pytest.raises(ConfigError, match="no texts"):
+    with pytest.raises(ConfigError, match="at least one text"):
         judge.embed_texts([])
 
 
@@ -88,7 +88,7 @@ def test_a_judge_that_lacks_tensors_is_refused_by_their_names(clip_folder, dino_
         inner = config.get("vision_config", config)
         inner["hidden_size"] = 2**19
         (broken / "config.json").write_text(json.dumps(config))
-        with pytest.raises(EncoderError, match=r"config\.json asks for|lacks"):  # and not gigabytes
+        with pytest.raises(EncoderError, match=r"config\.json describes|lacks"):  # and not gigabytes
             kind.load(broken)
 
 

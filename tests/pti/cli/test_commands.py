@@ -218,7 +218,7 @@ def test_evaluation_tells_what_it_lacks(pti, file, tmp_path, monkeypatch):
     assert code == 0, err
     (line,) = [line for line in err.splitlines() if "CLIP" in line]
     assert line.startswith("pti: evaluation without CLIP: openai/clip-vit-large-patch14 cannot be loaded")
-    assert "the hub cannot be reached; name another one in evaluation.clip_model" in line
+    assert "the hub cannot be reached; set evaluation.clip_model to another one" in line
     assert pti("evaluate", "run")[:2] == (0, "evaluation: run/evaluation.json\n")
     assert pti("export", "run")[:2] == (0, "export: run/export\n")
     code, _, err = pti("run", file, *few, "--set", "evaluation.clip_model=./absent")

@@ -94,7 +94,7 @@ def test_the_code_is_code_and_names_the_files(folder, layout, kohya):
     assert ("clip_g" in code) == ("eos_token_id" in code) == (layout == "sdxl")
     assert "`embedding:zork`" in text
     assert ("`<lora:zork_lora:1>`" in text) == (kohya is not None)
-    assert "go by `<zork>` alone" in text
+    assert "Write `<zork>` alone" in text
 
 
 def test_quotes_in_a_prompt_do_not_break_the_code(folder):

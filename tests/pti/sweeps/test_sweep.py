@@ -357,7 +357,7 @@ def test_the_command(pti, base, tmp_path):
         (("--vary", "lora.rnak=1"), "did you mean 'rank'?"),
         (("--vary", "lora.rank=1,"), "lora.rank is a whole number; got None"),
         (("--seeds", "2", "--vary", "runtime.seed=1"), "runtime.seed varies twice"),
-        (("--seeds", "2", "--until", "tuned"), "--until is one of"),
+        (("--seeds", "2", "--until", "tuned"), "expected --until to be one of"),
         (("--seeds", "2", "absent.toml"), "there is no configuration absent.toml"),
     ],
 )

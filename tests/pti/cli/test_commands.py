@@ -237,7 +237,7 @@ def test_a_run_whose_pictures_are_gone_still_draws(pti, file, tmp_path):
     shutil.rmtree(tmp_path / "fine")
     assert pti("sample", "run", "--count", 1)[0] == 0
     for argument, message in (
-        ("--lora-scale=nan", "a finite number; got nan"),
+        ("--lora-scale=nan", "a finite number, got nan"),
         ("--steps=101", "at most 100 sampling steps"),
     ):
         code, _, err = pti("sample", "run", argument)

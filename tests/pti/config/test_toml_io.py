@@ -161,7 +161,7 @@ def test_former_names_lead_to_settings_that_exist():
 def test_files_that_are_no_configuration(tmp_path):
     with pytest.raises(ConfigError, match=r"there is no configuration .*a\.toml; write a commented one with: pti init"):
         read_config(tmp_path / "a.toml")
-    with pytest.raises(ConfigError, match=r"is no run folder: it has no config\.toml"):
+    with pytest.raises(ConfigError, match=r"is no run folder: it holds no config\.toml"):
         read_config(tmp_path)
     (tmp_path / "a.toml").write_text("lora = 3")
     with pytest.raises(ConfigError, match="lora is a section"):

@@ -121,7 +121,7 @@ def test_the_certificates_verdict_is_told(folder):
 
 
 def test_measures_have_intervals_and_numbers(folder):
-    evaluation = evaluate(tuned_class_pictures=TOKEN)
+    evaluation = evaluate(tuned=TOKEN)
     rows = (
         *metric_rows(evaluation),
         MetricRow("a | b", Estimate(0.12345, 0.1, 0.2, 7), Estimate(1.0, n=1), "a note"),

@@ -16,29 +16,9 @@ from clipgeom._progress import Progress
 from pti.sweeps.layout import PLAN, RESULT, TABLE
 from pti.sweeps.sweep import Measure, Sweep, sweep
 
-__all__ = ["BEST_PIVOT", "PAIRS", "THEN", "UNHELD", "main"]
+__all__ = ["PAIRS", "main"]
 
 PAIRS = ((0, "gambit"), (1, "harbor"), (2, "ivory"), (3, "gambit"), (4, "harbor"))  # seed and character of every point
-BEST_PIVOT = "inversion.learning_rate=0.03"  # chosen by reports/inversion-distance; the studies of tuning start from it
-# what had been by default until there was a hold of the noise levels that training leaves out
-UNHELD = (
-    "data.latent_refinement_steps=0",
-    "data.caption_tag_dropout_rate=0.5",
-    "experimental.prompt_templates=[]",
-    "lora.train_text_encoder=false",
-    "locality.outside_timesteps=none",
-    "locality.mix_captions=false",
-)
-# The defaults when these studies were run; every checkpoint is what its step left, and is measured as such. Settings of then that
-# were removed since, such as tag dropout of the locality loss below a timestep only, are in `removed_settings` of the raw
-# results: a run that is repeated today differs in them.
-THEN = (
-    *UNHELD,
-    "loss.max_timestep=800",
-    "loss.unmasked_weight=1",
-    "lora.ema_gamma=",
-    "lora.learning_rate=1e-3",
-)
 
 _RESULTS = "results.jsonl"
 
@@ -113,6 +93,9 @@ def _keep(runs: Path, raw: Path) -> None:
         return
     raw.mkdir(parents=True, exist_ok=True)
     told = json.loads((runs / PLAN).read_text(encoding="utf-8"))
+    if (raw / PLAN).exists():  # values of settings that were removed since the runs were made
+        before = json.loads((raw / PLAN).read_text(encoding="utf-8"))
+        told |= {name: before[name] for name in ("removed_settings",) if name in before}
     shutil.copyfile(runs / TABLE, raw / TABLE)
     (raw / PLAN).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     results = [runs / "runs" / run["run"] / RESULT for run in told["runs"]]

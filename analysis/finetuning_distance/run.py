@@ -21,7 +21,7 @@ import numpy as np
 
 from analysis import ROOT
 from analysis.common import world as reading
-from analysis.common.study import BEST_PIVOT, PAIRS, THEN
+from analysis.common.study import PAIRS
 from clipgeom.miniworld import FACTORS, NEW_CHARACTERS, scenes, write_image_folder
 from clipgeom.miniworld.scenery import Scenes
 from pti.runs.metrics_log import MetricsLog
@@ -29,6 +29,7 @@ from pti.runs.run import Run, load_run
 from pti.sweeps.sweep import Sweep
 
 OUT = ROOT / "reports" / "finetuning-distance"
+BASE = Path(__file__).with_name("base.toml")  # every setting of the study, independent of later defaults
 RATES = (1e-5, 3e-4, 1e-3, 1e-2)
 PLACES = (1, 3, 9)  # in how many places the training pictures are
 STEPS = (50, 150, 400, 1000)  # with these rates, neighbouring distances are about half a decade apart
@@ -44,18 +45,7 @@ _BASE_SEED, _PIVOT_SEED, _TUNED_SEED = 1000, 2000, 3000
 def plan(runs: Path) -> Sweep:
     """The runs, once their training pictures lie in the same folder."""
     return Sweep(
-        overrides=(
-            "data.instance_prompt='a picture of {token}'",
-            BEST_PIVOT,
-            *THEN,
-            "loss.max_timestep=1000",  # places are decided at the levels that the default leaves out
-            "locality.interpolation=none",
-            f"lora.distance_every={EVERY}",
-            "validation.every_n_steps=0",
-            "validation.images_per_prompt=1",
-            f"output.checkpointing_steps={EVERY}",
-            f"output.checkpoints_total_limit={STEPS[-1] // EVERY}",
-        ),
+        BASE,
         together=[
             [
                 {

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from analysis import ROOT
 from analysis.common import world as reading
 from analysis.common.factors import FREE, LOOKS
-from analysis.common.study import PAIRS, THEN
+from analysis.common.study import PAIRS
 from clipgeom.centering.shells import FittedShells, Whitening
 from clipgeom.miniworld import NEW_CHARACTERS, scenes
 from clipgeom.miniworld.readers import entropy
@@ -34,6 +34,7 @@ from pti.runs.run import load_run
 from pti.sweeps.sweep import Sweep
 
 OUT = ROOT / "reports" / "inversion-distance"
+BASE = Path(__file__).with_name("base.toml")  # every setting of the study, independent of later defaults
 STEPS = (0, 10, 30, 100, 300, 1000)
 
 
@@ -62,13 +63,7 @@ WAYS = (
     Way("sgd", 3e-1, "off"),
 )
 PLAN = Sweep(
-    overrides=(
-        *THEN,
-        "validation.every_n_steps=0",
-        "validation.images_per_prompt=1",
-        "output.checkpointing_steps=10",
-        "output.checkpoints_total_limit=100",
-    ),
+    BASE,
     together=[
         [way.settings for way in WAYS],
         [{"runtime.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],

@@ -21,13 +21,14 @@ from typing import Any
 
 from analysis import ROOT
 from analysis.common import world as reading
-from analysis.common.study import BEST_PIVOT, PAIRS, THEN
+from analysis.common.study import PAIRS
 from analysis.locality import certificate as short_certificate
 from clipgeom.centering import CENTERED_MODES
 from pti.runs.run import Run, load_run
 from pti.sweeps.sweep import Sweep
 
 OUT = ROOT / "reports" / "locality"
+BASE = Path(__file__).with_name("base.toml")  # every setting of the study, independent of later defaults
 RATES = (3e-4, 6e-4, 1.5e-3, 3e-3)  # the ladder: the lowest, and 2, 5 and 10 times it
 USUAL = 1.5e-3  # at which all else is varied
 EARLIER = (
@@ -79,17 +80,7 @@ WAYS = (
     Way(rank=2),
 )
 PLAN = Sweep(
-    overrides=(
-        "data.instance_prompt=a picture of {token}",
-        BEST_PIVOT,
-        *THEN,
-        "loss.max_timestep=1000",  # places are decided at the highest levels, which the defaults leave out
-        f'locality.certificates=["{short_certificate.PATH.as_posix()}"]',
-        "validation.every_n_steps=0",
-        "validation.images_per_prompt=1",
-        "output.checkpointing_steps=100",
-        "output.checkpoints_total_limit=10",
-    ),
+    BASE,
     together=[
         [way.settings for way in WAYS],
         [{"runtime.seed": seed, "data.source": f"miniworld:{character}"} for seed, character in PAIRS],

@@ -27,7 +27,6 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from analysis import ROOT
-from analysis.common.study import BEST_PIVOT, THEN, UNHELD
 from analysis.common.world import restore
 from analysis.pivotal_tuning import report as pivotal_tuning_report
 from clipgeom._images import to_tensor
@@ -42,24 +41,47 @@ from pti.runs.run import load_run
 from pti.workflow import run_stages
 
 OUT = ROOT / "reports" / "pivotal-tuning"
+BASE = Path(__file__).with_name("base.toml")  # every setting of the study, independent of later defaults
 # seeds of the first character; 0 to 4, 13, 14, 21 to 24, 28 to 31, 33, 34, 41, 47 to 51 and 57 to 61 were looked at as well
 BEFORE, FARTHER, BY_PLACE, AGAIN, AVERAGED = 5, 15, 35, 42, 52
 LEVELS, TEXT, TEMPLATES, UNFITTED, TODAY = 62, 67, 72, 77, 82
-_LOOSER = ("loss.unmasked_weight=0.1", "lora.learning_rate=2e-3")
-_LEVELS = (*UNHELD, "loss.max_timestep=650", "lora.learning_rate=4e-3")
-_HALF = ("lora.text_encoder_learning_rate=2e-3",)  # of lora.learning_rate, which is what it is by default
 _ENCODER = "data.latent_refinement_steps=0"  # latents as the encoder has them
+# the defaults before the noise levels that training leaves out were regularised as well
+_UNREGULARISED = (
+    _ENCODER,
+    "data.caption_tag_dropout_rate=0.5",
+    "lora.train_text_encoder=false",
+    "lora.text_encoder_learning_rate=",
+    "locality.outside_timesteps=none",
+    "locality.mix_captions=false",
+)
+_FIRST = (
+    *_UNREGULARISED,
+    "loss.max_timestep=800",
+    "loss.unmasked_weight=1",
+    "lora.ema_gamma=",
+    "lora.learning_rate=1e-3",
+)
+_LOOSER = ("loss.unmasked_weight=0.1", "lora.learning_rate=2e-3")
 WAYS = {
-    BEFORE: THEN,
-    FARTHER: (*THEN, BEST_PIVOT),
-    BY_PLACE: (*THEN, *_LOOSER),
-    AGAIN: THEN,
-    AVERAGED: (*THEN, *_LOOSER, "lora.ema_gamma=1"),
-    LEVELS: _LEVELS,
-    TEXT: (*_LEVELS, "lora.train_text_encoder=true", "lora.text_encoder_learning_rate=2e-3"),
-    TEMPLATES: (*_HALF, _ENCODER, 'experimental.prompt_templates=["a picture of {token}"]'),
-    UNFITTED: (*_HALF, _ENCODER),
-    TODAY: _HALF,
+    BEFORE: _FIRST,
+    FARTHER: (*_FIRST, "inversion.learning_rate=0.03"),  # chosen by reports/inversion-distance
+    BY_PLACE: (*_FIRST, *_LOOSER),
+    AGAIN: _FIRST,
+    AVERAGED: (*_FIRST, *_LOOSER, "lora.ema_gamma=1"),
+    LEVELS: _UNREGULARISED,
+    TEXT: (*_UNREGULARISED, "lora.train_text_encoder=true", "lora.text_encoder_learning_rate=2e-3"),
+    TEMPLATES: (_ENCODER, 'experimental.prompt_templates=["a picture of {token}"]'),
+    UNFITTED: (_ENCODER,),
+    TODAY: (),
+}
+# what the code does in place of settings that were removed; the report groups runs by these values as well
+_REMOVED = {
+    "data.wordings": 8,
+    "lora.probes": 8,
+    "lora.text_rate_share": 0.5,
+    "locality.keep_captions_whole": False,
+    "locality.time_drawn": False,
 }
 CHARACTERS = {first + i: name for first in WAYS for i, name in enumerate(list(NEW_CHARACTERS)[:5])}
 PICTURES = 90  # of "a picture of …", where everything but the character is left to chance
@@ -70,7 +92,7 @@ _REBUILT, _REBUILT_SEED = 200, 1000  # fresh pictures of the character, seen thr
 
 
 def settings(seed: int, folder: Path) -> list[str]:
-    """What differs from the defaults."""
+    """What differs from base.toml."""
     return [
         f"data.source=miniworld:{CHARACTERS[seed]}",
         f"runtime.seed={seed}",
@@ -83,7 +105,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
     """Train one run and measure it: frozen with the class word, after inversion, after tuning."""
     start = time.monotonic()
     folder = kept / f"run-{seed}"
-    config = read_config(None, settings(seed, folder))
+    config = read_config(BASE, settings(seed, folder))
     with Progress("trained", "steps", speaker=f"run {seed}") as progress:
         run_stages(config, ("invert", "tune"), progress=progress)
     trained = time.monotonic() - start
@@ -94,6 +116,7 @@ def one(seed: int, kept: Path) -> dict[str, Any]:
         "character": CHARACTERS[seed],
         "factors": NEW_CHARACTERS[CHARACTERS[seed]].factors,
         "settings": {name: value for name, value in run.config.flat().items() if name != "output.dir"},
+        "removed_settings": _REMOVED,
         "record": {key: run.record[key] for key in ("stages", "locality", "data", "versions")},
         "trained_seconds": trained,
         "read": {},

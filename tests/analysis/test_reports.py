@@ -13,6 +13,7 @@ from analysis.locality import run as locality
 from analysis.pivotal_tuning import report as pivotal_tuning_report
 from analysis.pivotal_tuning import run as pivotal_tuning
 from pti.config.toml_io import read_config
+from pti.sweeps.plan import digest_of
 from tests.conftest import ROOT
 
 
@@ -21,27 +22,50 @@ def test_every_number_of_a_report_is_that_of_its_raw_results(name):
     assert wrong(name) == []
 
 
-@pytest.mark.parametrize("study", [inversion_distance, locality], ids=lambda module: module.OUT.name)
-def test_a_sweep_begun_today_is_that_of_the_raw_results(study):
-    """Otherwise the command of a report would train everything again, with other settings."""
-    assert _finished(study) == {point.digest for point in study.PLAN.points()}
+def _finetuning_plan():
+    return finetuning_distance.plan(Path("finetuning-distance"))  # settings have the folder's path from here
 
 
-def test_a_sweep_that_reads_its_own_images_is_that_of_the_raw_results(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the settings have the folder's path from here
-    plan = finetuning_distance.plan(Path("finetuning-distance"))
-    assert _finished(finetuning_distance) == {point.digest for point in plan.points()}
+SWEEPS = {
+    inversion_distance: (lambda: inversion_distance.PLAN, 50),
+    locality: (lambda: locality.PLAN, 85),
+    finetuning_distance: (_finetuning_plan, 60),
+}
+
+
+@pytest.mark.parametrize("study", SWEEPS, ids=lambda module: module.OUT.name)
+def test_every_finished_run_is_a_run_of_the_plan(study, tmp_path, monkeypatch):
+    """Otherwise the command of a report would train it again, with other settings."""
+    monkeypatch.chdir(tmp_path)
+    plan, number = SWEEPS[study]
+    points = plan().points()
+    finished = _finished(study)
+    assert len(finished) == len(points) == number
+    assert {(point.name, point.digest) for point in points} == {(run["run"], run["digest"]) for run in finished}
+    values = {point.digest: json.loads(json.dumps(point.values)) for point in points}
+    assert all(values[run["digest"]] == run["values"] for run in finished)
+
+
+@pytest.mark.parametrize("study", SWEEPS, ids=lambda module: module.OUT.name)
+def test_the_stored_settings_have_the_stored_digests(study):
+    stored = json.loads((study.OUT / "raw" / "sweep.json").read_text(encoding="utf-8"))
+    frozen = json.loads(json.dumps(read_config(study.BASE).flat()))
+    for name in {"output.dir"} | set(stored["varies"]):
+        frozen.pop(name)
+    base = {name: value for name, value in stored["base"].items() if name != "output.dir"}
+    assert base == frozen
+    assert all(digest_of(base | run["values"]) == run["digest"] for run in stored["runs"])
 
 
 def _finished(study):
     lines = (study.OUT / "raw" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    return {json.loads(line)["digest"] for line in lines}
+    return [run for run in map(json.loads, lines) if run["status"] == "done"]
 
 
 @pytest.mark.parametrize("seed", pivotal_tuning.CHARACTERS)
 def test_a_run_begun_today_has_the_settings_of_the_raw_results(seed, tmp_path):
     kept = json.loads((pivotal_tuning.OUT / "raw" / f"run-{seed}.json").read_text(encoding="utf-8"))
-    flat = read_config(None, pivotal_tuning.settings(seed, tmp_path)).flat()
+    flat = read_config(pivotal_tuning.BASE, pivotal_tuning.settings(seed, tmp_path)).flat()
     changed = {name for name, value in kept["settings"].items() if json.loads(json.dumps(flat[name])) != value}
     assert changed == {"concept.class_word"}  # which a run takes from the data
 

@@ -119,7 +119,10 @@ def test_a_sweep_goes_on_on_another_machine(
     study("here")
     assert len(done) == 3
     assert len((out / "raw" / "results.jsonl").read_text().splitlines()) == 2
+    kept = out / "raw" / "sweep.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"removed_settings": {"lora.probes": 8}}))
     study("elsewhere")
+    assert json.loads(kept.read_text())["removed_settings"] == {"lora.probes": 8}
     assert done[3:] == [done[1]]  # the one that failed
     assert len((out / "raw" / "results.jsonl").read_text().splitlines()) == 3
     study("elsewhere")

@@ -23,9 +23,6 @@ OVER = {
     "clipgeom/centering/from_captions.py: check_captions",
     "pti/cli/commands.py: _sample",
     "pti/cli/commands.py: _sweep",
-    "pti/evaluation/evaluate.py: evaluate_pictures",
-    "pti/training/batches.py: plan_micro_batch",
-    "pti/training/lora_tuning.py",
 }
 
 

@@ -24,7 +24,7 @@ def _vslerp_norm(a: Array, b: Array, t: Array | float, *, center: Array, axis: i
 
 
 _MODES: Mapping[str, tuple[Callable[..., Array], tuple[str, ...]]] = MappingProxyType(
-    {  # name: function, and the vectors that it needs
+    {  # an interpolation mode is added here: its name, its function, and the vectors that it needs
         "lerp": (lerp, ()),
         "slerp": (slerp, ()),
         "vslerp": (vslerp, ("center",)),

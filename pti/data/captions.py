@@ -21,7 +21,7 @@ _SEPARATOR = ","
 def drop_tags(
     caption: str, /, *, dropout: float, count: int, rng: np.random.Generator, templates: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Return the full caption, then variants from which each tag is dropped with a probability.
+    """Apply caption dropout: return the full caption, then variants from which each tag is dropped at random.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Stage 2: LoRA tuning of the UNet and the text encoder; the placeholder token's embeddings are frozen.
+"""Training loop of stage 2: LoRA tuning of the UNet and the text encoder; the placeholder token's embeddings are frozen.
 
 Training images, class images and the images of the locality loss share one pass of the UNet. The base model's
 predictions need no gradient. If the text encoder is not trained, all prompt embeddings are computed once.

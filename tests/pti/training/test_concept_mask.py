@@ -23,7 +23,9 @@ CELL = 8
 @pytest.mark.parametrize("name", sorted(NEW_CHARACTERS))
 def test_the_class_word_is_seen_where_the_figure_stands(name, tmp_path):
     """The truth is the renderer's, which the trainer never sees; to a mask that knew nothing, all places would be alike."""
-    made = session(read_config(None, [f"data.source=miniworld:{name}", f"output.dir={tmp_path}"]))
+    made = session(
+        read_config(None, [f"data.source=miniworld:{name}", f"output.dir={tmp_path}", "data.latent_refinement_steps=0"])
+    )
     centers = np.arange(8) * CELL + CELL / 2
     upon, beside = [], []
     for view, factors in zip(made.latents.unmirrored_views, scenes(6, 77, character=name).factors, strict=True):

@@ -8,7 +8,18 @@ from typing import Any
 
 import matplotlib as mpl
 
-from clipgeom.centering import CENTERED_MODES
+from analysis.centering.tables import (
+    calibration_table,
+    checks_table,
+    ci,
+    coverage_table,
+    index_table,
+    ladder_table,
+    pm,
+    statistics_table,
+    tolerance_table,
+    varies,
+)
 
 mpl.use("Agg")
 
@@ -16,7 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-from clipgeom.centering import LABELS, MODES
+from clipgeom.centering import MODES
 
 __all__ = ["write"]
 
@@ -43,6 +54,7 @@ def write(raw: Path, out: Path) -> None:
 # --- words and tables
 
 
+# Long: the prose of the report in one piece
 def _text(r: dict[str, Any]) -> str:
     hidden = r["ladder"]["hidden eos"]
     lvis, ade = r["statistics"]["LVIS names"], r["statistics"]["ADE names"]
@@ -59,8 +71,8 @@ def _text(r: dict[str, Any]) -> str:
 1. **Raw norms at EOS are tighter because of the space, not because the population is centred at the origin.** What Stable
    Diffusion feeds its UNet (`hidden`) comes out of a LayerNorm, which puts every vector on one sphere: on 5,000 COCO
    captions ‖(x−β)/γ‖ = {undone["mean"]:.3f} with a coefficient of variation of {undone["cv"]:.1e} (√d = {undone["root_dim"]:.3f}). There
-   Var ‖x‖ = {_pm(hidden["raw"], "var_norm")} and Var ‖x−m‖ = {_pm(hidden["centered"], "var_norm")}, and yet the centre is off the
-   origin: offset ratio {_ci(hidden["offset_ratio"], hidden["offset_ratio_ci95"])}. The article speaks of `projected`. The two do not
+   Var ‖x‖ = {pm(hidden["raw"], "var_norm")} and Var ‖x−m‖ = {pm(hidden["centered"], "var_norm")}, and yet the centre is off the
+   origin: offset ratio {ci(hidden["offset_ratio"], hidden["offset_ratio_ci95"])}. The article speaks of `projected`. The two do not
    contradict each other.
 2. **vSLERP as published: only where the check says so. vSLERP with the norm restored: validated in {good} of {len(decided)} sets**
    (plain vSLERP in {plain}); SLERP is recognised by a classifier almost everywhere, for it stretches the shared mean. That plain
@@ -74,7 +86,7 @@ def _text(r: dict[str, Any]) -> str:
 coco-text-tiny, 5,000 COCO captions (every fifth of the Karpathy test captions). Correlation is that of ‖x−m‖² and m·(x−m): −1 for
 vectors bound to a sphere about the origin. Token states at EOS are one and the same vector and are left out.
 
-{_ladder_table(r["ladder"])}
+{ladder_table(r["ladder"])}
 
 The step from `prenorm` to `hidden` is the LayerNorm: the correlation jumps to −1, and C cancels A + B.
 After the projection the sphere is an ellipsoid, and raw is only slightly the tighter; on the real ViT-B/32 (below) centred is.
@@ -86,14 +98,14 @@ After the projection the sphere is an ellipsoid, and raw is only slightly the ti
 
 **The statistic.** The same data, four statistics, raw → centred:
 
-{_statistics_table(r["statistics"])}
+{statistics_table(r["statistics"])}
 
 On LVIS the variance falls fourfold by centring and the CV does not move, for it divides by a mean norm that the offset inflates.
 On ADE every comparison of raw with centred norms says "raw", and the offset ratio alone shows that the centre is not the origin.
 
 **The index.** The same captions, three ideas of where EOS is:
 
-{_index_table(r["index"])}
+{index_table(r["index"])}
 
 The last padded position is another population with another centre; the highest id (what transformers pools where `eos_token_id`
 is 2) is the added token itself, wherever it stands. Neither changes the LayerNorm's verdict, both change centre and offset.
@@ -106,7 +118,7 @@ captions. ✓ validated: both judges prefer it to SLERP with 95 % confidence. **
 
 ![The modes](figures/modes.png)
 
-{_checks_table(r["checks"])}
+{checks_table(r["checks"])}
 
 Where this differs from the first pass in SCIENCE.md: rates are means over three t rather than midpoints, both halves are judged
 in turn, and the classifier finds LERP (which the first MLP did not): a judge that cannot see points inside every shell is
@@ -120,7 +132,7 @@ none. At midpoints alone the rates agree with the first pass to 0.05 on LVIS and
 
 **The tolerance of ±1 %.** Only shells thinner than it are touched, which are those of LayerNorm outputs and unit vectors:
 
-{_tolerance_table(r["tolerance"])}
+{tolerance_table(r["tolerance"])}
 
 The thinner the raw shell may be, the worse plain vSLERP fares; with a shell of ±2 to ±5 % its verdict turns where ±1 % refuses it (the
 check marks say where). The verdict on vSLERP with the norm restored depends on the tolerance far less.
@@ -130,11 +142,11 @@ points would fall off. Three independent 95 % shells would hold 86 %; real point
 
 ## How often the verdict is wrong
 
-{_calibration_table(r)}
+{calibration_table(r)}
 
 Coverage of the 95 % intervals, {r["coverage"]["shell"]["trials"]:,} samples of 1,000 vectors in 128 dimensions, truth from 400,000:
 
-{_coverage_table(r["coverage"])}
+{coverage_table(r["coverage"])}
 
 The last row is where they fail, and must: on an exact sphere about the origin ‖x‖ does not vary at all and ‖x−m‖ hardly, so that what the
 estimated centre adds, of order 1/n, is larger than the spread. There the radial correlation (−1) and the offset interval (which holds
@@ -152,102 +164,13 @@ zero) are what can be trusted.
 """
 
 
-def _ci(value: float, ci95: list[float], digits: int = 2) -> str:
-    return f"{value:.{digits}f} [{ci95[0]:.{digits}f}, {ci95[1]:.{digits}f}]"
-
-
-def _g(value: float) -> str:
-    return f"{value:.3g}"
-
-
-def _pm(side: dict[str, Any], key: str) -> str:
-    low, high = side["ci95"][key]
-    return f"{_g(side[key])} [{_g(low)}, {_g(high)}]"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def _varies(row: dict[str, Any]) -> bool:
-    return row["centered"]["mean_norm"] > 1e-5 * row["raw"]["mean_norm"]
-
-
-def _ladder_table(ladder: dict[str, Any]) -> str:
-    rows = []
-    for name, row in ladder.items():
-        if _varies(row):
-            rows.append(
-                [
-                    name,
-                    f"{row['n']:,}",
-                    _pm(row["raw"], "var_norm"),
-                    _pm(row["centered"], "var_norm"),
-                    f"{_g(row['raw']['cv_norm'])} → {_g(row['centered']['cv_norm'])}",
-                    _ci(row["offset_ratio"], row["offset_ratio_ci95"]),
-                    f"{row['correlation']:.3f}",
-                ]
-            )
-    return _table(["state", "n", "Var ‖x‖", "Var ‖x−m‖", "CV raw → centred", "offset ratio", "correlation"], rows)
-
-
 def _pair_sentence(ade: dict[str, Any], lvis: dict[str, Any]) -> str:
     return (
-        f"`hidden` (ViT-L/14, ADE names, n = {ade['n']}): Var {_pm(ade['raw'], 'var_norm')} → "
-        f"{_pm(ade['centered'], 'var_norm')}, raw is tighter. `projected` (ViT-B/32, LVIS names, n = {lvis['n']:,}): "
-        f"{_pm(lvis['raw'], 'var_norm')} → {_pm(lvis['centered'], 'var_norm')}, centred is tighter. Both are off the origin: "
-        f"{_ci(ade['offset_ratio'], ade['offset_ratio_ci95'])} and {_ci(lvis['offset_ratio'], lvis['offset_ratio_ci95'])}."
+        f"`hidden` (ViT-L/14, ADE names, n = {ade['n']}): Var {pm(ade['raw'], 'var_norm')} → "
+        f"{pm(ade['centered'], 'var_norm')}, raw is tighter. `projected` (ViT-B/32, LVIS names, n = {lvis['n']:,}): "
+        f"{pm(lvis['raw'], 'var_norm')} → {pm(lvis['centered'], 'var_norm')}, centred is tighter. Both are off the origin: "
+        f"{ci(ade['offset_ratio'], ade['offset_ratio_ci95'])} and {ci(lvis['offset_ratio'], lvis['offset_ratio_ci95'])}."
     )
-
-
-def _statistics_table(found: dict[str, Any]) -> str:
-    rows = []
-    for name, row in found.items():
-        sides = (row["raw"], row["centered"])
-        rows.append(
-            [
-                name,
-                *(" → ".join(_g(side[key]) for side in sides) for key in ("var_norm", "cv_norm", "var_over_mean")),
-                _ci(row["offset_ratio"], row["offset_ratio_ci95"]),
-            ]
-        )
-    return _table(["set", "variance", "CV", "variance / mean", "offset ratio"], rows)
-
-
-def _index_table(found: dict[str, Any]) -> str:
-    rows = [
-        [
-            name,
-            f"{row['n']:,}",
-            _pm(row["raw"], "var_norm"),
-            _pm(row["centered"], "var_norm"),
-            _ci(row["offset_ratio"], row["offset_ratio_ci95"]),
-        ]
-        for name, row in found.items()
-    ]
-    return _table(["index", "n", "Var ‖x‖", "Var ‖x−m‖", "offset ratio"], rows)
-
-
-def _checks_table(checks: dict[str, Any]) -> str:
-    rows = []
-    for name, check in checks.items():
-        if not check["decided"]:
-            rows.append(
-                [name, f"{check['n_judged'] or check['n_distinct']:,}", check["verdict"], *[""] * (len(MODES) - 1)]
-            )
-            continue
-        cells = []
-        for mode in MODES:
-            on, auc = check["on_shell"][mode], check["auc"][mode]
-            mark = " ✓" if check["validated"].get(mode) else ""
-            text = (
-                f"{on['rate']:.3f} [{on['ci95'][0]:.3f}, {on['ci95'][1]:.3f}]<br>"
-                f"{auc['auc']:.2f} [{auc['ci95'][0]:.2f}, {auc['ci95'][1]:.2f}]{mark}"
-            )
-            cells.append(f"**{text}**" if mode == check["recommended"] else text)
-        rows.append([f"{name}<br>ceiling {check['on_shell']['real']['rate']:.3f}", f"{check['n_judged']:,}", *cells])
-    return _table(["set", "n", *MODES], rows)
 
 
 def _decided(checks: dict[str, Any]) -> dict[str, Any]:
@@ -327,50 +250,13 @@ def _range(checks: dict[str, Any]) -> str:
     return f"{100 * min(rates):.0f}–{100 * max(rates):.0f} %"
 
 
-def _tolerance_table(found: dict[str, Any]) -> str:
-    shares = list(next(iter(found.values())))
-    rows = [
-        [
-            name,
-            mode,
-            *(f"{by[share]['rates'][mode]:.3f}{' ✓' if by[share]['validated'].get(mode) else ''}" for share in shares),
-        ]
-        for name, by in found.items()
-        for mode in ("slerp", "vslerp", "vslerp_norm")
-    ]
-    return _table(["set", "mode", *(f"±{100 * float(share):g} %" for share in shares)], rows)
-
-
-def _calibration_table(r: dict[str, Any]) -> str:
-    from scipy.stats import binomtest
-
-    rows = []
-    for name, found in r.items():
-        if not name.startswith("calibration-"):
-            continue
-        trials = found["trials"]
-        cells = []
-        for mode in CENTERED_MODES:
-            count = found["validated"][mode]
-            ci = binomtest(count, trials).proportion_ci()
-            cells.append(f"{100 * count / trials:.1f} % [{100 * ci.low:.1f}, {100 * ci.high:.1f}]")
-        rows.append([name.removeprefix("calibration-").replace("-", " "), f"{trials}", *cells])
-    return _table(["population (n = 1,000)", "trials", *(f"{LABELS[mode]} validated" for mode in CENTERED_MODES)], rows)
-
-
-def _coverage_table(found: dict[str, Any]) -> str:
-    names = list(next(iter(found.values()))["covered"])
-    rows = [[name, *(f"{100 * of['covered'][k] / of['trials']:.1f} %" for k in names)] for name, of in found.items()]
-    return _table(["population", *names], rows)
-
-
 # --- figures
 
 
 def _ladder_figure(ladder: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
     for place, marker in (("eos", "o"), ("5", "s")):
-        rows = [(name, ladder[f"{name} {place}"]) for name in LADDER if _varies(ladder[f"{name} {place}"])]
+        rows = [(name, ladder[f"{name} {place}"]) for name in LADDER if varies(ladder[f"{name} {place}"])]
         x = [LADDER.index(name) for name, _ in rows]
         for side, colour in (("raw", "#c2571a"), ("centered", "#1f6fb5")):
             values = [max(row[side]["cv_norm"], 1e-7) for _, row in rows]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check_captions"]
 
 
+# Many parameters: keyword options of a public function, the same as those of `measure_captions`
 def check_captions(
     encoder: TextEncoder,
     captions: CaptionStream,

@@ -113,8 +113,9 @@ def _export(folder: Folder) -> None:
     _finish("export", folder)
 
 
+# Many parameters: typer makes an option of the command of each
 @app.command("sweep")
-def _sweep(  # more than 8 parameters: typer makes an option of each
+def _sweep(
     config: Source = None,
     vary: Annotated[
         list[str] | None,
@@ -163,8 +164,9 @@ def _sweep(  # more than 8 parameters: typer makes an option of each
         )
 
 
+# Many parameters: typer makes an option of the command of each
 @app.command("sample")
-def _sample(  # more than 8 parameters: typer makes an option of each
+def _sample(
     folder: Folder,
     prompt: Annotated[
         list[str] | None,

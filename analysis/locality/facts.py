@@ -51,7 +51,7 @@ Told = Mapping[
 
 
 def name_of(row: Mapping[Any, Any]) -> str:
-    """What a row's setting is called: ``none-0.0003``, ``none-0.0015@300``, ``auto-0.0015-own``."""
+    """What a row's setting is called: ``none-0.0003``, ``none-0.0015@300``, ``auto-0.0015-generated``."""
     rate, mode, step = float(row["lora.learning_rate"]), str(row["locality.interpolation"]), int(row["step"])
     if row["prior_preservation.weight"] > 0:
         return f"prior-{rate:g}"

@@ -95,7 +95,7 @@ def test_the_plan_is_within_its_budget_and_shares_the_inversions() -> None:
     assert {
         "none-0.0003",
         "auto-0.003",
-        "auto-0.0015-own",
+        "auto-0.0015-generated",
         "auto-0.0015-weight0.1",
         "prior-0.0015",
         "rank2-0.0015",
@@ -168,7 +168,7 @@ def test_the_rule_takes_the_best_looks_within_the_bound_and_else_the_least_leaka
 
 def test_the_front_is_what_nothing_beats_in_both(found: dict, folder: Path) -> None:
     names = front(found, settings_of(table_of(folder / "raw")))
-    assert "auto-0.003" in names or "auto-0.0015-own" in names
+    assert "auto-0.003" in names or "auto-0.0015-generated" in names
     assert "none-0.0015" not in names  # beaten by twice its rate with the regulariser, whatever chance does
     assert "lerp-0.0015" not in names
 

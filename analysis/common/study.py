@@ -92,13 +92,14 @@ def _keep(runs: Path, raw: Path) -> None:
     if not (runs / PLAN).exists():
         return
     raw.mkdir(parents=True, exist_ok=True)
-    told = json.loads((runs / PLAN).read_text(encoding="utf-8"))
+    plan = json.loads((runs / PLAN).read_text(encoding="utf-8"))
     if (raw / PLAN).exists():  # values of settings that were removed since the runs were made
-        before = json.loads((raw / PLAN).read_text(encoding="utf-8"))
-        told |= {name: before[name] for name in ("removed_settings",) if name in before}
+        earlier = json.loads((raw / PLAN).read_text(encoding="utf-8"))
+        if "removed_settings" in earlier:
+            plan["removed_settings"] = earlier["removed_settings"]
     shutil.copyfile(runs / TABLE, raw / TABLE)
-    (raw / PLAN).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    results = [runs / "runs" / run["run"] / RESULT for run in told["runs"]]
+    (raw / PLAN).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    results = [runs / "runs" / run["run"] / RESULT for run in plan["runs"]]
     found = [json.loads(path.read_text(encoding="utf-8")) for path in results if path.exists()]
     lines = [json.dumps(result) for result in found if result["status"] == "done"]
     (raw / _RESULTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -167,12 +167,7 @@ def explained(preset: str = "miniworld") -> str:
         lines += [f"# {(values.__doc__ or '').strip()}", f"[{section.name}]"]
         for key in fields(values):
             lines += _wrapped(explanation(key))
-            value = getattr(values, key.name)
-            lines.append(
-                f"# {key.name} = {written_value(key.metadata['example'])}"
-                if value is None
-                else f"{key.name} = {written_value(value)}"
-            )
+            lines.append(_line(key, getattr(values, key.name)))
         lines.append("")
     return "\n".join(lines)
 
@@ -188,13 +183,7 @@ def starting_file(preset: str = "miniworld") -> str:
             lines.append(f"[{section.name}]")
         for name in names:
             key = next(key for key in fields(getattr(config, section.name)) if key.name == name)
-            value = getattr(getattr(config, section.name), name)
-            written = (
-                f"# {name} = {written_value(key.metadata['example'])}"
-                if value is None
-                else f"{name} = {written_value(value)}"
-            )
-            lines.append(f"{written}  # {_brief(key)}")
+            lines.append(f"{_line(key, getattr(getattr(config, section.name), name))}  # {_brief(key)}")
         lines += [""] * bool(names)
     return "\n".join(lines)
 
@@ -319,15 +308,14 @@ def _values_of(preset: Any) -> dict[str, dict[str, Any]]:
 
 
 def _merged(preset: Mapping[str, Mapping[str, Any]], raw: Mapping[str, Any], removed: Iterable[str]) -> dict[str, Any]:
-    """Values of a file over those of its preset. A setting that overrides turned off has its value in neither."""
+    """Values of a file and of overrides over those of a preset, without the preset's value of a setting that was turned off."""
     merged: dict[str, Any] = {name: dict(values) for name, values in preset.items()}
+    for name in removed:
+        section, _, key = name.partition(".")
+        merged.get(section, {}).pop(key, None)
     for name, values in raw.items():
         known = isinstance(values, Mapping) and name in merged
         merged[name] = {**merged[name], **values} if known else values
-    for name in removed:
-        section, _, key = name.partition(".")
-        if key not in raw.get(section, {}):
-            merged.get(section, {}).pop(key, None)
     return merged
 
 

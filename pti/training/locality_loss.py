@@ -63,9 +63,8 @@ class LocalityLoss:
     @property
     def count(self) -> int:
         """Number of regularized images in a batch of all processes."""
-        return len(
-            np.flatnonzero(self.regularized(np.arange(self.engine.batch_slice(self._config.lora.batch_size).total)))
-        )
+        total = self.engine.batch_slice(self._config.lora.batch_size).total
+        return int(self.regularized(np.arange(total)).sum())
 
     def regularized(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which rows of a batch are regularized: the fraction `locality.batch_fraction`, evenly spaced."""
